@@ -1,0 +1,37 @@
+# Every target sets up what it needs: Python 3.11 or later and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo test lint format bench clean
+
+help:  ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+install: .venv/installed  ## set up .venv
+
+demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18000
+	$(BIN)/python -m tests.demo
+
+test: .venv/installed  ## every test that this machine can run
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed  ## CPU and memory beside the controls, one table
+	$(BIN)/python -m tests.bench
+
+clean:  ## forget .venv and the caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,129 @@
+"""Which server and instance take a request: the rule, and nothing else."""
+
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
+
+from app.routing.fleet import Server
+from app.routing.ledger import Ledger
+from app.routing.sticky import Pin
+from app.routing.window import Window
+
+Reason = Literal[
+    "sticky", "free_instance", "idle", "least_loaded", "fallback", "last_resort", "overflow"
+]
+
+
+class Ask(NamedTuple):
+    """What a request wants.
+
+    `names` are the names that a server may know the model by, the preferred one first: all
+    of them mean the `model` that was asked for. `client` is who asks: the user's name where
+    it is known, else the `address`.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    client: str
+    address: str
+
+
+class Choice(NamedTuple):
+    """Where a request goes, and why."""
+
+    server: str
+    instance: str
+    reason: Reason
+
+
+class Standing:
+    """What is known of one server at this moment."""
+
+    __slots__ = ("_instances", "ledger", "models", "server", "window")
+
+    def __init__(self, server: Server, ledger: Ledger, window: Window) -> None:
+        self.server = server
+        self.ledger = ledger
+        self.window = window
+        self.models: frozenset[str] | None = None
+        """The names in the server's model list; None while it is unknown."""
+        self._instances: dict[str, tuple[str, ...]] = {}
+
+    def list_models(self, models: Collection[str] | None) -> None:
+        """Take in a model list; None says that the server has none to show."""
+        self.models = None if models is None else frozenset(models)
+        self._instances = {}
+
+    def lacks(self, names: Sequence[str]) -> bool:
+        """Whether the server is known not to have the model under any of its names."""
+        return self.models is not None and not any(self.instances(name) for name in names)
+
+    def served_name(self, names: Sequence[str]) -> str:
+        """Pick the first of the names that the server lists, else the last."""
+        return next((name for name in names if self.instances(name)), names[-1])
+
+    def offered(self, names: Sequence[str]) -> tuple[str, ...]:
+        """List the instances that may take a request for one of the names; never empty."""
+        name = self.served_name(names)
+        return self.instances(name) or (name,)
+
+    def offers(self, instance: str, names: Sequence[str]) -> bool:
+        """Whether an instance may take a request for one of the names."""
+        return instance in self.offered(names)
+
+    def instances(self, name: str) -> tuple[str, ...]:
+        """List `name`, `name-2`, `name-3`, … as far as the server has them, in that order."""
+        found = self._instances.get(name)
+        if found is None:
+            found = self._numbered(name) if self.models else ()
+            # Clients make names up, so only what was found is worth remembering.
+            if found:
+                self._instances[name] = found
+        return found
+
+    def _numbered(self, name: str) -> tuple[str, ...]:
+        prefix = name + "-"
+        numbered = sorted(
+            (int(number), model)
+            for model in self.models or ()
+            if model.startswith(prefix)
+            and (number := model[len(prefix) :]).isascii()
+            and number.isdecimal()
+            and len(number) < 10
+        )
+        first = (name,) if name in (self.models or ()) else ()
+        return first + tuple(model for _, model in numbered)
+
+
+def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None) -> Choice | None:
+    """Pick a server and instance for a request; None when all that may take it are full.
+
+    Where the client's last request went, if a request may go there; else, in the order of the
+    candidates, a server with a free instance; an idle server; the least loaded one. Servers
+    that are known not to have the model, or that are invalid, are out unless there is no
+    other; a full server never gets one more.
+    """
+    able = [s for s in candidates if not s.lacks(ask.names)] or candidates
+    valid = [s for s in able if s.window.valid]
+    room = [s for s in valid or able if not s.ledger.full]
+    if not room:
+        return None
+    if not valid:
+        return _take(room[0], ask, "last_resort")
+    if pin is not None:
+        for standing in room:
+            if standing.server.name == pin.server and standing.offers(pin.instance, ask.names):
+                return Choice(pin.server, pin.instance, "sticky")
+    for standing in room:
+        for instance in standing.offered(ask.names):
+            if not standing.ledger.on(instance):
+                return Choice(standing.server.name, instance, "free_instance")
+    for standing in room:
+        if standing.window.idle:
+            return _take(standing, ask, "idle")
+    return _take(min(room, key=lambda s: s.ledger.load), ask, "least_loaded")
+
+
+def _take(standing: Standing, ask: Ask, reason: Reason) -> Choice:
+    """Choose a server's instance with the fewest requests in flight."""
+    instance = min(standing.offered(ask.names), key=standing.ledger.on)
+    return Choice(standing.server.name, instance, reason)

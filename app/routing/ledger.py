@@ -1,0 +1,119 @@
+"""Requests in flight at one server: the leases, and the limit that they keep."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+
+class Lease:
+    """One request's hold on a server and an instance, until it is released.
+
+    Releasing is synchronous and counts once, however often it is asked for, so it may
+    stand in a `with`, in a `finally` and in a callback at the same time.
+    """
+
+    __slots__ = (
+        "_let_go",
+        "client",
+        "instance",
+        "model",
+        "open",
+        "reason",
+        "server",
+        "since",
+    )
+
+    def __init__(
+        self,
+        server: str,
+        instance: str,
+        *,
+        model: str,
+        client: str,
+        reason: str,
+        since: float,
+        let_go: Callable[["Lease"], None],
+    ) -> None:
+        self.server = server
+        self.instance = instance
+        self.model = model
+        self.client = client
+        self.reason = reason
+        self.since = since
+        self.open = True
+        self._let_go = let_go
+
+    def release(self) -> None:
+        """Give the place back."""
+        if self.open:
+            self.open = False
+            self._let_go(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        state = "open" if self.open else "released"
+        return f"<Lease {self.server}/{self.instance} for {self.client} ({self.reason}, {state})>"
+
+
+class Ledger:
+    """The open leases of one server; how many there are is derived from them."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._open: dict[str, set[Lease]] = {}
+
+    @property
+    def total(self) -> int:
+        """Requests in flight, over all instances."""
+        total = 0
+        for leases in self._open.values():
+            total += len(leases)
+        return total
+
+    @property
+    def full(self) -> bool:
+        """Whether one more request would pass the limit."""
+        return self.limit is not None and self.total >= self.limit
+
+    @property
+    def load(self) -> float:
+        """Requests in flight against the limit; against one place where there is no limit."""
+        return self.total / (self.limit or 1)
+
+    def on(self, instance: str) -> int:
+        """Count the requests in flight at one instance."""
+        leases = self._open.get(instance)
+        return len(leases) if leases else 0
+
+    def by_instance(self) -> dict[str, int]:
+        """Count the requests in flight at every instance that has any."""
+        return {instance: len(leases) for instance, leases in self._open.items()}
+
+    def leases(self) -> list[Lease]:
+        """List the open leases, oldest first."""
+        return sorted((x for leases in self._open.values() for x in leases), key=lambda x: x.since)
+
+    def enter(self, lease: Lease) -> None:
+        """Book an open lease."""
+        self._open.setdefault(lease.instance, set()).add(lease)
+
+    def strike(self, lease: Lease) -> None:
+        """Take a lease out of the book."""
+        leases = self._open[lease.instance]
+        leases.remove(lease)
+        if not leases:
+            del self._open[lease.instance]
+
+    def __repr__(self) -> str:
+        limit = "no limit" if self.limit is None else f"limit {self.limit}"
+        return f"<Ledger {self.total} in flight, {limit}>"

@@ -1,0 +1,56 @@
+"""Which server and instance a client used last for a model: where its prompt cache is."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Pin(NamedTuple):
+    """Where a client's last request for a model went."""
+
+    server: str
+    instance: str
+    address: str
+    at: float
+
+
+class Sticky:
+    """Pins by (client, model asked for). A pin lives `ttl` seconds from its last use.
+
+    The names come from clients, so the table is bounded: the pin unused for longest goes first.
+    """
+
+    def __init__(self, ttl: float, capacity: int = 10_000) -> None:
+        self._ttl = ttl
+        self._capacity = capacity
+        # Ordered by last use, so what has expired stands in front.
+        self._pins: OrderedDict[tuple[str, str], Pin] = OrderedDict()
+
+    def find(self, client: str, model: str, now: float) -> Pin | None:
+        """Look a pin up; None once it has expired. Looking does not prolong it."""
+        pin = self._pins.get((client, model))
+        if pin is None or now - pin.at >= self._ttl:
+            return None
+        return pin
+
+    def put(self, client: str, model: str, pin: Pin) -> None:
+        """Set or refresh a pin."""
+        key = client, model
+        self._pins[key] = pin
+        self._pins.move_to_end(key)
+        self._expire(pin.at)
+        if len(self._pins) > self._capacity:
+            self._pins.popitem(last=False)
+
+    def items(self, now: float) -> Iterator[tuple[str, str, Pin]]:
+        """Go through the live pins as (client, model, pin), the one unused for longest first."""
+        self._expire(now)
+        for (client, model), pin in self._pins.items():
+            yield client, model, pin
+
+    def _expire(self, now: float) -> None:
+        while self._pins:
+            oldest = next(iter(self._pins.values()))
+            if now - oldest.at < self._ttl:
+                return
+            self._pins.popitem(last=False)

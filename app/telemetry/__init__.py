@@ -1,0 +1,1 @@
+"""Tells operators what is going on."""
