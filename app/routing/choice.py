@@ -66,10 +66,6 @@ class Standing:
         name = self.served_name(names)
         return self.instances(name) or (name,)
 
-    def offers(self, instance: str, names: Sequence[str]) -> bool:
-        """Whether an instance may take a request for one of the names."""
-        return instance in self.offered(names)
-
     def instances(self, name: str) -> tuple[str, ...]:
         """List `name`, `name-2`, `name-3`, … as far as the server has them, in that order."""
         found = self._instances.get(name)
@@ -108,22 +104,31 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None) -> Choice 
     if not room:
         return None
     if not valid:
-        return _take(room[0], ask, "last_resort")
+        return _least_busy(room[0], ask, "last_resort")
+    return (
+        _where_it_was(pin, ask, room)
+        or _free_instance(ask, room)
+        or next((_least_busy(s, ask, "idle") for s in room if s.window.idle), None)
+        or _least_busy(min(room, key=lambda s: s.ledger.load), ask, "least_loaded")
+    )
+
+
+def _where_it_was(pin: Pin | None, ask: Ask, room: Sequence[Standing]) -> Choice | None:
     if pin is not None:
         for standing in room:
-            if standing.server.name == pin.server and standing.offers(pin.instance, ask.names):
+            if standing.server.name == pin.server and pin.instance in standing.offered(ask.names):
                 return Choice(pin.server, pin.instance, "sticky")
+    return None
+
+
+def _free_instance(ask: Ask, room: Sequence[Standing]) -> Choice | None:
     for standing in room:
         for instance in standing.offered(ask.names):
             if not standing.ledger.on(instance):
                 return Choice(standing.server.name, instance, "free_instance")
-    for standing in room:
-        if standing.window.idle:
-            return _take(standing, ask, "idle")
-    return _take(min(room, key=lambda s: s.ledger.load), ask, "least_loaded")
+    return None
 
 
-def _take(standing: Standing, ask: Ask, reason: Reason) -> Choice:
-    """Choose a server's instance with the fewest requests in flight."""
+def _least_busy(standing: Standing, ask: Ask, reason: Reason) -> Choice:
     instance = min(standing.offered(ask.names), key=standing.ledger.on)
     return Choice(standing.server.name, instance, reason)

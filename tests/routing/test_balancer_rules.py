@@ -1,0 +1,85 @@
+"""Invariants of placing and releasing, searched by Hypothesis."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.choice import Ask
+from app.routing.fleet import Fleet, Server
+from app.routing.ledger import Lease
+from app.routing.window import Sample
+from tests.fakes.clock import Clock
+
+LIMITS = {"A": 1, "B": 2, "C": 3}
+CLIENTS = st.sampled_from(["alice", "bob", "carol"])
+MODELS = st.sampled_from(["m", "n", "unmatched"])
+SERVERS = st.sampled_from(sorted(LIMITS))
+
+
+class Placing(RuleBasedStateMachine):
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        servers = [Server(name, f"http://{name}", request_max=n) for name, n in LIMITS.items()]
+        fleet = Fleet.of(servers, {"m": ["A", "B", "C"], "n": ["B", "A"]}, fallback="C")
+        self.balancer = Balancer(fleet, clock=self.clock)
+        self.held: list[Lease] = []
+
+    @rule(target=leases, client=CLIENTS, model=MODELS, tried=st.sets(SERVERS))
+    def place(self, client: str, model: str, tried: set[str]) -> Lease | None:
+        valid = {s.server.name for s in self.balancer.standings() if s.window.valid}
+        room = {s.server.name for s in self.balancer.standings() if not s.ledger.full}
+        lease = self.balancer.place(Ask(model, (model,), client, "10.0.0.1"), tried)
+        if not isinstance(lease, Lease):
+            return None
+        candidates = set(self.balancer.fleet.candidates(model) or ("C",)) - tried
+        assert lease.server in candidates
+        if lease.reason not in ("fallback", "last_resort"):
+            assert lease.server in valid & room
+        if lease.reason == "last_resort":
+            assert all(self.balancer.standing(name).lacks((model,)) for name in valid & candidates)
+        self.held.append(lease)
+        return lease
+
+    @rule(lease=leases)
+    def release(self, lease: Lease | None) -> None:
+        if lease is not None:
+            lease.release()
+            if lease in self.held:
+                self.held.remove(lease)
+
+    @rule(lease=consumes(leases))
+    def release_twice(self, lease: Lease | None) -> None:
+        self.release(lease)
+        self.release(lease)
+
+    @rule(server=SERVERS, unreachable=st.booleans())
+    def fail(self, server: str, unreachable: bool) -> None:
+        self.balancer.learn(Failure(server, "models", unreachable))
+
+    @rule(server=SERVERS, models=st.none() | st.sets(st.sampled_from(["m", "m-2", "n", "n-3"])))
+    def answer(self, server: str, models: set[str] | None) -> None:
+        self.balancer.learn(ModelsAnswer(server, models))
+        self.balancer.learn(HealthAnswer(server, Sample(False, 0.0, self.clock())))
+
+    @rule(seconds=st.sampled_from([1.0, 100.0, 200.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.tick(seconds)
+
+    @invariant()
+    def no_server_is_above_its_limit(self) -> None:
+        for standing in self.balancer.standings():
+            assert standing.ledger.total <= LIMITS[standing.server.name]
+
+    @invariant()
+    def the_ledgers_hold_exactly_the_open_leases(self) -> None:
+        booked = [lease for s in self.balancer.standings() for lease in s.ledger.leases()]
+        assert len(booked) == len(self.held)
+        assert set(booked) == set(self.held)
+
+
+Placing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPlacing = Placing.TestCase

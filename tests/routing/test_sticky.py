@@ -1,0 +1,51 @@
+from app.routing.sticky import Pin, Sticky
+
+
+def pin(at: float, server: str = "A") -> Pin:
+    return Pin(server, "m", "10.0.0.1", at)
+
+
+def test_a_pin_lives_its_time_from_the_last_use() -> None:
+    sticky = Sticky(ttl=180)
+    sticky.put("alice", "m", pin(0))
+    sticky.put("alice", "m", pin(100))
+
+    assert sticky.find("alice", "m", 279.9) == pin(100)
+    assert sticky.find("alice", "m", 280) is None
+
+
+def test_looking_a_pin_up_does_not_prolong_it() -> None:
+    sticky = Sticky(ttl=180)
+    sticky.put("alice", "m", pin(0))
+
+    assert sticky.find("alice", "m", 179) is not None
+    assert sticky.find("alice", "m", 181) is None
+
+
+def test_pins_are_apart_by_client_and_by_model() -> None:
+    sticky = Sticky(ttl=180)
+    sticky.put("alice", "m", pin(0, "A"))
+    sticky.put("alice", "n", pin(0, "B"))
+    sticky.put("bob", "m", pin(0, "C"))
+
+    found = [sticky.find(*key, 1) for key in [("alice", "m"), ("alice", "n"), ("bob", "m")]]
+
+    assert [p.server for p in found if p] == ["A", "B", "C"]
+
+
+def test_expired_pins_are_forgotten_without_being_looked_up() -> None:
+    sticky = Sticky(ttl=180)
+    for n in range(100):
+        sticky.put(f"client-{n}", "m", pin(0))
+    sticky.put("alice", "m", pin(200))
+
+    assert [client for client, _, _ in sticky.items(200)] == ["alice"]
+    assert len(sticky._pins) == 1
+
+
+def test_the_table_is_bounded_and_drops_the_pin_unused_for_longest() -> None:
+    sticky = Sticky(ttl=180, capacity=2)
+    for at, client in enumerate(["alice", "bob", "alice", "carol"]):
+        sticky.put(client, "m", pin(at))
+
+    assert [client for client, _, _ in sticky.items(4)] == ["alice", "carol"]
