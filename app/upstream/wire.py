@@ -1,0 +1,327 @@
+"""HTTP/1.1 to the model servers, over `asyncio.Protocol` and llhttp: the connection.
+
+Our own client, because moving bytes is what this program exists for: an answer's bytes are
+handed to their receiver from the transport's callback, without a queue or a task between.
+
+    UpstreamError
+    ├── Unreachable     no connection came about: nothing was sent
+    ├── Stale           a kept connection had been closed: nothing was acted on
+    ├── Garbled         what came is not HTTP, or more than we take
+    ├── Broken          the connection ended before the answer did
+    └── TimedOut        the server kept silent for too long
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
+
+import httptools
+
+HEAD_LIMIT = 64 * 1024
+"""Longest head of an answer, in bytes."""
+
+
+class UpstreamError(Exception):
+    """An exchange with a server failed."""
+
+
+class Unreachable(UpstreamError):
+    """No connection came about: nothing was sent."""
+
+
+class Stale(UpstreamError):
+    """A kept connection had been closed by the server before it saw the request."""
+
+
+class Garbled(UpstreamError):
+    """What came is not HTTP, or more than we take."""
+
+
+class Broken(UpstreamError):
+    """The connection ended before the answer did."""
+
+
+class TimedOut(UpstreamError):
+    """The server kept silent for too long."""
+
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Head(NamedTuple):
+    """Status and headers of an answer; the names in lower case."""
+
+    status: int
+    headers: Headers
+
+
+class Receiver(Protocol):
+    """Takes an answer as it comes. Called from the transport's callbacks; must not block."""
+
+    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        """Take the next piece: the head once, bytes of the body, and whether that was all."""
+
+    def failed(self, error: UpstreamError) -> None:
+        """Learn that nothing more will come."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a server, for one exchange after another.
+
+    After a `101 Switching Protocols` that was asked for, the bytes pass untouched.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_complete",
+        "_head",
+        "_head_only",
+        "_head_size",
+        "_headers",
+        "_keep",
+        "_loop",
+        "_on_idle",
+        "_on_lost",
+        "_parser",
+        "_raw",
+        "_receiver",
+        "_sent",
+        "_status",
+        "_transport",
+        "_upgrading",
+        "_writable",
+        "heard_at",
+        "paused",
+        "reused",
+    )
+
+    def __init__(
+        self,
+        on_idle: Callable[["Connection"], None],
+        on_lost: Callable[["Connection"], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._receiver: Receiver | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._raw = False
+        self.reused = False
+        self.paused = False
+        self.heard_at = self._loop.time()
+
+    # What the relay asks for
+
+    def request(
+        self,
+        data: bytes,
+        receiver: Receiver,
+        *,
+        head_only: bool = False,
+        unfinished: bool = False,
+        upgrade: bool = False,
+    ) -> None:
+        """Send a request and have the answer given to `receiver`.
+
+        `head_only`: the answer has no body whatever its head says (RFC 9110 section 9.3.2).
+        `unfinished`: more of the request follows, by `send`.
+        """
+        if self._transport.is_closing():
+            raise Stale("the kept connection was closed")
+        self._receiver = receiver
+        self._head_only = head_only
+        self._upgrading = upgrade
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._status = 0
+        self._headers: Headers = []
+        self._head: Head | None = None
+        self._head_size = 0
+        self._chunks: list[bytes] = []
+        self._complete = self._keep = False
+        self.send(data, last=not unfinished)
+
+    def send(self, data: bytes, *, last: bool = False) -> None:
+        """Send more of the request's body."""
+        self._sent = last
+        self.heard_at = self._loop.time()
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the server takes more bytes."""
+        if self._writable is not None:
+            await self._writable
+
+    def pause(self) -> None:
+        """Read nothing more for now: the receiver's client is slower than the server."""
+        if not self.paused and not self._transport.is_closing():
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self.paused:
+            self.paused = False
+            self.heard_at = self._loop.time()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def hand_over(self, receiver: Receiver) -> None:
+        """Give the rest of the answer to another receiver."""
+        self._receiver = receiver
+
+    @property
+    def congested(self) -> bool:
+        """Whether the server takes bytes more slowly than they are sent."""
+        return self._writable is not None
+
+    def abort(self) -> None:
+        """Close at once; the receiver hears nothing more."""
+        self._receiver = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._transport.close()
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer has begun."""
+        return self._status > 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent, as far as we know."""
+        return not self._transport.is_closing()
+
+    def time_out(self, message: str) -> None:
+        """Give the exchange up, since the server keeps silent."""
+        self._fail(TimedOut(message))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        if self._receiver is None or self._parser is None:
+            # Nobody asked for these bytes: they must not become the next client's answer.
+            self._transport.abort()
+        elif self._raw:
+            self._receiver.answer(None, data, complete=False)
+        else:
+            self._parse(self._parser, data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._on_lost(self)
+        self._parser = None  # it refers to us
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self._receiver is not None:
+            if self._raw or (error is None and self._ends_with_connection()):
+                self._complete = True
+                self._deliver()
+            elif self.reused and not self._head_size and not self.answering:
+                self._fail(Stale("the kept connection was closed"))
+            elif self.answering:
+                self._fail(Broken("the server closed the connection in the middle of its answer"))
+            else:
+                self._fail(Broken("the server closed the connection without an answer"))
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise Garbled("bytes after the end of the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come this way too. They are dropped (RFC 9110 section 6.5.1 allows it).
+        if not self._status:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        if status < 200 and status != 101:
+            self._headers = []  # an interim answer (RFC 9110 section 15.2) is for us alone
+            return
+        if status > 599 or (status == 101 and not self._upgrading):
+            raise Garbled(f"the server answered with status {status}")
+        self._status = status
+        self._head = Head(status, self._headers)
+        if self._head_only:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._complete:
+            self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        assert self._parser is not None
+        if self._status and not self._complete and self._status != 101:
+            self._complete = True
+            self._keep = self._parser.should_keep_alive()
+
+    # Inside
+
+    def _parse(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
+        if not self._status:
+            self._head_size += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._raw = True
+            self._chunks = [data[upgrade.args[0] :]]
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                cause = error.__context__
+                reason = str(cause) if isinstance(cause, Garbled) else "its answer is not HTTP"
+                self._fail(Garbled(reason))
+                return
+            self._keep = False
+        if self._status:
+            self._deliver()
+        elif self._head_size > HEAD_LIMIT:
+            self._fail(Garbled(f"the head of its answer is longer than {HEAD_LIMIT} bytes"))
+
+    def _deliver(self) -> None:
+        receiver, head, chunks = self._receiver, self._head, self._chunks
+        assert receiver is not None
+        self._head = None
+        self._chunks = []
+        if self._complete:
+            self._receiver = None
+            if self._keep and self._sent and not self.paused:
+                if self._head_only:
+                    self._parser = None  # it waits for a body that does not come
+                self.reused = True
+                self._on_idle(self)
+            else:
+                self._transport.close()
+        if head is not None or chunks or self._complete:
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            receiver.answer(head, body, complete=self._complete)
+
+    def _fail(self, error: UpstreamError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._transport.abort()
+        if receiver is not None:
+            receiver.failed(error)
+
+    def _ends_with_connection(self) -> bool:
+        """Whether the end of the connection ends the answer (RFC 9112 section 6.3)."""
+        if not self._status:
+            return False
+        names = {name for name, _ in self._headers}
+        return not names & {b"content-length", b"transfer-encoding"}

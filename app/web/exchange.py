@@ -1,0 +1,281 @@
+"""One request and its answer, between the client's ASGI channel and a server's connection."""
+
+import asyncio
+import json
+from collections import deque
+from typing import Any
+
+from app.telemetry.record import Record
+from app.upstream.pool import Pool
+from app.upstream.wire import Connection, Head, UpstreamError
+from app.web.eager import Eager
+from app.web.headers import answer_headers, find
+from app.web.tunnel import TAKE_OVER, Tunnel
+
+Message = dict[str, Any]
+
+
+class ClientLeft(Exception):
+    """The client closed its connection while its request was read."""
+
+
+class BodyTooLarge(Exception):
+    """The body is longer than may be held in memory."""
+
+
+class Exchange:
+    """Carries one request to a server and the answer back (a `wire.Receiver`).
+
+    Pieces of the answer are passed on from the connection's callback as they come. Where
+    the client is slower than the server, the server is not read. From `listen` on, a
+    client that leaves cancels the task that serves it, wherever that waits.
+    """
+
+    __slots__ = (
+        "_base",
+        "_complete",
+        "_connection",
+        "_done",
+        "_last",
+        "_listener",
+        "_loop",
+        "_pieces",
+        "_receive",
+        "_send",
+        "_sender",
+        "_task",
+        "_tunnel",
+        "left",
+        "record",
+        "scope",
+        "started",
+    )
+
+    def __init__(self, scope: Message, receive: Any, send: Any, record: Record) -> None:
+        self.scope = scope
+        self.record = record
+        self.left = False
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._done: asyncio.Future[None] | None = None
+        self._connection: Connection | None = None
+        self._listener: Eager | None = None
+        self._sender: Eager | None = None
+        self._pieces: deque[tuple[Head | None, bytes, bool]] = deque()
+        self._tunnel: Tunnel | None = None
+        self._complete = False
+        self._last = b""
+        self._base = b""
+
+    # The client's side
+
+    async def read_body(self, limit: int) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            BodyTooLarge: it is longer than `limit` bytes.
+            ClientLeft: the client closed its connection.
+        """
+        length = find(self.scope["headers"], b"content-length")
+        if length is not None and int(length) > limit:
+            raise BodyTooLarge
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            parts = [body]
+            size = len(body)
+            while message.get("more_body", False) and size <= limit:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+            body = b"".join(parts)
+        if len(body) > limit:
+            raise BodyTooLarge
+        return body
+
+    def listen(self) -> None:
+        """From here on notice when the client leaves; its body must have been read."""
+        self._listener = Eager(self._await_leaving(), self._stop_at_error)
+
+    def close(self) -> None:
+        """Let go of both sides, on every way out."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._sender is not None:
+            self._sender.close()
+        if self._connection is not None:
+            self._connection.abort()
+        if self._tunnel is not None:
+            self._tunnel.close()
+
+    async def refuse(
+        self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        """Answer with an error of ours, in OpenAI's form."""
+        self.started = True
+        self.record.status = status
+        self.record.error = message
+        body = json.dumps({"error": {"message": message, "type": kind, "code": status}}).encode()
+        head = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.record.id.encode()),
+            *headers,
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": head})
+        await self._send({"type": "http.response.body", "body": body})
+
+    # The server's side
+
+    @property
+    def can_tunnel(self) -> bool:
+        """Whether the client's transport can be taken over for another protocol."""
+        return TAKE_OVER in self.scope.get("extensions", {})
+
+    async def run(
+        self,
+        pool: Pool,
+        head: bytes,
+        body: bytes | None,
+        *,
+        fresh: bool = False,
+        chunked: bool = False,
+        upgrade: bool = False,
+    ) -> None:
+        """Send the request to a server and pass the answer on until its end.
+
+        With `body` None it is streamed from the client as it comes, in chunks if `chunked`.
+        `fresh` asks for a new connection.
+
+        Raises:
+            UpstreamError: what went wrong at the server.
+        """
+        connection = await pool.connect(fresh=fresh)
+        self._base = pool.base
+        self._done = done = self._loop.create_future()
+        self.record.sent = self._loop.time()
+        connection.request(
+            head + body if body else head,
+            self,
+            head_only=self.scope["method"] == "HEAD",
+            unfinished=body is None,
+            upgrade=upgrade,
+        )
+        self._connection = connection
+        if body is None:
+            self._listener = Eager(self._stream_body(connection, chunked), self._stop_at_error)
+        await done
+
+    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        if head is not None:
+            self.record.first_byte = self._loop.time()
+            self.record.status = head.status
+        if head is not None and head.status == 101:
+            self._open_tunnel(head, body)
+            return
+        if complete:
+            self._connection = None  # it may serve the next request already
+        self._pieces.append((head, body, complete))
+        if self._sender is None or self._sender.ended:
+            self._sender = Eager(self._pass_on(), self._passed_on)
+            if not self._sender.ended and self._connection is not None:
+                self._connection.pause()
+
+    def failed(self, error: UpstreamError) -> None:
+        self._connection = None
+        self._end(error)
+
+    async def break_off(self, kind: str, message: str) -> None:
+        """Say in an event stream that the answer ends too early, if it stands between events.
+
+        The openai package raises an error on such an event; a mere end of the stream it takes
+        for the end of the answer. The caller must not end the answer as if it were complete.
+        """
+        between_events = self._last.endswith((b"\n\n", b"\r\n\r\n"))
+        if between_events and self._sender is not None and self._sender.ended:
+            error = {"error": {"message": message, "type": kind, "code": 502}}
+            event = b"data: " + json.dumps(error).encode() + b"\n\n"
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+
+    # Inside
+
+    def _open_tunnel(self, head: Head, early: bytes) -> None:
+        connection, self._connection = self._connection, None
+        if self._listener is not None:
+            self._listener.close()
+        assert connection is not None
+        self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
+        self._tunnel.open(self.scope["extensions"][TAKE_OVER], head, early)
+
+    async def _pass_on(self) -> None:
+        while self._pieces:
+            head, body, complete = self._pieces.popleft()
+            if head is not None:
+                headers = answer_headers(head.status, head.headers, base=self._base)
+                headers.append((b"x-request-id", self.record.id.encode()))
+                self.started = True
+                await self._send(
+                    {"type": "http.response.start", "status": head.status, "headers": headers}
+                )
+            if complete:
+                self._complete = True
+                if self._listener is not None:
+                    self._listener.close()
+            if body or complete:
+                self._last = body
+                await self._send(
+                    {"type": "http.response.body", "body": body, "more_body": not complete}
+                )
+
+    def _passed_on(self, error: Exception | None) -> None:
+        if error is not None or self._complete:
+            self._end(error)
+        elif self._connection is not None:
+            self._connection.resume()
+
+    async def _stream_body(self, connection: Connection, chunked: bool) -> None:
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._leave()
+                return
+            data = message.get("body", b"")
+            more = message.get("more_body", False)
+            if chunked:
+                data = (b"%x\r\n%b\r\n" % (len(data), data)) if data else b""
+                if not more:
+                    data += b"0\r\n\r\n"
+            if data or not more:
+                connection.send(data, last=not more)
+                await connection.drain()
+        await self._await_leaving()
+
+    async def _await_leaving(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._task is not None and not (self._done is not None and self._done.done()):
+            self.left = True
+            self._task.cancel()
+
+    def _stop_at_error(self, error: Exception | None) -> None:
+        if error is not None:
+            self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._done is None or self._done.done():
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)

@@ -1,0 +1,155 @@
+"""What passes between client and server in the heads of messages, and what does not."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+Headers = Iterable[tuple[bytes, bytes]]
+Network = IPv4Network | IPv6Network
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Meant for the next hop alone (RFC 9110 section 7.6.1, and its older list)."""
+
+OURS = HOP_BY_HOP | {
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-request-id",
+}
+"""What a request to a server says in our words, not the client's."""
+
+
+def nominated(headers: Headers) -> frozenset[bytes]:
+    """Name the headers that `Connection` says are for the next hop alone."""
+    names = [
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    ]
+    return frozenset(names) if names else frozenset()
+
+
+def find(headers: Headers, name: bytes) -> bytes | None:
+    """Find the first header of a name in lower case."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+class Origin:
+    """Finds out where a request came from: only trusted proxies are believed."""
+
+    def __init__(self, trusted: Iterable[Network]) -> None:
+        self._trusted = tuple(trusted)
+        self._known: dict[str, bool] = {}
+
+    def trusts(self, address: str) -> bool:
+        """Whether an address is one of the trusted proxies."""
+        known = self._known.get(address)
+        if known is None:
+            try:
+                ip = ip_address(address)
+            except ValueError:
+                known = False
+            else:
+                known = any(ip in network for network in self._trusted)
+            if len(self._known) < 1000:
+                self._known[address] = known
+        return known
+
+    def client(self, peer: str, forwarded_for: bytes | None) -> str:
+        """Tell the client's address: the last one in the chain that is no trusted proxy.
+
+        The list is read from the right, since everything left of the first address that we
+        do not trust may be invented.
+        """
+        if forwarded_for is None or not self.trusts(peer):
+            return peer
+        client = peer
+        for part in reversed(forwarded_for.decode("latin-1").split(",")):
+            address = part.strip()
+            try:
+                ip_address(address)
+            except ValueError:
+                return client
+            client = address
+            if not self.trusts(address):
+                return client
+        return client
+
+
+def request_head(
+    method: str,
+    target: bytes,
+    headers: Headers,
+    *,
+    authority: bytes,
+    forwarded: bytes,
+    length: bytes | None,
+    upgrade: bytes | None = None,
+) -> bytes:
+    """Write the head of a request to a server.
+
+    `target` is the path and query as they came. `forwarded` are our own header lines.
+    `length` is the body's length in digits, `b"chunked"`, or None where there is no body.
+    """
+    drop = OURS
+    for name, _ in headers:
+        if name == b"connection":
+            drop = OURS | nominated(headers)
+            break
+    lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
+    for name, value in headers:
+        if name not in drop:
+            lines += (name, b": ", value, b"\r\n")
+    lines.append(forwarded)
+    if length == b"chunked":
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif length is not None:
+        lines += (b"content-length: ", length, b"\r\n")
+    if upgrade is not None:
+        lines += (b"connection: upgrade\r\nupgrade: ", upgrade, b"\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def answer_headers(
+    status: int, headers: list[tuple[bytes, bytes]], *, base: bytes
+) -> list[tuple[bytes, bytes]]:
+    """Choose what of an answer's headers the client gets.
+
+    A `Location` under the server's own address `base` becomes relative: clients know only
+    ours. Its request id gives way to ours. A 204 or 304 keeps no `Content-Length`: there is
+    no body that it could describe.
+    """
+    drop = HOP_BY_HOP
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        if name in HOP_BY_HOP or name in drop:
+            if name == b"connection" and drop is HOP_BY_HOP:
+                drop = HOP_BY_HOP | nominated(headers)
+                kept = [(n, v) for n, v in kept if n not in drop]
+        elif name == b"location" and value.startswith(base + b"/"):
+            kept.append((name, value[len(base) :]))
+        elif name == b"x-request-id" or (name == b"content-length" and status in (204, 304)):
+            continue
+        else:
+            kept.append((name, value))
+    return kept

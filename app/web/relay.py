@@ -1,0 +1,291 @@
+"""The hot path: every request that is not for the balancer itself, to a server and back."""
+
+import asyncio
+import functools
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from app.routing.balancer import Balancer, Failure, Refusal
+from app.routing.ledger import Lease
+from app.telemetry.record import Outcome, Record
+from app.upstream.pool import Pool
+from app.upstream.wire import Stale, TimedOut, Unreachable, UpstreamError
+from app.web.body import BadRequest
+from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
+from app.web.headers import Origin, find, request_head
+from app.web.openai import INFERENCE_PATHS, ROUTED_PATH, ChatRequest
+from app.web.rewrites import Rewrites
+from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
+
+RETRY_AFTER = 5
+"""Seconds after which a client that was turned away may try again."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class AnswerBroken(Exception):
+    """The answer ended too early: the server in front of us must not end it properly."""
+
+
+class Relay:
+    """An ASGI callable that finds a server for a request and carries both ways.
+
+    A model request holds a lease from before it is sent until its answer has ended, one
+    bracket, on every way out. It is tried at the next server only where nothing can have been
+    acted on: no connection came about, or a kept one turned out to be closed. `finished`
+    is told of every request in the end.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        pools: Mapping[str, Pool],
+        waiting: WaitingRoom,
+        *,
+        origin: Origin,
+        rewrites: Rewrites,
+        username_pattern: re.Pattern[str],
+        max_body_bytes: int,
+        finished: Callable[[Record], None],
+    ) -> None:
+        self._balancer = balancer
+        self._pools = pools
+        self._waiting = waiting
+        self._origin = origin
+        self._rewrites = rewrites
+        self._username_pattern = username_pattern
+        self._max_body_bytes = max_body_bytes
+        self._finished = finished
+        self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        loop = asyncio.get_running_loop()
+        path = scope["path"]
+        model_request = path in INFERENCE_PATHS and scope["method"] == "POST"
+        peer = scope["client"][0] if scope["client"] else ""
+        headers = scope["headers"]
+        record = Record(
+            self._request_id(find(headers, b"x-request-id")),
+            path if model_request else "other",
+            self._origin.client(peer, find(headers, b"x-forwarded-for")),
+            loop.time(),
+        )
+        exchange = Exchange(scope, receive, send, record)
+        try:
+            if model_request:
+                await self._serve_model(exchange)
+            else:
+                await self._forward(exchange)
+            record.outcome = record.outcome or _outcome(record.status)
+        except asyncio.CancelledError:
+            if not exchange.left:
+                raise
+            _uncancel()
+            record.outcome = "client_disconnect"
+        except ClientLeft:
+            record.outcome = "client_disconnect"
+        except UpstreamError as error:
+            await self._give_up(exchange, error)
+        finally:
+            exchange.close()
+            record.ended = loop.time()
+            self._finished(record)
+
+    # A request that makes a model work
+
+    async def _serve_model(self, exchange: Exchange) -> None:
+        record = exchange.record
+        try:
+            raw = await exchange.read_body(self._max_body_bytes)
+            if record.endpoint == ROUTED_PATH:
+                request = ChatRequest(raw, record.address, self._username_pattern, self._rewrites)
+                record.username = request.username
+                record.model = request.ask.model
+                record.stream = request.streams
+                place = functools.partial(self._balancer.place, request.ask)
+                await self._place_and_carry(exchange, place, request.body_for)
+            else:
+                record.model = record.endpoint
+                place = functools.partial(
+                    self._balancer.place_unrouted, record.endpoint, record.address
+                )
+                await self._place_and_carry(exchange, place, lambda _: raw)
+        except BadRequest as error:
+            await exchange.refuse(400, "invalid_request_error", str(error))
+        except BodyTooLarge:
+            limit = self._max_body_bytes
+            message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
+            await exchange.refuse(413, "invalid_request_error", message, _CLOSE)
+        except QueueFull:
+            record.outcome = "rejected"
+            message = f"{self._waiting.capacity} requests are waiting already; try again later"
+            await exchange.refuse(429, "rate_limit_error", message, _RETRY_LATER)
+        except QueueTimeout:
+            record.outcome = "rejected"
+            message = "every server was busy for the whole time that a request may wait"
+            await exchange.refuse(503, "server_busy", message, _RETRY_LATER)
+
+    async def _place_and_carry(
+        self,
+        exchange: Exchange,
+        place: Callable[[tuple[str, ...]], Lease | Refusal],
+        body_for: Callable[[str], bytes],
+    ) -> None:
+        """Carry the request to one server after another until one could be reached."""
+        record = exchange.record
+        loop = asyncio.get_running_loop()
+        unreachable: Unreachable | None = None
+        exchange.listen()
+        while True:
+            asked = loop.time()
+            lease = await self._waiting.lease(
+                record.model, functools.partial(place, record.failures)
+            )
+            record.waited += loop.time() - asked
+            if isinstance(lease, Refusal):
+                if unreachable is not None:
+                    raise unreachable
+                await _refuse_unconfigured(exchange)
+                return
+            with lease:
+                record.server, record.instance = lease.server, lease.instance
+                record.reason = lease.reason
+                body = body_for(lease.instance)
+                try:
+                    await self._carry(exchange, lease.server, body, b"%d" % len(body))
+                    return
+                except Unreachable as error:
+                    unreachable = error
+                    record.failures += (lease.server,)
+                    self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+
+    async def _carry(
+        self, exchange: Exchange, server: str, body: bytes, length: bytes | None
+    ) -> None:
+        """Carry a request whose body is at hand; again, where a kept connection was closed."""
+        pool = self._pools[server]
+        head = self._head(exchange, pool, length)
+        try:
+            await exchange.run(pool, head, body)
+        except Stale:
+            await exchange.run(pool, head, body, fresh=True)
+
+    # Any other request
+
+    async def _forward(self, exchange: Exchange) -> None:
+        """Carry a request to the fallback server, its body streamed, without a lease."""
+        server = self._balancer.fleet.fallback
+        if server is None:
+            await _refuse_unconfigured(exchange)
+            return
+        exchange.record.server = server
+        exchange.record.reason = "fallback"
+        try:
+            await self._forward_to(server, exchange)
+        except Unreachable:
+            self._balancer.learn(Failure(server, "models", unreachable=True))
+            raise
+
+    async def _forward_to(self, server: str, exchange: Exchange) -> None:
+        headers = exchange.scope["headers"]
+        chunked = find(headers, b"transfer-encoding") is not None
+        length = b"chunked" if chunked else find(headers, b"content-length")
+        upgrade = (find(headers, b"upgrade") or b"").lower() == b"websocket"
+        if not upgrade and (length is None or length == b"0"):
+            exchange.listen()
+            await self._carry(exchange, server, b"", length)
+            return
+        # What is sent now cannot be sent twice, so it may not meet a stale connection.
+        pool = self._pools[server]
+        if upgrade and exchange.can_tunnel:
+            head = self._head(exchange, pool, None, upgrade=b"websocket")
+            exchange.listen()
+            await exchange.run(pool, head, b"", fresh=True, upgrade=True)
+        else:
+            head = self._head(exchange, pool, length)
+            await exchange.run(pool, head, None, fresh=True, chunked=chunked)
+
+    # Both
+
+    def _head(
+        self, exchange: Exchange, pool: Pool, length: bytes | None, upgrade: bytes | None = None
+    ) -> bytes:
+        scope = exchange.scope
+        headers = scope["headers"]
+        peer: str = scope["client"][0] if scope["client"] else ""
+        chain = peer.encode()
+        if self._origin.trusts(peer):
+            came = find(headers, b"x-forwarded-for")
+            if came:
+                chain = came + b", " + chain
+        query = scope["query_string"]
+        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        return request_head(
+            scope["method"],
+            target,
+            headers,
+            authority=pool.authority,
+            forwarded=b"".join(
+                (
+                    b"x-forwarded-for: ",
+                    chain,
+                    b"\r\nx-forwarded-host: ",
+                    find(headers, b"host") or b"",
+                    b"\r\nx-forwarded-proto: ",
+                    scope["scheme"].encode(),
+                    b"\r\nx-request-id: ",
+                    exchange.record.id.encode(),
+                    b"\r\n",
+                )
+            ),
+            length=length,
+            upgrade=upgrade,
+        )
+
+    async def _give_up(self, exchange: Exchange, error: UpstreamError) -> None:
+        """Tell the client that its server failed, in whatever way is still open."""
+        record = exchange.record
+        timed_out = isinstance(error, TimedOut)
+        record.outcome = "timeout" if timed_out else "upstream_error"
+        kind = "upstream_timeout" if timed_out else "upstream_error"
+        message = f"server {record.server}: {error}"
+        if exchange.started:
+            record.error = message
+            await exchange.break_off(kind, message)
+            raise AnswerBroken(message)
+        await exchange.refuse(504 if timed_out else 502, kind, message)
+
+    def _request_id(self, given: bytes | None) -> str:
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        return next(self._ids)
+
+
+_CLOSE = ((b"connection", b"close"),)
+_RETRY_LATER = ((b"retry-after", b"%d" % RETRY_AFTER),)
+
+
+async def _refuse_unconfigured(exchange: Exchange) -> None:
+    message = (
+        "no server is configured for this; set BALANCER_SERVERS and BALANCER_MODELS "
+        "(/llmhealth-monitor shows how)"
+    )
+    await exchange.refuse(404, "not_found_error", message)
+
+
+def _outcome(status: int) -> Outcome:
+    if status < 400:
+        return "success"
+    if status < 500:
+        return "client_error"
+    return "upstream_error"
+
+
+def _uncancel() -> None:
+    """Take back the cancellation that the client's leaving set off."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
