@@ -1,0 +1,104 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.web.body import DEPTH_LIMIT, BadRequest, Body
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+OBJECTS = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), JSON)
+
+
+@given(OBJECTS, st.sampled_from([None, 1, 4]), st.booleans())
+def test_a_body_says_what_the_json_says(
+    members: dict[str, object], indent: int, ascii_: bool
+) -> None:
+    body = Body(json.dumps(members, indent=indent, ensure_ascii=ascii_).encode())
+
+    assert {name: body.get(name) for name in members} == members
+
+
+@given(OBJECTS, st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON))
+def test_an_edit_sets_what_it_names_and_keeps_the_rest(
+    members: dict[str, object], changes: dict[str, object]
+) -> None:
+    body = Body(json.dumps(members).encode())
+
+    assert json.loads(body.edited(changes)) == {**members, **changes}
+
+
+def test_an_edit_leaves_every_other_byte_as_it_was() -> None:
+    raw = b' {"a" : 1.50 ,\n "model":  "x" , "z":[1 ,2], "\\u0061b": "\xc3\xa9\\u00e9" } \n'
+
+    edited = Body(raw).edited({"model": "y-2"})
+
+    assert edited == raw.replace(b'"x"', b'"y-2"')
+
+
+def test_a_new_member_is_added_at_the_end() -> None:
+    assert Body(b'{"a":1 }').edited({"b": [2]}) == b'{"a":1 ,"b":[2]}'
+    assert Body(b"{ }").edited({"b": "c"}) == b'{ "b":"c"}'
+
+
+def test_setting_what_is_there_already_changes_no_byte() -> None:
+    raw = b'{"model" : "\\u0078"}'
+
+    assert Body(raw).edited({"model": "x"}) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "not a JSON object"),
+        (b"not json", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b'"text"', "not a JSON object"),
+        (b"{", "not a JSON object"),
+        (b'{"a"', "not a JSON object"),
+        (b'{"a":', "ends early"),
+        (b'{"a":1', "comma is missing"),
+        (b'{"a":1,}', "name and a colon"),
+        (b'{"a":1} x', "more follows"),
+        (b'{"a":1}{"a":1}', "more follows"),
+        (b'{"a":NaN}', "NaN is not JSON"),
+        (b'{"a":-Infinity}', "Infinity is not JSON"),
+        (b'{"a":01}', "comma is missing"),
+        (b'{"a":"\n"}', "control character"),
+        (b'{"a\n":1}', "name and a colon"),
+        (b'{"model":"a","model":"b"}', "stands there twice"),
+        (b'{"model":"a","m\\u006fdel":"b"}', "stands there twice"),
+        (b'\xef\xbb\xbf{"a":1}', "not a JSON object"),
+        ('{"a":1}'.encode("utf-16"), "not UTF-8"),
+        (b'{"a":"\xff"}', "not UTF-8"),
+        (b'{"a":' + b"9" * 5_000 + b"}", "digits"),
+    ],
+)
+def test_what_is_no_json_object_is_refused_with_a_reason(raw: bytes, reason: str) -> None:
+    with pytest.raises(BadRequest, match=reason):
+        Body(raw)
+
+
+def nested(levels: int) -> bytes:
+    return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+
+
+@pytest.mark.parametrize("levels", [DEPTH_LIMIT + 1, 1_001, 100_000])
+def test_a_body_that_nests_too_deeply_is_refused(levels: int) -> None:
+    with pytest.raises(BadRequest, match="200 levels"):
+        Body(nested(levels))
+
+
+def test_the_deepest_body_that_is_allowed_is_read() -> None:
+    assert "a" in Body(nested(DEPTH_LIMIT))
+    assert "a" in Body(b'{"a":[' + b"{}," * 300 + b"{}]}")
