@@ -23,6 +23,9 @@ from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
 RETRY_AFTER = 5
 """Seconds after which a client that was turned away may try again."""
 
+NO_MODEL = "(none)"
+"""Stands in telemetry for the model of a request that names none."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -103,7 +106,7 @@ class Relay:
             if record.endpoint == ROUTED_PATH:
                 request = ChatRequest(raw, record.address, self._username_pattern, self._rewrites)
                 record.username = request.username
-                record.model = request.ask.model
+                record.model = request.ask.model or NO_MODEL
                 record.stream = request.streams
                 place = functools.partial(self._balancer.place, request.ask)
                 await self._place_and_carry(exchange, place, request.body_for)
