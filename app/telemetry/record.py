@@ -17,7 +17,7 @@ Outcome = Literal[
 class Record:
     """One request, from its head to the last byte of its answer.
 
-    Times are in seconds on the event loop's clock. `server`, `instance` and `reason` tell
+    Times are in seconds on the monotonic clock. `server`, `instance` and `reason` tell
     where the last attempt went; `failures` names the servers that could not be reached before.
     """
 

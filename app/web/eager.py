@@ -24,7 +24,7 @@ class Eager:
         done: Callable[[Exception | None], None],
     ) -> None:
         self._coroutine = coroutine
-        self._done = done
+        self._done: Callable[[Exception | None], None] | None = done
         self._waits_for: asyncio.Future[Any] | None = None
         self.ended = False
         self._step()
@@ -33,6 +33,7 @@ class Eager:
         """Stop the coroutine where it waits."""
         if not self.ended:
             self.ended = True
+            self._done = None  # it refers back to our owner
             if self._waits_for is not None:
                 self._waits_for.remove_done_callback(self._step)
             self._coroutine.close()
@@ -57,4 +58,6 @@ class Eager:
 
     def _end(self, error: Exception | None) -> None:
         self.ended = True
-        self._done(error)
+        done, self._done = self._done, None
+        if done is not None:
+            done(error)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from app.telemetry.record import Record
@@ -10,7 +11,8 @@ from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head, UpstreamError
 from app.web.eager import Eager
 from app.web.headers import answer_headers, find
-from app.web.tunnel import TAKE_OVER, Tunnel
+from app.web.server import CLIENT, ClientProtocol
+from app.web.tunnel import Tunnel
 
 Message = dict[str, Any]
 
@@ -27,24 +29,24 @@ class Exchange:
     """Carries one request to a server and the answer back (a `wire.Receiver`).
 
     Pieces of the answer are passed on from the connection's callback as they come. Where
-    the client is slower than the server, the server is not read. From `listen` on, a
-    client that leaves cancels the task that serves it, wherever that waits.
+    the client is slower than the server, the server is not read. A client that leaves cancels
+    the task that serves it, wherever that waits.
     """
 
     __slots__ = (
         "_base",
+        "_client",
         "_complete",
         "_connection",
         "_done",
         "_last",
-        "_listener",
-        "_loop",
         "_pieces",
         "_receive",
         "_send",
         "_sender",
         "_task",
         "_tunnel",
+        "_uploader",
         "left",
         "record",
         "scope",
@@ -58,11 +60,11 @@ class Exchange:
         self.started = False
         self._receive = receive
         self._send = send
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self._client: ClientProtocol = scope["extensions"][CLIENT]
+        self._task: asyncio.Task[None] | None = None
         self._done: asyncio.Future[None] | None = None
         self._connection: Connection | None = None
-        self._listener: Eager | None = None
+        self._uploader: Eager | None = None
         self._sender: Eager | None = None
         self._pieces: deque[tuple[Head | None, bytes, bool]] = deque()
         self._tunnel: Tunnel | None = None
@@ -100,14 +102,16 @@ class Exchange:
             raise BodyTooLarge
         return body
 
-    def listen(self) -> None:
-        """From here on notice when the client leaves; its body must have been read."""
-        self._listener = Eager(self._await_leaving(), self._stop_at_error)
+    def watch(self) -> None:
+        """From here on cancel this task when the client leaves."""
+        self._task = asyncio.current_task()
+        self._client.watch(self._leave)
 
     def close(self) -> None:
         """Let go of both sides, on every way out."""
-        if self._listener is not None:
-            self._listener.close()
+        self._client.watch(None)
+        if self._uploader is not None:
+            self._uploader.close()
         if self._sender is not None:
             self._sender.close()
         if self._connection is not None:
@@ -134,11 +138,6 @@ class Exchange:
 
     # The server's side
 
-    @property
-    def can_tunnel(self) -> bool:
-        """Whether the client's transport can be taken over for another protocol."""
-        return TAKE_OVER in self.scope.get("extensions", {})
-
     async def run(
         self,
         pool: Pool,
@@ -159,8 +158,8 @@ class Exchange:
         """
         connection = await pool.connect(fresh=fresh)
         self._base = pool.base
-        self._done = done = self._loop.create_future()
-        self.record.sent = self._loop.time()
+        self._done = done = asyncio.get_running_loop().create_future()
+        self.record.sent = monotonic()
         connection.request(
             head + body if body else head,
             self,
@@ -170,12 +169,12 @@ class Exchange:
         )
         self._connection = connection
         if body is None:
-            self._listener = Eager(self._stream_body(connection, chunked), self._stop_at_error)
+            self._uploader = Eager(self._stream_body(connection, chunked), self._stop_at_error)
         await done
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         if head is not None:
-            self.record.first_byte = self._loop.time()
+            self.record.first_byte = monotonic()
             self.record.status = head.status
         if head is not None and head.status == 101:
             self._open_tunnel(head, body)
@@ -208,11 +207,10 @@ class Exchange:
 
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._connection = self._connection, None
-        if self._listener is not None:
-            self._listener.close()
         assert connection is not None
+        self._client.watch(None)
         self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
-        self._tunnel.open(self.scope["extensions"][TAKE_OVER], head, early)
+        self._tunnel.open(self._client.take_over, head, early)
 
     async def _pass_on(self) -> None:
         while self._pieces:
@@ -226,13 +224,15 @@ class Exchange:
                 )
             if complete:
                 self._complete = True
-                if self._listener is not None:
-                    self._listener.close()
-            if body or complete:
+                self._client.watch(None)
+                if self._uploader is not None:
+                    self._uploader.close()
+            if body:
                 self._last = body
-                await self._send(
-                    {"type": "http.response.body", "body": body, "more_body": not complete}
-                )
+            # Even an empty piece makes uvicorn send the head.
+            await self._send(
+                {"type": "http.response.body", "body": body, "more_body": not complete}
+            )
 
     def _passed_on(self, error: Exception | None) -> None:
         if error is not None or self._complete:
@@ -245,7 +245,6 @@ class Exchange:
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._leave()
                 return
             data = message.get("body", b"")
             more = message.get("more_body", False)
@@ -256,12 +255,6 @@ class Exchange:
             if data or not more:
                 connection.send(data, last=not more)
                 await connection.drain()
-        await self._await_leaving()
-
-    async def _await_leaving(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._leave()
 
     def _leave(self) -> None:
         if self._task is not None and not (self._done is not None and self._done.done()):

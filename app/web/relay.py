@@ -6,6 +6,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
 from app.routing.balancer import Balancer, Failure, Refusal
@@ -65,7 +66,6 @@ class Relay:
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        loop = asyncio.get_running_loop()
         path = scope["path"]
         model_request = path in INFERENCE_PATHS and scope["method"] == "POST"
         peer = scope["client"][0] if scope["client"] else ""
@@ -74,10 +74,11 @@ class Relay:
             self._request_id(find(headers, b"x-request-id")),
             path if model_request else "other",
             self._origin.client(peer, find(headers, b"x-forwarded-for")),
-            loop.time(),
+            monotonic(),
         )
         exchange = Exchange(scope, receive, send, record)
         try:
+            exchange.watch()
             if model_request:
                 await self._serve_model(exchange)
             else:
@@ -94,7 +95,7 @@ class Relay:
             await self._give_up(exchange, error)
         finally:
             exchange.close()
-            record.ended = loop.time()
+            record.ended = monotonic()
             self._finished(record)
 
     # A request that makes a model work
@@ -139,15 +140,13 @@ class Relay:
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
-        loop = asyncio.get_running_loop()
         unreachable: Unreachable | None = None
-        exchange.listen()
         while True:
-            asked = loop.time()
+            asked = monotonic()
             lease = await self._waiting.lease(
                 record.model, functools.partial(place, record.failures)
             )
-            record.waited += loop.time() - asked
+            record.waited += monotonic() - asked
             if isinstance(lease, Refusal):
                 if unreachable is not None:
                     raise unreachable
@@ -198,14 +197,12 @@ class Relay:
         length = b"chunked" if chunked else find(headers, b"content-length")
         upgrade = (find(headers, b"upgrade") or b"").lower() == b"websocket"
         if not upgrade and (length is None or length == b"0"):
-            exchange.listen()
             await self._carry(exchange, server, b"", length)
             return
         # What is sent now cannot be sent twice, so it may not meet a stale connection.
         pool = self._pools[server]
-        if upgrade and exchange.can_tunnel:
+        if upgrade:
             head = self._head(exchange, pool, None, upgrade=b"websocket")
-            exchange.listen()
             await exchange.run(pool, head, b"", fresh=True, upgrade=True)
         else:
             head = self._head(exchange, pool, length)

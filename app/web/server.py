@@ -9,26 +9,93 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.web.tunnel import TAKE_OVER
+CLIENT = "llama_balancer.client"
+"""ASGI extension: the `ClientProtocol` that a request came over."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Cork:
+    """Sends the head of an answer together with the beginning of its body, in one packet.
+
+    ASGI asks for that: nothing is sent before the first `http.response.body`. uvicorn sends
+    the head by itself, at the price of a system call and of a second packet.
+    """
+
+    __slots__ = ("_held", "_open", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: bytes | None = None
+        self._open = False
+
+    def write(self, data: bytes) -> None:
+        """Write, but keep the first piece, which is the head, until the next."""
+        if self._open:
+            self._transport.write(data)
+        elif self._held is not None:
+            self._open = True
+            self._transport.write(self._held + data)
+        elif data == _CONTINUE:
+            self._transport.write(data)
+        else:
+            self._held = data
+
+    def close(self) -> None:
+        """Write what was kept, and close."""
+        if self._held is not None and not self._open:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the transport is closing."""
+        return self._transport.is_closing()
 
 
 class ClientProtocol(HttpToolsProtocol):
     """A client's connection.
 
-    - The request that is being served learns that the client left even when another one was
-      pipelined behind it; uvicorn tells the newest only.
+    - Whoever serves a request can be told that the client left: `watch`. uvicorn tells those
+      who wait for it, and of pipelined requests the newest only.
     - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
       could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
-    - A connection can be taken over by another protocol (`llama_balancer.take_over`).
+    - A connection can be taken over by another protocol: `take_over`.
     """
 
+    _left: Callable[[], None] | None = None
     _running: RequestResponseCycle | None = None
     _in_head = False
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Have `left` called once the connection is lost, at once if it is; None ends it."""
+        self._left = left
+        if left is not None and self.transport.is_closing():
+            left()
+
+    def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Give the connection to another protocol."""
+        self.cycle.disconnected = True  # uvicorn must not answer any more
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        self.transport.set_protocol(protocol)
+        return self.transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        left, self._left = self._left, None
+        super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        if left is not None:
+            left()
+
+    # uvicorn's hooks
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        cast("dict[str, Any]", self.scope)["extensions"] = {TAKE_OVER: self._take_over}
+        cast("dict[str, Any]", self.scope)["extensions"] = {CLIENT: self}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
@@ -38,27 +105,14 @@ class ClientProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        running = self._running
-        if running is not None and running is not self.cycle and not running.response_complete:
-            running.disconnected = True
-            running.message_event.set()
-        super().connection_lost(exc)
-
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if cycle.scope["method"] != "HEAD":  # the answer to which is a head alone
+            cycle.transport = cast("asyncio.Transport", Cork(cycle.transport))
         super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: whether to upgrade is the server's decision."""
-
-    def _take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
-        self.cycle.disconnected = True  # uvicorn must not answer any more
-        self._unset_keepalive_if_required()
-        self.connections.discard(self)
-        self.flow.resume_reading()
-        self.transport.set_protocol(protocol)
-        return self.transport
 
 
 class Server(uvicorn.Server):

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from app.upstream.wire import Connection, Head, UpstreamError
 from app.web.eager import Eager
 
-TAKE_OVER = "llama_balancer.take_over"
-"""ASGI extension: a callable that gives the client's transport to another protocol."""
-
 TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]
 
 

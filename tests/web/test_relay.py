@@ -649,16 +649,18 @@ async def test_a_client_that_leaves_while_it_waits_is_never_sent() -> None:
 
 
 async def test_a_client_that_leaves_in_mid_upload_cancels_the_request() -> None:
-    gone = asyncio.Event()
+    arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def script(visit: Visit) -> None:
         await visit.head()
+        arrived.set()
         await visit.closed()
         gone.set()
 
     async with listening(script) as port, relaying(port) as stack:
         async with stack.client() as client:
             await client.say(post(b"x" * 1_000, b"/upload")[:-500])
+            await arrived.wait()
         await gone.wait()
         assert (await stack.record()).outcome == "client_disconnect"
 
