@@ -35,7 +35,6 @@ class Exchange:
 
     __slots__ = (
         "_base",
-        "_client",
         "_complete",
         "_connection",
         "_done",
@@ -44,10 +43,9 @@ class Exchange:
         "_receive",
         "_send",
         "_sender",
-        "_task",
         "_tunnel",
         "_uploader",
-        "left",
+        "client",
         "record",
         "scope",
         "started",
@@ -56,12 +54,10 @@ class Exchange:
     def __init__(self, scope: Message, receive: Any, send: Any, record: Record) -> None:
         self.scope = scope
         self.record = record
-        self.left = False
         self.started = False
         self._receive = receive
         self._send = send
-        self._client: ClientProtocol = scope["extensions"][CLIENT]
-        self._task: asyncio.Task[None] | None = None
+        self.client: ClientProtocol = scope["extensions"][CLIENT]
         self._done: asyncio.Future[None] | None = None
         self._connection: Connection | None = None
         self._uploader: Eager | None = None
@@ -102,14 +98,9 @@ class Exchange:
             raise BodyTooLarge
         return body
 
-    def watch(self) -> None:
-        """From here on cancel this task when the client leaves."""
-        self._task = asyncio.current_task()
-        self._client.watch(self._leave)
-
     def close(self) -> None:
         """Let go of both sides, on every way out."""
-        self._client.watch(None)
+        self.client.unwatch()
         if self._uploader is not None:
             self._uploader.close()
         if self._sender is not None:
@@ -158,7 +149,7 @@ class Exchange:
         """
         connection = await pool.connect(fresh=fresh)
         self._base = pool.base
-        self._done = done = asyncio.get_running_loop().create_future()
+        self._done = done = self.client.loop.create_future()
         self.record.sent = monotonic()
         connection.request(
             head + body if body else head,
@@ -208,9 +199,9 @@ class Exchange:
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
-        self._client.watch(None)
+        self.client.unwatch()
         self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
-        self._tunnel.open(self._client.take_over, head, early)
+        self._tunnel.open(self.client.take_over, head, early)
 
     async def _pass_on(self) -> None:
         while self._pieces:
@@ -224,7 +215,7 @@ class Exchange:
                 )
             if complete:
                 self._complete = True
-                self._client.watch(None)
+                self.client.unwatch()
                 if self._uploader is not None:
                     self._uploader.close()
             if body:
@@ -255,11 +246,6 @@ class Exchange:
             if data or not more:
                 connection.send(data, last=not more)
                 await connection.drain()
-
-    def _leave(self) -> None:
-        if self._task is not None and not (self._done is not None and self._done.done()):
-            self.left = True
-            self._task.cancel()
 
     def _stop_at_error(self, error: Exception | None) -> None:
         if error is not None:

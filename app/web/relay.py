@@ -78,14 +78,14 @@ class Relay:
         )
         exchange = Exchange(scope, receive, send, record)
         try:
-            exchange.watch()
+            exchange.client.watch()
             if model_request:
                 await self._serve_model(exchange)
             else:
                 await self._forward(exchange)
             record.outcome = record.outcome or _outcome(record.status)
         except asyncio.CancelledError:
-            if not exchange.left:
+            if not exchange.client.left:
                 raise
             _uncancel()
             record.outcome = "client_disconnect"

@@ -55,22 +55,29 @@ class Cork:
 class ClientProtocol(HttpToolsProtocol):
     """A client's connection.
 
-    - Whoever serves a request can be told that the client left: `watch`. uvicorn tells those
-      who wait for it, and of pipelined requests the newest only.
+    - A request's task is cancelled when the client leaves, if it asks for that: `watch`.
+      uvicorn tells those who wait for it, and of pipelined requests the newest only.
     - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
       could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
     - A connection can be taken over by another protocol: `take_over`.
     """
 
-    _left: Callable[[], None] | None = None
+    left = False
+    """Whether the client left while its request was watched."""
+    _watched = False
     _running: RequestResponseCycle | None = None
+    _task: asyncio.Task[None] | None = None
     _in_head = False
 
-    def watch(self, left: Callable[[], None] | None) -> None:
-        """Have `left` called once the connection is lost, at once if it is; None ends it."""
-        self._left = left
-        if left is not None and self.transport.is_closing():
-            left()
+    def watch(self) -> None:
+        """Cancel the task that serves the present request when the client leaves."""
+        self._watched = True
+        if self.transport.is_closing():
+            self._leave()
+
+    def unwatch(self) -> None:
+        """Cancel nothing any more: the answer is complete."""
+        self._watched = False
 
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol."""
@@ -82,13 +89,11 @@ class ClientProtocol(HttpToolsProtocol):
         return self.transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        left, self._left = self._left, None
         super().connection_lost(exc)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
-        if left is not None:
-            left()
+        self._leave()
 
     # uvicorn's hooks
 
@@ -109,10 +114,18 @@ class ClientProtocol(HttpToolsProtocol):
         self._running = cycle
         if cycle.scope["method"] != "HEAD":  # the answer to which is a head alone
             cycle.transport = cast("asyncio.Transport", Cork(cycle.transport))
-        super()._start_asgi_task(cycle, app)
+        self._task = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: whether to upgrade is the server's decision."""
+
+    def _leave(self) -> None:
+        task, self._task = self._task, None
+        if self._watched and task is not None:
+            self.left = True
+            task.cancel()
 
 
 class Server(uvicorn.Server):

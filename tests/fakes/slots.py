@@ -1,0 +1,84 @@
+"""The slots of a modelled model: which one a prompt gets, and what it still knows of it."""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+SIMILAR = 0.1
+"""The part of a prompt that a slot must know to be chosen for it: llama-server's default of
+`--slot-prompt-similarity`."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One parallel sequence, and the tokens in its cache."""
+
+    number: int
+    tokens: list[str] = field(default_factory=list)
+    busy: bool = False
+    used_at: float = -math.inf
+
+    def knows(self, prompt: Sequence[str]) -> int:
+        """Count the tokens at the prompt's beginning that the cache holds."""
+        for count, (known, asked) in enumerate(zip(self.tokens, prompt, strict=False)):
+            if known != asked:
+                return count
+        return min(len(self.tokens), len(prompt))
+
+
+class Slots:
+    """A model's slots. Who takes one has made sure that one is free."""
+
+    def __init__(self, count: int) -> None:
+        self._slots = [Slot(number) for number in range(count)]
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def take(self, prompt: Sequence[str]) -> tuple[Slot, int]:
+        """Choose a free slot for a prompt; also tell how many of its tokens need no work.
+
+        The slot that knows the most of the prompt is taken, or the one unused for longest
+        where none knows enough. The last token is always worked on: the first token of the
+        answer comes from it.
+        """
+        free = [slot for slot in self._slots if not slot.busy]
+        slot = max(free, key=lambda slot: slot.knows(prompt))
+        if slot.knows(prompt) <= SIMILAR * len(prompt):
+            slot = min(free, key=lambda slot: slot.used_at)
+        cached = max(0, min(slot.knows(prompt), len(prompt) - 1))
+        del slot.tokens[cached:]
+        slot.busy = True
+        return slot, cached
+
+    def give_back(self, slot: Slot, now: float) -> None:
+        """Free a slot; its cache stays."""
+        slot.busy = False
+        slot.used_at = now
+
+
+class Load:
+    """How many slots were busy at once during the last seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._levels: deque[tuple[float, int]] = deque([(-math.inf, 0)])
+
+    def change(self, by: int, now: float) -> None:
+        """Note that so many slots more, or fewer, are busy."""
+        self._levels.append((now, self._levels[-1][1] + by))
+        self._forget(now)
+
+    def peak(self, now: float) -> int:
+        """Give the highest number."""
+        self._forget(now)
+        return max(level for _, level in self._levels)
+
+    def _forget(self, now: float) -> None:
+        # A level holds until the next one begins.
+        while len(self._levels) > 1 and self._levels[1][0] <= now - self._seconds:
+            self._levels.popleft()
