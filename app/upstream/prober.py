@@ -1,0 +1,185 @@
+"""Asks every server, again and again, how it is and which models it has."""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterable
+
+import httpx
+import structlog
+
+from app.routing.balancer import Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.choice import Standing
+from app.routing.fleet import NAME_LIMIT
+from app.routing.window import Sample, Side
+
+ANSWER_LIMIT = 1024 * 1024
+"""Longest answer that is read, in bytes: a list of some thousand models."""
+
+log = structlog.get_logger(__name__)
+
+
+class Unusable(Exception):
+    """An answer says nothing that we understand."""
+
+
+class Prober:
+    """One task for each server, so that a dead one never delays the news of the others.
+
+    Every `interval` seconds a server's health address is asked for its GPU load, and every
+    `models_ttl` seconds its model API for its models; every `interval` while that fails, and
+    where there is no health address. `learn` is told what came of it. Timeouts are in seconds.
+    """
+
+    def __init__(
+        self,
+        standings: Iterable[Standing],
+        learn: Callable[[News], None],
+        *,
+        interval: float = 1.0,
+        models_ttl: float = 10.0,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._standings = tuple(standings)
+        self._learn = learn
+        self._interval = interval
+        self._models_ttl = models_ttl
+        self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
+        self._clock = clock
+        self._listed_at: dict[str, float] = {}
+        self._client: httpx.AsyncClient | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Probe from now on."""
+        self._tasks = [
+            asyncio.create_task(self._watch(standing), name=f"probe {standing.server.name}")
+            for standing in self._standings
+        ]
+
+    async def stop(self) -> None:
+        """Probe no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def probe(self, standing: Standing) -> None:
+        """Ask a server what is due, both sides at once."""
+        server = standing.server.name
+        due = []
+        if standing.server.health_base is not None:
+            url = f"{standing.server.health_base}/llmhealth"
+            due.append(self._ask(server, "health", url, self._health))
+        listed_at = self._listed_at.get(server, -math.inf)
+        if (
+            not due
+            or standing.window.troubled
+            or standing.models is None
+            or self._clock() - listed_at >= self._models_ttl
+        ):
+            url = f"{standing.server.model_base}/v1/models"
+            due.append(self._ask(server, "models", url, self._models))
+        await asyncio.gather(*due)
+
+    async def _watch(self, standing: Standing) -> None:
+        loop = asyncio.get_running_loop()
+        was_valid = True
+        while True:
+            begun = loop.time()
+            try:
+                await self.probe(standing)
+            except Exception:
+                # A fault of ours in one answer must not end the watch over the server.
+                log.exception("probe.failed", server=standing.server.name)
+            valid = standing.window.valid
+            if valid != was_valid:
+                was_valid = valid
+                log.warning("server.up" if valid else "server.down", server=standing.server.name)
+            await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
+
+    async def _ask(
+        self, server: str, side: Side, url: str, read: Callable[[str, int, bytes], News]
+    ) -> None:
+        try:
+            news = read(server, *await self._get(url))
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            news = Failure(server, side, unreachable=True)
+        except (httpx.HTTPError, httpx.InvalidURL, Unusable):
+            news = Failure(server, side, unreachable=False)
+        self._learn(news)
+
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        if self._client is None:
+            # Built in the event loop that uses it. Proxies of the environment are for the
+            # internet, not for the machines next door.
+            self._client = httpx.AsyncClient(timeout=self._timeout, trust_env=False)
+        body = b""
+        async with self._client.stream("GET", url) as answer:
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > ANSWER_LIMIT:
+                    raise Unusable("the answer is too long")
+            return answer.status_code, body
+
+    def _health(self, server: str, status: int, body: bytes) -> News:
+        if status != 200:
+            raise Unusable(f"status {status}")
+        busy, percent = _load(body)
+        return HealthAnswer(server, Sample(busy, percent, self._clock()))
+
+    def _models(self, server: str, status: int, body: bytes) -> News:
+        if status >= 500:  # llama-server answers 503 while it loads a model
+            raise Unusable(f"status {status}")
+        self._listed_at[server] = self._clock()
+        return ModelsAnswer(server, _names(body) if status == 200 else None)
+
+
+def _load(body: bytes) -> tuple[bool, float]:
+    """Read a health answer: JSON as ours, or one word; whether busy, and the GPU's percent."""
+    text = body.decode("utf-8", "replace").strip()
+    percent: object = None
+    word: object = text
+    if text.startswith(("{", '"')):
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            raise Unusable("no JSON") from None
+        word = told
+        if isinstance(told, dict):
+            word, percent = told.get("status"), told.get("gpu_util_max5s")
+    word = word.strip().lower() if isinstance(word, str) else None
+    if word not in ("idle", "busy", "ok"):
+        raise Unusable("neither idle nor busy")
+    busy = word == "busy"
+    if isinstance(percent, bool) or not isinstance(percent, int | float):
+        percent = 100.0 if busy else 0.0
+    try:
+        number = float(percent)
+    except OverflowError:
+        number = math.inf
+    return busy, min(100.0, max(0.0, number)) if math.isfinite(number) else 100.0
+
+
+def _names(body: bytes) -> Collection[str] | None:
+    """Read a model list as OpenAI's API writes it; None where it is none."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    data = told.get("data") if isinstance(told, dict) else None
+    if not isinstance(data, list):
+        return None
+    ids = (model.get("id") for model in data if isinstance(model, dict))
+    return [name for name in ids if isinstance(name, str) and _is_name(name)]
+
+
+def _is_name(text: str) -> bool:
+    """Whether a name can be asked for, logged and shown: half a surrogate pair cannot."""
+    return 0 < len(text) <= NAME_LIMIT and text.isprintable()
