@@ -1,0 +1,158 @@
+"""Logs: structlog for everything, one line for each request."""
+
+import json
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from app.telemetry.record import Record
+
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def configure(
+    log_format: LogFormat,
+    level: LogLevel,
+    quiet: tuple[type[BaseException], ...] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Send our logs and the libraries' to one stream, standard error unless another is named.
+
+    `auto` is made for reading on a terminal, and JSON otherwise. Exceptions of the `quiet`
+    types, which uvicorn logs although they are how a broken answer is cut off, are dropped.
+    """
+    stream = stream or sys.stderr
+    console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendered: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        if console
+        else [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_json),
+        ]
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *rendered,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_Lines(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING))
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.setLevel(level.upper())
+    uvicorn.filters = [_Without(quiet)]
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
+def _json(event: object, **_: object) -> str:
+    return _encode(event)
+
+
+class RequestLog:
+    """Writes one line for each finished request: who asked for what, where it went, how long.
+
+    Never a body and never a header: prompts and keys stay out of logs.
+    """
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger().bind()
+
+    def finished(self, record: Record) -> None:
+        """Write a request's line; trouble with a server is a warning."""
+        facts = _facts(record)
+        if record.outcome in ("upstream_error", "timeout", None):
+            self._log.warning("request", **facts)
+        else:
+            self._log.info("request", **facts)
+
+
+def _facts(record: Record) -> dict[str, object]:
+    """Tell what there is to tell; durations in milliseconds."""
+    facts: dict[str, object] = {
+        "id": record.id,
+        "endpoint": record.endpoint,
+        "status": record.status,
+        "outcome": record.outcome or "internal_error",
+        "client": record.address,
+        "duration_ms": _ms(record.ended - record.started),
+    }
+    if record.username is not None:
+        facts["username"] = record.username
+    if record.model:
+        facts["model"] = record.model[:256]
+        facts["queue_wait_ms"] = _ms(record.waited)
+        if record.stream:
+            facts["stream"] = True
+    if record.server:
+        facts["server"] = record.server
+        facts["reason"] = record.reason
+        if record.instance != record.model:
+            facts["instance"] = record.instance[:256]
+    if record.failures:
+        facts["unreachable"] = record.failures
+    if record.first_byte is not None and record.sent is not None:
+        facts["first_byte_ms"] = _ms(record.first_byte - record.sent)
+    if record.error:
+        facts["error"] = record.error
+    return facts
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+class _Lines:
+    """Makes structlog's loggers write to a stream that may be gone: nobody minds a lost line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        # Standard error flushes at the end of each line by itself.
+        self._flushes = not getattr(stream, "line_buffering", False)
+
+    def __call__(self, *_: Any) -> "_Lines":
+        return self
+
+    def msg(self, message: str) -> None:
+        try:
+            self._stream.write(message + "\n")
+            if self._flushes:
+                self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Without(logging.Filter):
+    """Drops records about exceptions of some types."""
+
+    def __init__(self, types: tuple[type[BaseException], ...]) -> None:
+        super().__init__()
+        self._types = types
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], self._types))
