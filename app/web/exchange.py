@@ -10,11 +10,13 @@ from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head, UpstreamError
 from app.web.eager import Eager
-from app.web.headers import answer_headers, find
+from app.web.headers import answer_headers
 from app.web.server import CLIENT, ClientProtocol
 from app.web.tunnel import Tunnel
 
 Message = dict[str, Any]
+Fields = dict[bytes, bytes]
+"""A request's headers; of one that came twice the last, which the nearest proxy has added."""
 
 
 class ClientLeft(Exception):
@@ -46,13 +48,17 @@ class Exchange:
         "_tunnel",
         "_uploader",
         "client",
+        "fields",
         "record",
         "scope",
         "started",
     )
 
-    def __init__(self, scope: Message, receive: Any, send: Any, record: Record) -> None:
+    def __init__(
+        self, scope: Message, receive: Any, send: Any, fields: Fields, record: Record
+    ) -> None:
         self.scope = scope
+        self.fields = fields
         self.record = record
         self.started = False
         self._receive = receive
@@ -77,7 +83,7 @@ class Exchange:
             BodyTooLarge: it is longer than `limit` bytes.
             ClientLeft: the client closed its connection.
         """
-        length = find(self.scope["headers"], b"content-length")
+        length = self.fields.get(b"content-length")
         if length is not None and int(length) > limit:
             raise BodyTooLarge
         message = await self._receive()

@@ -45,14 +45,6 @@ def nominated(headers: Headers) -> frozenset[bytes]:
     return frozenset(names) if names else frozenset()
 
 
-def find(headers: Headers, name: bytes) -> bytes | None:
-    """Find the first header of a name in lower case."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
-
-
 class Origin:
     """Finds out where a request came from: only trusted proxies are believed."""
 
@@ -116,9 +108,7 @@ def request_head(
             drop = OURS | nominated(headers)
             break
     lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
-    for name, value in headers:
-        if name not in drop:
-            lines += (name, b": ", value, b"\r\n")
+    lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in drop]
     lines.append(forwarded)
     if length == b"chunked":
         lines.append(b"transfer-encoding: chunked\r\n")

@@ -16,7 +16,7 @@ from app.upstream.pool import Pool
 from app.upstream.wire import Stale, TimedOut, Unreachable, UpstreamError
 from app.web.body import BadRequest
 from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
-from app.web.headers import Origin, find, request_head
+from app.web.headers import Origin, request_head
 from app.web.openai import INFERENCE_PATHS, ROUTED_PATH, ChatRequest
 from app.web.rewrites import Rewrites
 from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
@@ -69,14 +69,14 @@ class Relay:
         path = scope["path"]
         model_request = path in INFERENCE_PATHS and scope["method"] == "POST"
         peer = scope["client"][0] if scope["client"] else ""
-        headers = scope["headers"]
+        fields = dict(scope["headers"])
         record = Record(
-            self._request_id(find(headers, b"x-request-id")),
+            self._request_id(fields.get(b"x-request-id")),
             path if model_request else "other",
-            self._origin.client(peer, find(headers, b"x-forwarded-for")),
+            self._origin.client(peer, fields.get(b"x-forwarded-for")),
             monotonic(),
         )
-        exchange = Exchange(scope, receive, send, record)
+        exchange = Exchange(scope, receive, send, fields, record)
         try:
             exchange.client.watch()
             if model_request:
@@ -192,10 +192,10 @@ class Relay:
             raise
 
     async def _forward_to(self, server: str, exchange: Exchange) -> None:
-        headers = exchange.scope["headers"]
-        chunked = find(headers, b"transfer-encoding") is not None
-        length = b"chunked" if chunked else find(headers, b"content-length")
-        upgrade = (find(headers, b"upgrade") or b"").lower() == b"websocket"
+        fields = exchange.fields
+        chunked = b"transfer-encoding" in fields
+        length = b"chunked" if chunked else fields.get(b"content-length")
+        upgrade = fields.get(b"upgrade", b"").lower() == b"websocket"
         if not upgrade and (length is None or length == b"0"):
             await self._carry(exchange, server, b"", length)
             return
@@ -213,33 +213,24 @@ class Relay:
     def _head(
         self, exchange: Exchange, pool: Pool, length: bytes | None, upgrade: bytes | None = None
     ) -> bytes:
-        scope = exchange.scope
-        headers = scope["headers"]
-        peer: str = scope["client"][0] if scope["client"] else ""
-        chain = peer.encode()
-        if self._origin.trusts(peer):
-            came = find(headers, b"x-forwarded-for")
-            if came:
-                chain = came + b", " + chain
+        scope, fields = exchange.scope, exchange.fields
+        peer = scope["client"][0] if scope["client"] else ""
+        chain = peer
+        if b"x-forwarded-for" in fields and self._origin.trusts(peer):
+            chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
         query = scope["query_string"]
-        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
         return request_head(
             scope["method"],
-            target,
-            headers,
+            scope["raw_path"] + b"?" + query if query else scope["raw_path"],
+            scope["headers"],
             authority=pool.authority,
-            forwarded=b"".join(
-                (
-                    b"x-forwarded-for: ",
-                    chain,
-                    b"\r\nx-forwarded-host: ",
-                    find(headers, b"host") or b"",
-                    b"\r\nx-forwarded-proto: ",
-                    scope["scheme"].encode(),
-                    b"\r\nx-request-id: ",
-                    exchange.record.id.encode(),
-                    b"\r\n",
-                )
+            forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
+            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n"
+            % (
+                chain.encode("latin-1"),
+                fields.get(b"host", b""),
+                scope["scheme"].encode(),
+                exchange.record.id.encode(),
             ),
             length=length,
             upgrade=upgrade,

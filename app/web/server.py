@@ -67,7 +67,6 @@ class ClientProtocol(HttpToolsProtocol):
     _watched = False
     _running: RequestResponseCycle | None = None
     _task: asyncio.Task[None] | None = None
-    _in_head = False
 
     def watch(self) -> None:
         """Cancel the task that serves the present request when the client leaves."""
@@ -97,18 +96,10 @@ class ClientProtocol(HttpToolsProtocol):
 
     # uvicorn's hooks
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        cast("dict[str, Any]", self.scope)["extensions"] = {CLIENT: self}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        cast("dict[str, Any]", self.scope)["extensions"] = {CLIENT: self}
         super().on_headers_complete()
+        self.headers = []  # where trailers go
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from app.web.headers import Origin, answer_headers, find, nominated, request_head
+from app.web.headers import Origin, answer_headers, nominated, request_head
 
 BASE = b"http://10.0.0.5:8081"
 
@@ -106,8 +106,6 @@ def test_the_servers_request_id_gives_way_to_ours() -> None:
 
 def test_names_that_connection_nominates_are_found_whatever_their_case() -> None:
     assert nominated([(b"connection", b"A, b"), (b"connection", b"C")]) == {b"a", b"b", b"c"}
-    assert find([(b"a", b"1"), (b"a", b"2")], b"a") == b"1"
-    assert find([], b"a") is None
 
 
 @pytest.mark.parametrize(
