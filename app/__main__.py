@@ -1,0 +1,134 @@
+"""The command line: serve, check the settings, or import them from an older file."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import app
+from app.routing.fleet import Server
+from app.settings import Settings, SettingsError, load, validated
+from app.settings.variables import plain, read_json
+
+IMPORTED = {
+    "servers": "servers",
+    "models": "models",
+    "fallback_server": "fallback_server",
+    "default_server": "fallback_server",
+}
+"""What a server list may hold, and which setting it became."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake in the settings is exit status 2, one line for each on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llama-balancer",
+        description="Balance requests over OpenAI-compatible model servers. "
+        "The settings come from the environment and .env; .env.example lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {app.__version__}")
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(metavar="command")
+    serve = commands.add_parser("serve", help="serve until stopped (the default)")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check", help="validate the settings, and show them as understood")
+    check.set_defaults(run=_check)
+    importing = commands.add_parser(
+        "import", help="print the settings for .env that say the same as a server-list.json"
+    )
+    importing.add_argument("file", type=Path, help="the server list")
+    importing.set_defaults(run=_import)
+    return parser
+
+
+def _serve(_: argparse.Namespace) -> None:
+    settings = load()
+    # The other commands need no web server.
+    from app.main import serve
+
+    serve(settings)
+
+
+def _check(_: argparse.Namespace) -> None:
+    print("\n".join(_summary(load())))
+
+
+def _summary(settings: Settings) -> list[str]:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    lines = [f"Listens on {host}:{settings.port}"]
+    fleet = settings.fleet()
+    if not fleet.servers:
+        return [*lines, "No servers: tells this machine's GPU load on /llmhealth, and no more"]
+    lines.append("Servers, in order of preference:")
+    width = max(map(len, fleet.servers))
+    lines += (f"  {name:{width}}  {_described(server)}" for name, server in fleet.servers.items())
+    if fleet.patterns:
+        lines.append("Models, the first match decides:")
+        width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
+        lines += (f"  {p.regex.pattern:{width}}  -> {', '.join(p.servers)}" for p in fleet.patterns)
+    return [*lines, f"Everything else goes to {fleet.fallback}"]
+
+
+def _described(server: Server) -> str:
+    parts = [server.model_base]
+    parts.append(f"health on {server.health_base}" if server.health_base else "no health address")
+    limit = server.request_max
+    parts.append(f"at most {limit} at once" if limit else "any number at once")
+    return ", ".join(parts)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    settings = validated(_old_settings(arguments.file))
+    servers = {name: one.model_dump(exclude_none=True) for name, one in settings.servers.items()}
+    print(f"BALANCER_SERVERS={_quoted_json(servers)}")
+    print(f"BALANCER_MODELS={_quoted_json(settings.models)}")
+    if name := settings.fallback_server:
+        quote = '"' if "'" in name else "'"
+        print(f"BALANCER_FALLBACK_SERVER={quote}{name}{quote}")
+
+
+def _old_settings(path: Path) -> dict[str, Any]:
+    """Read a server list; what it may not hold is told and left out."""
+    try:
+        content = read_json(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
+        raise SettingsError([f"{path}: {error}"]) from None
+    if not isinstance(content, dict):
+        raise SettingsError([f"{path}: must hold a JSON object with servers and models"])
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        setting = IMPORTED.get(plain(key))
+        if setting is None or setting in values:
+            print(f'{path}: "{key}" has no meaning here and is left out', file=sys.stderr)
+        else:
+            values[setting] = value
+    return values
+
+
+def _quoted_json(value: object) -> str:
+    """Write JSON for .env, so that shells, compose and this program read the same.
+
+    They differ about backslashes, quotes and `${` within single quotes, so JSON's own
+    escapes take their place.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    text = text.replace("\\\\", "\\u005c").replace("'", "\\u0027").replace("${", "\\u0024{")
+    return f"'{text}'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

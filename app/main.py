@@ -1,0 +1,163 @@
+"""Builds every object once, and runs them."""
+
+import asyncio
+import contextlib
+import functools
+import re
+import signal
+import time
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+
+import uvicorn
+from fastapi import FastAPI
+
+import app
+from app.routing.balancer import Balancer
+from app.settings import Settings
+from app.telemetry import logs, metrics
+from app.telemetry.access import AccessStats
+from app.telemetry.gpu import GpuSampler, find_reader
+from app.telemetry.metrics import Metrics
+from app.telemetry.outbox import Outbox
+from app.telemetry.record import Record
+from app.upstream.pool import Pool
+from app.upstream.prober import Prober
+from app.web import api, monitor
+from app.web.gateway import Gateway
+from app.web.headers import Origin
+from app.web.relay import AnswerBroken, Relay
+from app.web.rewrites import Rewrites
+from app.web.server import ClientProtocol, Server, allow_many_files
+from app.web.snapshot import snapshot
+from app.web.waiting import WaitingRoom
+
+KEEP_ALIVE = 75
+"""Seconds that a client's idle connection is kept: longer than clients keep theirs, so that
+they never send a request into a connection that is about to be closed."""
+
+
+def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gateway:
+    """Build the balancer as an ASGI application; `stopping` ends the monitor's streams."""
+    balancer = Balancer(
+        settings.fleet(),
+        clock=time.time,
+        sticky_ttl=settings.sticky_ttl,
+        window_length=max(1, round(settings.window_seconds / settings.probe_interval)),
+        overflow=settings.overflow,
+    )
+    pools = {
+        server.name: Pool(
+            server.model_base,
+            connect_timeout=settings.connect_timeout,
+            first_byte_timeout=settings.first_byte_timeout,
+            idle_timeout=settings.idle_timeout,
+        )
+        for server in balancer.fleet.servers.values()
+    }
+    waiting = WaitingRoom(balancer, capacity=settings.queue_max, timeout=settings.queue_timeout)
+    sampler = GpuSampler(
+        find_reader(),
+        interval=settings.probe_interval,
+        window_seconds=settings.window_seconds,
+        busy_percent=settings.gpu_busy_percent,
+    )
+    prober = Prober(
+        list(balancer.standings()),
+        balancer.learn,
+        interval=settings.probe_interval,
+        models_ttl=settings.models_ttl,
+        connect_timeout=settings.probe_connect_timeout,
+        read_timeout=settings.probe_read_timeout,
+    )
+    stats = AccessStats()
+    meters = Metrics(balancer, lambda: len(waiting), sampler, version=app.__version__)
+    outbox = Outbox(meters.finished, logs.RequestLog().finished, functools.partial(_count, stats))
+    relay = Relay(
+        balancer,
+        pools,
+        waiting,
+        origin=Origin(ip_network(text) for text in settings.trusted_proxies),
+        rewrites=Rewrites(
+            reasoning=settings.rewrite_reasoning,
+            edit_suffix=settings.rewrite_edit_suffix,
+            grammar=settings.rewrite_grammar,
+        ),
+        username_pattern=re.compile(settings.username_pattern),
+        max_body_bytes=settings.max_body_bytes,
+        finished=outbox.put,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sampler.start()
+        prober.start()
+        try:
+            yield
+        finally:
+            await prober.stop()
+            for pool in pools.values():
+                pool.close()
+            sampler.stop()
+            outbox.flush()
+
+    async def render() -> bytes:
+        outbox.flush()
+        return await meters.render()
+
+    def counted() -> dict[str, object]:
+        outbox.flush()
+        return stats.snapshot()
+
+    state = functools.partial(_snapshot_now, balancer, waiting, sampler)
+    control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    routers = [
+        api.routes(
+            health=sampler.health,
+            snapshot=state,
+            stats=counted,
+            standings=balancer.standings,
+            metrics=render,
+            metrics_type=metrics.CONTENT_TYPE,
+        ),
+        monitor.routes(state, counted, stopping or asyncio.Event()),
+    ]
+    for router in routers:
+        control.include_router(router)
+    return Gateway(control, relay, own=routers)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal says to stop, and let the requests under way end."""
+    logs.configure(settings.log_format, settings.log_level, (AnswerBroken, asyncio.CancelledError))
+    allow_many_files()
+    stopping = asyncio.Event()
+    config = uvicorn.Config(
+        create_app(settings, stopping),
+        host=settings.host,
+        port=settings.port,
+        http=ClientProtocol,
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+    # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config, stopping.set).run()
+
+
+def _snapshot_now(
+    balancer: Balancer, waiting: WaitingRoom, sampler: GpuSampler
+) -> dict[str, object]:
+    return snapshot(balancer, waiting, sampler, time.time())
+
+
+def _count(stats: AccessStats, record: Record) -> None:
+    if record.model:
+        stats.record(record.address, record.model, record.username)

@@ -89,13 +89,12 @@ class Processes:
             await asyncio.gather(working, *ends, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Ask all to end, and end those that do not."""
-        running = [process for process in self._running.values() if process.returncode is None]
-        for process in running:
-            process.terminate()
+        """Ask all to end, the balancer first: it need not see its servers go. Then end them."""
+        running = [p for p in reversed(self._running.values()) if p.returncode is None]
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 for process in running:
+                    process.terminate()
                     await process.wait()
         except TimeoutError:
             pass

@@ -1,0 +1,38 @@
+"""The settings, from the environment, a `.env` file and a folder of secrets."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.settings.mistakes import OTHERS, SettingsError, lines
+from app.settings.schema import Settings
+from app.settings.server import ServerSettings
+from app.settings.variables import Variables
+
+__all__ = ["OTHERS", "ServerSettings", "Settings", "SettingsError", "load", "validated"]
+
+
+def load() -> Settings:
+    """Read the settings of this process.
+
+    Raises:
+        SettingsError: with every mistake that was found.
+    """
+    variables = Variables.read()
+    return validated(variables.values, variables.written)
+
+
+def validated(
+    values: Mapping[str, Any], written: Mapping[tuple[str, ...], str] = MappingProxyType({})
+) -> Settings:
+    """Validate values; `written` tells which variable a place in them came from.
+
+    Raises:
+        SettingsError: with every mistake that was found.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(lines(error, written, Settings)) from None

@@ -1,0 +1,207 @@
+"""What there is to set."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.routing.fleet import Fleet
+from app.settings.mistakes import DELIMITER, PREFIX, mistake
+from app.settings.server import ServerSettings
+from app.settings.values import (
+    USERNAME_PATTERN,
+    ModelPattern,
+    Names,
+    Networks,
+    Percent,
+    Port,
+    Seconds,
+    ServerName,
+    UsernamePattern,
+    from_json,
+    listed,
+    lower,
+)
+
+
+class Settings(BaseSettings):
+    """All settings. The constructor takes plain values: only `load` reads the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        frozen=True,
+        extra="forbid",
+        validate_default=False,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(18000, description="TCP port to listen on.")
+
+    servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_json)] = Field(
+        {},
+        description="The model servers, in order of preference: each has an `addr`, and may have a "
+        "`health_port`, a `model_port` and a `request_max`.",
+        examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
+    )
+    models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(
+        {},
+        description="Regular expressions for whole model names, and the servers that may serve "
+        "them; the first that matches decides.",
+        examples=[{"gpt-oss:20b.*": ["PC1", "PC2"]}],
+    )
+    fallback_server: str | None = Field(
+        None,
+        description="The server that takes what no pattern matches; the first one if not set.",
+        examples=["PC1"],
+    )
+    overflow: Annotated[Literal["queue", "first"], BeforeValidator(lower)] = Field(
+        "queue",
+        description="Where a request goes that finds all its servers full: into the `queue`, or "
+        "to the `first` server in spite of its limit.",
+    )
+    queue_timeout: Seconds = Field(30, description="Longest wait in the queue, in seconds.")
+    queue_max: int = Field(100, ge=0, description="How many requests may wait in the queue.")
+
+    sticky_ttl: Seconds = Field(
+        180,
+        description="How long a client stays with its server after its last request, in seconds.",
+    )
+    username_pattern: UsernamePattern = Field(
+        USERNAME_PATTERN,
+        examples=['user is "([^"]+)"'],
+        description="Regular expression that finds the user's name in the system message; its "
+        "first group is the name.",
+    )
+    trusted_proxies: Networks = Field(
+        ("127.0.0.0/8", "::1/128"),
+        description="Addresses and networks whose `X-Forwarded-For` is believed.",
+    )
+
+    probe_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
+        1, description="Time between two probes of a server, in seconds."
+    )
+    window_seconds: int = Field(
+        5,
+        ge=1,
+        le=3600,
+        description="A server is busy if a probe of the last so many seconds said so.",
+    )
+    gpu_busy_percent: Percent = Field(
+        50, description="This machine is busy from this GPU utilisation on, in percent."
+    )
+    probe_connect_timeout: Seconds = Field(
+        5, description="Longest wait for a probe's connection, in seconds."
+    )
+    probe_read_timeout: Seconds = Field(
+        2, description="Longest wait for a probe's answer, in seconds."
+    )
+    models_ttl: Seconds = Field(10, description="How long a model list is believed, in seconds.")
+
+    connect_timeout: Seconds = Field(
+        5, description="Longest wait for a connection to a model server, in seconds."
+    )
+    first_byte_timeout: Seconds = Field(
+        300, description="Longest wait for an answer to begin, in seconds."
+    )
+    idle_timeout: Seconds = Field(300, description="Longest pause within an answer, in seconds.")
+    max_body_bytes: int = Field(
+        67_108_864, ge=1, description="Largest body of a model request, in bytes."
+    )
+    shutdown_timeout: int = Field(
+        30, ge=0, description="How long requests under way may go on after a stop, in seconds."
+    )
+
+    rewrite_reasoning: bool = Field(
+        True,
+        description="Turn `-low`, `-medium` and `-high` after gpt-oss into a reasoning effort.",
+    )
+    rewrite_edit_suffix: bool = Field(
+        True, description="Take `-apply` and `-edit` off model names, and ask for plain answers."
+    )
+    rewrite_grammar: bool = Field(
+        True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
+    )
+
+    log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(
+        "auto", description="`console`, `json`, or `auto`: console on a terminal, JSON otherwise."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
+        Field("info", description="Least severe log lines to write.")
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _know_all_servers(
+        cls, data: Any, handler: ModelWrapValidatorHandler["Settings"]
+    ) -> "Settings":
+        """Add the mistakes between fields to those within them, so that all are told at once."""
+        unknown = list(_unknown_servers(data))
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            raise _together([*map(_again, error.errors()), *unknown]) from None
+        if unknown:
+            raise _together(unknown)
+        return settings
+
+    def fleet(self) -> Fleet:
+        """Build what routing knows about servers and models."""
+        servers = [settings.server(name) for name, settings in self.servers.items()]
+        return Fleet.of(servers, self.models, self.fallback_server)
+
+
+def _unknown_servers(data: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Find names of servers that there are not, as far as the values can be read."""
+    servers = _read(from_json, data.get("servers", {}))
+    if not isinstance(servers, Mapping):
+        return  # its own mistake comes first
+    known = [str(name) for name in servers]
+    there_are = f"there are {', '.join(known)}" if known else "BALANCER_SERVERS names none"
+    example = known[0] if known else "PC1"
+    models = _read(from_json, data.get("models", {}))
+    for pattern, value in models.items() if isinstance(models, Mapping) else ():
+        names = _read(listed, value)
+        for name in names if isinstance(names, list | tuple) else ():
+            if isinstance(name, str) and name not in known:
+                problem = mistake(f'names an unknown server "{name}" ({there_are})', [example])
+                yield InitErrorDetails(type=problem, loc=("models", pattern), input=value)
+    fallback = data.get("fallback_server")
+    if isinstance(fallback, str) and fallback not in known:
+        problem = mistake(f'names an unknown server "{fallback}" ({there_are})', example)
+        yield InitErrorDetails(type=problem, loc=("fallback_server",), input=fallback)
+
+
+def _read(reader: Callable[[object], object], value: object) -> object:
+    try:
+        return reader(value)
+    except ValueError:
+        return None
+
+
+def _again(details: ErrorDetails) -> InitErrorDetails:
+    context = details.get("ctx", {}) | {"message": details["msg"]}
+    problem = PydanticCustomError(details["type"], "{message}", context)
+    return InitErrorDetails(type=problem, loc=details["loc"], input=details["input"])
+
+
+def _together(details: list[InitErrorDetails]) -> ValidationError:
+    return ValidationError.from_exception_data("Settings", details)

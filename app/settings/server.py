@@ -1,0 +1,77 @@
+"""One server, as it is written in the settings."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from app.routing.fleet import Server
+from app.settings.mistakes import mistake
+from app.settings.values import Port, from_json
+from app.settings.variables import plain
+
+
+def _address(text: str) -> str:
+    """Check a server's address; what comes out has no trailing slash."""
+    if "://" not in text:
+        raise mistake("must begin with http:// or https://", f"http://{text}")
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise mistake(f"is no address: {error}") from None
+    if url.scheme not in ("http", "https"):
+        raise mistake("must begin with http:// or https://", f"http://{url.netloc}")
+    if port == 0:
+        raise mistake("has a port that is none", f"{url.scheme}://{_bracketed(host or '')}:8081")
+    if not host or re.search(r"[\s\\]", host):
+        raise mistake("names no host")
+    bare = f"{url.scheme}://{_bracketed(host)}{f':{port}' if port else ''}"
+    if url.path not in ("", "/") or url.query or url.fragment or "@" in url.netloc:
+        raise mistake("must be scheme and host alone: no path, query or credentials", bare)
+    return bare
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class ServerSettings(BaseModel):
+    """One server. A port in `addr` is the model port, unless `model_port` says another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    addr: Address = Field(examples=["http://192.168.1.20"])
+    health_port: Port | None = Field(None, examples=[18000])
+    model_port: Port | None = Field(None, examples=[8081])
+    request_max: int | None = Field(None, ge=1, examples=[1])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_keys(cls, data: Any) -> Any:
+        data = from_json(data)
+        if not isinstance(data, Mapping):
+            return data
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            if (name := plain(str(key))) in found:
+                raise mistake(f'has the key "{name}" twice', {"addr": "http://192.168.1.20"})
+            found[name] = value
+        return found
+
+    def server(self, name: str) -> Server:
+        """Say the same in routing's words."""
+        url = urlsplit(self.addr)
+        host = f"{url.scheme}://{_bracketed(url.hostname or '')}"
+        model_port = self.model_port or url.port
+        return Server(
+            name,
+            model_base=f"{host}:{model_port}" if model_port else host,
+            health_base=f"{host}:{self.health_port}" if self.health_port else None,
+            request_max=self.request_max,
+        )
