@@ -1,0 +1,143 @@
+"""Measure what a request, an event and an open stream cost, beside the controls.
+
+    make bench
+    python -m tests.bench --rounds 9 --seconds 5 --only json --contenders nginx,haproxy
+
+Each proxy has one core, load and upstream share another. What is compared is the CPU time
+of the proxy's own process: rounds take turns, so that all meet the same weather, and the
+ratios are medians within this run. Absolute figures mean little elsewhere.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.bench.contenders import CONTENDERS, NGINX, OURS, UVICORN, Contender, Running, running
+from tests.bench.process import cpu_seconds, resident_bytes
+from tests.bench.table import Figures, table
+from tests.fakes.balancer import free_port
+
+CONNECTIONS = 16
+STREAMS = 200
+OPEN_STREAMS = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.bench")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a round")
+    parser.add_argument("--only", choices=["json", "sse", "memory"], action="append")
+    parser.add_argument("--contenders", default="", help="names, separated by commas; else all")
+    arguments = parser.parse_args(argv)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("the benchmark needs two cores", file=sys.stderr)
+        return 1
+    kinds = arguments.only or ["json", "sse", "memory"]
+    wanted = {name.strip() for name in arguments.contenders.split(",") if name.strip()}
+    chosen = [
+        c for c in CONTENDERS if not wanted or c.name in wanted or c in (OURS, UVICORN, NGINX)
+    ]
+    missing = [c.name for c in chosen if c.path is None]
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream = stack.enter_context(_upstream(cores[1]))
+        here = {
+            c: stack.enter_context(running(c, upstream, folder, cores[0]))
+            for c in chosen
+            if c.path is not None
+        }
+        figures = {kind: _measure(kind, here, cores[1], arguments) for kind in kinds}
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+    print(table(figures))
+    if missing:
+        print(f"\nNot installed: {', '.join(missing)}.")
+    return 0
+
+
+def _measure(
+    kind: str, contenders: dict[Contender, Running], core: int, arguments: argparse.Namespace
+) -> Figures:
+    found: dict[str, list[float]] = defaultdict(list)
+    fit = {c: r for c, r in contenders.items() if c.streams or kind == "json"}
+    if kind == "memory":
+        for proxy in fit.values():
+            found[proxy.name].append(_kilobytes_per_stream(proxy, core))
+        return {name: statistics.median(values) for name, values in found.items()}
+    for proxy in fit.values():
+        _microseconds(kind, proxy, core, 0.5)  # warm up
+    for _ in range(arguments.rounds):
+        for proxy in fit.values():
+            found[proxy.name].append(_microseconds(kind, proxy, core, arguments.seconds))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def _microseconds(kind: str, proxy: Running, core: int, seconds: float) -> float:
+    """Measure the CPU time of the proxy per answer or event, in microseconds."""
+    connections = CONNECTIONS if kind == "json" else STREAMS
+    with _load(kind, proxy.port, connections, seconds, core) as load:
+        assert load.stdout is not None
+        load.stdout.readline()
+        before = cpu_seconds(proxy.pid)
+        counted = json.loads(load.stdout.readline())
+        spent = cpu_seconds(proxy.pid) - before
+    if counted["errors"]:
+        raise RuntimeError(f"{proxy.name}: {counted['errors']} requests failed")
+    units: int = counted["answers" if kind == "json" else "events"]
+    return spent / units * 1e6
+
+
+def _kilobytes_per_stream(proxy: Running, core: int) -> float:
+    before = resident_bytes(proxy.pid)
+    with _load("idle", proxy.port, OPEN_STREAMS, 0.5, core) as load:
+        assert load.stdout is not None
+        load.stdout.readline()
+        counted = json.loads(load.stdout.readline())
+        after = resident_bytes(proxy.pid)
+    if counted["errors"]:
+        raise RuntimeError(f"{proxy.name}: {counted['errors']} streams failed")
+    return (after - before) / OPEN_STREAMS / 1000
+
+
+@contextlib.contextmanager
+def _load(
+    kind: str, port: int, connections: int, seconds: float, core: int
+) -> Iterator["subprocess.Popen[bytes]"]:
+    numbers = [str(port), str(connections), str(seconds)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.load", kind, *numbers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+
+
+@contextlib.contextmanager
+def _upstream(core: int) -> Iterator[int]:
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.upstream", str(port)],
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    ) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
