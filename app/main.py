@@ -28,7 +28,7 @@ from app.web.gateway import Gateway
 from app.web.headers import Origin
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
-from app.web.server import ClientProtocol, Server, allow_many_files
+from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
 from app.web.snapshot import snapshot
 from app.web.waiting import WaitingRoom
 
@@ -131,6 +131,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal says to stop, and let the requests under way end."""
     logs.configure(settings.log_format, settings.log_level, (AnswerBroken, asyncio.CancelledError))
     allow_many_files()
+    collect_garbage_rarely()
     stopping = asyncio.Event()
     config = uvicorn.Config(
         create_app(settings, stopping),

@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 class Standing:
     """What is known of one server at this moment."""
 
-    __slots__ = ("_instances", "ledger", "models", "server", "window")
+    __slots__ = ("_offers", "ledger", "models", "server", "window")
 
     def __init__(self, server: Server, ledger: Ledger, window: Window) -> None:
         self.server = server
@@ -46,35 +46,39 @@ class Standing:
         self.window = window
         self.models: frozenset[str] | None = None
         """The names in the server's model list; None while it is unknown."""
-        self._instances: dict[str, tuple[str, ...]] = {}
+        self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def list_models(self, models: Collection[str] | None) -> None:
         """Take in a model list; None says that the server has none to show."""
-        self.models = None if models is None else frozenset(models)
-        self._instances = {}
+        listed = None if models is None else frozenset(models)
+        if listed != self.models:
+            self.models = listed
+            self._offers = {}
 
-    def lacks(self, names: Sequence[str]) -> bool:
-        """Whether the server is known not to have the model under any of its names."""
-        return self.models is not None and not any(self.instances(name) for name in names)
+    def listed(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """List `name`, `name-2`, `name-3`, … for the first of the names that the server has.
 
-    def served_name(self, names: Sequence[str]) -> str:
-        """Pick the first of the names that the server lists, else the last."""
-        return next((name for name in names if self.instances(name)), names[-1])
-
-    def offered(self, names: Sequence[str]) -> tuple[str, ...]:
-        """List the instances that may take a request for one of the names; never empty."""
-        name = self.served_name(names)
-        return self.instances(name) or (name,)
-
-    def instances(self, name: str) -> tuple[str, ...]:
-        """List `name`, `name-2`, `name-3`, … as far as the server has them, in that order."""
-        found = self._instances.get(name)
+        Empty where it has none of them, or its list is unknown.
+        """
+        found = self._offers.get(names)
         if found is None:
-            found = self._numbered(name) if self.models else ()
+            found = next((x for name in names if (x := self._numbered(name))), ())
             # Clients make names up, so only what was found is worth remembering.
             if found:
-                self._instances[name] = found
+                self._offers[names] = found
         return found
+
+    def lacks(self, names: tuple[str, ...]) -> bool:
+        """Whether the server is known not to have the model under any of its names."""
+        return self.models is not None and not self.listed(names)
+
+    def offered(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """List the instances that may take a request for one of the names; never empty."""
+        return self.listed(names) or names[-1:]
+
+    def served_name(self, names: tuple[str, ...]) -> str:
+        """Pick the first of the names of which the server lists an instance, else the last."""
+        return next((name for name in names if self._numbered(name)), names[-1])
 
     def _numbered(self, name: str) -> tuple[str, ...]:
         prefix = name + "-"
@@ -98,6 +102,8 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None) -> Choice 
     that are known not to have the model, or that are invalid, are out unless there is no
     other; a full server never gets one more.
     """
+    if pin is not None and (choice := _where_it_was(pin, ask, candidates)):
+        return choice
     able = [s for s in candidates if not s.lacks(ask.names)] or candidates
     valid = [s for s in able if s.window.valid]
     room = [s for s in valid or able if not s.ledger.full]
@@ -106,18 +112,22 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None) -> Choice 
     if not valid:
         return _least_busy(room[0], ask, "last_resort")
     return (
-        _where_it_was(pin, ask, room)
-        or _free_instance(ask, room)
+        _free_instance(ask, room)
         or next((_least_busy(s, ask, "idle") for s in room if s.window.idle), None)
         or _least_busy(min(room, key=lambda s: s.ledger.load), ask, "least_loaded")
     )
 
 
-def _where_it_was(pin: Pin | None, ask: Ask, room: Sequence[Standing]) -> Choice | None:
-    if pin is not None:
-        for standing in room:
-            if standing.server.name == pin.server and pin.instance in standing.offered(ask.names):
-                return Choice(pin.server, pin.instance, "sticky")
+def _where_it_was(pin: Pin, ask: Ask, candidates: Sequence[Standing]) -> Choice | None:
+    for s in candidates:
+        if (
+            s.server.name == pin.server
+            and s.window.valid
+            and not s.ledger.full
+            and not s.lacks(ask.names)
+            and pin.instance in s.offered(ask.names)
+        ):
+            return Choice(pin.server, pin.instance, "sticky")
     return None
 
 

@@ -38,7 +38,6 @@ class Sticky:
         key = client, model
         self._pins[key] = pin
         self._pins.move_to_end(key)
-        self._expire(pin.at)
         if len(self._pins) > self._capacity:
             self._pins.popitem(last=False)
 

@@ -1,5 +1,7 @@
 """Logs: structlog for everything, one line for each request."""
 
+import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -126,25 +128,34 @@ def _ms(seconds: float) -> float:
 
 
 class _Lines:
-    """Makes structlog's loggers write to a stream that may be gone: nobody minds a lost line."""
+    """Writes lines to a stream; nobody minds if it is gone.
+
+    Lines of one turn of the event loop are written together: a system call for each would
+    cost more than all that leads to it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        # Standard error flushes at the end of each line by itself.
-        self._flushes = not getattr(stream, "line_buffering", False)
+        self._lines: list[str] = []
 
     def __call__(self, *_: Any) -> "_Lines":
         return self
 
     def msg(self, message: str) -> None:
-        try:
-            self._stream.write(message + "\n")
-            if self._flushes:
-                self._stream.flush()
-        except (OSError, ValueError):
-            pass
+        self._lines.append(message)
+        if len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self._flush)
+            except RuntimeError:  # before the loop runs, after it, or in another thread
+                self._flush()
 
     debug = info = warning = error = critical = exception = msg
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write("\n".join([*lines, ""]))
+            self._stream.flush()
 
 
 class _Without(logging.Filter):

@@ -166,7 +166,7 @@ class Metrics:
         if not model or model.startswith("/"):
             return model
         for standing in self._balancer.standings():
-            if standing.models is not None and standing.instances(model):
+            if standing.listed((model,)):
                 return model
         return OTHER
 

@@ -16,12 +16,12 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
 _Match = Callable[..., re.Match[str] | None]
 _open: _Match = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)").match
 _name: _Match = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*').match
 _comma: _Match = re.compile(r"[ \t\n\r]*([,}])").match
+SPACE = " \t\n\r"
 
 
 class Body:
@@ -102,13 +102,17 @@ class Body:
 def _read(raw: bytes) -> tuple[str, dict[str, object]]:
     try:
         text = raw.decode()
-        values = _decode(text)
+        values, end = _scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8") from None
     except RecursionError:
         raise BadRequest(f"the body nests deeper than {DEPTH_LIMIT} levels") from None
+    except StopIteration as stop:
+        raise BadRequest(f"the body is not JSON: no value at character {stop.value}") from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+    if end != len(text) and text[end:].strip(SPACE):
+        raise BadRequest(f"the body is not JSON: more follows at character {end}")
     if not isinstance(values, dict):
         raise BadRequest("the body is not a JSON object")
     return text, values

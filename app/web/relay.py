@@ -142,11 +142,13 @@ class Relay:
         record = exchange.record
         unreachable: Unreachable | None = None
         while True:
-            asked = monotonic()
-            lease = await self._waiting.lease(
-                record.model, functools.partial(place, record.failures)
-            )
-            record.waited += monotonic() - asked
+            lease = place(record.failures)
+            if lease is Refusal.FULL:
+                asked = monotonic()
+                lease = await self._waiting.wait(
+                    record.model, functools.partial(place, record.failures)
+                )
+                record.waited += monotonic() - asked
             if isinstance(lease, Refusal):
                 if unreachable is not None:
                     raise unreachable

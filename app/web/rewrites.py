@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 EFFORTS = ("low", "medium", "high")
 EDIT_SUFFIXES = ("-apply", "-edit")
+SUFFIXES = (*EDIT_SUFFIXES, *(f"-{effort}" for effort in EFFORTS))
 AGENT_GREETINGS = ("You are Cline", "You are Roo")
 
 FINAL_CHANNEL_GRAMMAR = r"""
@@ -33,6 +34,8 @@ class Rewrites:
 
     def names(self, model: str) -> tuple[str, ...]:
         """List the names that a server may know the model by, the full one first."""
+        if not model.endswith(SUFFIXES):
+            return (model,)
         found = [model]
         name = model
         if self.edit_suffix:
@@ -51,6 +54,8 @@ class Rewrites:
         `kwargs` is the body's `chat_template_kwargs`; `system` the beginning of its system
         message; a `grammar` of the client's own is left alone.
         """
+        if not model.endswith(SUFFIXES) and not system.startswith(AGENT_GREETINGS):
+            return {}
         changes: dict[str, object] = {}
         name = _without_edit_suffix(model) if self.edit_suffix else model
         if name != model and not served.startswith(model):

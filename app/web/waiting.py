@@ -33,7 +33,7 @@ class WaitingRoom:
     """A bounded queue, first come, first served.
 
     A freed place is handed to the first waiter that can use it in the moment it becomes
-    free, so nobody who comes later can snatch it, and nobody waits beside a free place.
+    free. So nobody waits beside a free place, and whoever finds one has passed nobody by.
     `timeout` is in seconds.
     """
 
@@ -43,16 +43,13 @@ class WaitingRoom:
         self._waiters: dict[Waiter, None] = {}  # in the order of arrival
         balancer.on_room = self.hand_out
 
-    async def lease(self, model: str, place: Place) -> Lease | Refusal:
-        """Get a lease from `place`, after a wait if need be.
+    async def wait(self, model: str, place: Place) -> Lease | Refusal:
+        """Wait until `place`, which has found all full, gets a lease.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
             QueueTimeout: no place became free in time.
         """
-        answer = place()
-        if answer is not Refusal.FULL:
-            return answer
         if len(self._waiters) >= self.capacity:
             raise QueueFull
         loop = asyncio.get_running_loop()

@@ -46,7 +46,7 @@ def test_a_free_second_instance_is_taken_before_another_server() -> None:
 
 
 def test_instances_are_ordered_by_number_not_by_spelling() -> None:
-    assert standing("A", "m-10", "m-2", "m", "m-x", "mm-3", "m-²").instances("m") == (
+    assert standing("A", "m-10", "m-2", "m", "m-x", "mm-3", "m-²").listed(("m",)) == (
         "m",
         "m-2",
         "m-10",
