@@ -1,0 +1,289 @@
+"use strict";
+/* Everything that comes from outside is set as text: names may hold anything. */
+
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+
+function set(node, text) {
+  const written = text === null || text === undefined ? "–" : String(text);
+  if (node.textContent !== written) node.textContent = written;
+}
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) set(node, text);
+  return node;
+}
+
+/* Keep one child for each item, in order; what is there already stays, folded or open. */
+function keep(parent, items, key, create, update) {
+  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
+  let at = parent.firstElementChild;
+  for (const item of items) {
+    const id = key(item);
+    let node = known.get(id);
+    if (node) known.delete(id);
+    else {
+      node = create(item);
+      node.dataset.key = id;
+    }
+    update(node, item);
+    if (node !== at) parent.insertBefore(node, at);
+    else at = at.nextElementSibling;
+  }
+  for (const node of known.values()) node.remove();
+}
+
+function labelled(node, text) {
+  set(node, text);
+  node.title = node.textContent;
+  node.dir = "auto";
+}
+
+function age(seconds) {
+  if (!(seconds >= 0)) return "–";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+}
+
+const since = (now, time) => (Date.parse(now) - Date.parse(time)) / 1000;
+const percent = (value) => (value === null || value === undefined ? null : `${Math.round(value)} %`);
+const gibibytes = (bytes) => (bytes === null ? null : (bytes / 2 ** 30).toFixed(1));
+
+/* Parts of a card */
+
+function meter(card, id, name, text, share) {
+  let node = card.querySelector(`[data-meter="${id}"]`);
+  if (!node) {
+    node = make("div", "meter");
+    node.dataset.meter = id;
+    const row = make("div", "row");
+    row.append(make("span"), make("span"));
+    const track = make("div", "track");
+    track.append(make("div", "fill"));
+    node.append(row, track);
+    card.append(node);
+  }
+  const [label, value] = node.querySelectorAll(".row span");
+  set(label, name);
+  set(value, text);
+  const fill = node.querySelector(".fill");
+  const known = share !== null && Number.isFinite(share);
+  fill.parentNode.hidden = !known;
+  fill.style.setProperty("width", `${known ? Math.min(100, Math.max(0, share * 100)) : 0}%`);
+  fill.classList.toggle("full", known && share >= 1);
+}
+
+function facts(card, pairs) {
+  let list = card.querySelector(".facts");
+  if (!list) card.append((list = make("div", "facts")));
+  keep(list, pairs, (pair) => pair[0], () => {
+    const row = make("div");
+    row.append(make("span"), make("span"));
+    return row;
+  }, (row, [name, value]) => {
+    set(row.firstChild, name);
+    labelled(row.lastChild, value);
+  });
+}
+
+function card() {
+  const node = make("article", "card");
+  const top = make("div", "top");
+  top.append(make("span", "name"), make("span", "status"));
+  node.append(top);
+  return node;
+}
+
+function serverCard(node, backend, now) {
+  node.dataset.status = backend.status;
+  labelled(node.querySelector(".name"), backend.name);
+  const status = node.querySelector(".status");
+  status.dataset.status = backend.status;
+  set(status, backend.status === "invalid" ? "unreachable" : backend.status);
+  const limit = backend.request_max;
+  const total = backend.total_inflight;
+  meter(node, "flight", "In flight", limit === null ? total : `${total} of ${limit}`,
+    limit === null ? null : total / limit);
+  const last = backend.last;
+  meter(node, "gpu", "GPU, 5 s peak", last && percent(last.gpu_util_max5s), last && last.gpu_util_max5s / 100);
+  const pairs = Object.entries(backend.model_inflight).map(([model, count]) => [model, count]);
+  pairs.push(["Models at", backend.model_base]);
+  if (last) pairs.push(["Load told", `${age(since(now, last.updated_at))} ago`]);
+  facts(node, pairs);
+  let fold = node.querySelector("details");
+  if (!fold) {
+    fold = make("details");
+    fold.append(make("summary"), make("ul"));
+    node.append(fold);
+  }
+  const models = backend.models || [];
+  set(fold.querySelector("summary"), backend.models === null ? "models unknown" : `${models.length} models`);
+  keep(fold.querySelector("ul"), models, (model) => model, () => make("li"), labelled);
+}
+
+function gpuCard(node, gpu) {
+  labelled(node.querySelector(".name"), gpu.name || `GPU ${gpu.index}`);
+  set(node.querySelector(".status"), percent(gpu.utilization));
+  meter(node, "load", "Utilisation", percent(gpu.utilization), gpu.utilization === null ? null : gpu.utilization / 100);
+  const known = gpu.memory_used !== null && gpu.memory_total;
+  meter(node, "memory", "Memory", known ? `${gibibytes(gpu.memory_used)} of ${gibibytes(gpu.memory_total)} GiB` : null,
+    known ? gpu.memory_used / gpu.memory_total : null);
+  facts(node, [
+    ["Temperature", gpu.temperature === null ? null : `${Math.round(gpu.temperature)} °C`],
+    ["Power", gpu.power === null ? null : `${Math.round(gpu.power)} W`],
+  ]);
+}
+
+/* Tables and charts */
+
+function rows(body, items, key, cells) {
+  const labels = [...body.parentNode.querySelectorAll("th")].map((head) => head.textContent);
+  keep(body, items.length ? items : [null], (item) => (item === null ? "none" : `row ${key(item)}`), (item) => {
+    const row = make("tr");
+    if (item === null) {
+      const cell = make("td", "none", "none at present");
+      cell.colSpan = labels.length;
+      row.append(cell);
+    } else for (const label of labels) {
+      const cell = make("td", label === labels.at(-1) && labels.length > 2 ? "number" : "");
+      cell.dataset.label = label;
+      row.append(cell);
+    }
+    return row;
+  }, (row, item) => {
+    if (item !== null) cells(item).forEach((text, index) => {
+      // On a phone the cell is a flex box: its text needs an element that can shrink.
+      const cell = row.children[index];
+      if (!cell.firstElementChild) cell.append(make("span"));
+      labelled(cell.firstElementChild, text);
+      cell.title = cell.firstElementChild.title;
+    });
+  });
+}
+
+function bars(parent, counts) {
+  const shown = Object.entries(counts).slice(0, 8);
+  const most = Math.max(1, ...shown.map((entry) => entry[1]));
+  keep(parent, shown.length ? shown : [null], (entry) => (entry === null ? "none" : `bar ${entry[0]}`), (entry) => {
+    if (entry === null) return make("div", "none", "none yet");
+    const bar = make("div", "bar");
+    const row = make("div", "row");
+    row.append(make("span", "name"), make("span"));
+    const track = make("div", "track");
+    track.append(make("div", "fill"));
+    bar.append(row, track);
+    return bar;
+  }, (bar, entry) => {
+    if (entry === null) return;
+    const [name, count] = bar.querySelectorAll(".row span");
+    labelled(name, entry[0]);
+    set(count, entry[1]);
+    bar.querySelector(".fill").style.setProperty("width", `${(100 * entry[1]) / most}%`);
+  });
+}
+
+function minutes(series, now) {
+  const last = Math.floor(Date.parse(now) / 60000);
+  const counts = [];
+  for (let minute = last - 59; minute <= last; minute++) {
+    counts.push(series[new Date(minute * 60000).toISOString().replace(".000", "")] || 0);
+  }
+  const most = Math.max(1, ...counts);
+  const chart = $("minutes");
+  chart.setAttribute("viewBox", "0 0 600 100");
+  chart.setAttribute("preserveAspectRatio", "none");
+  if (!chart.children.length) {
+    const floor = document.createElementNS(SVG, "line");
+    for (const [name, value] of [["x1", 0], ["x2", 600], ["y1", 99.5], ["y2", 99.5]]) floor.setAttribute(name, value);
+    chart.append(floor);
+    for (let index = 0; index < 60; index++) {
+      const bar = document.createElementNS(SVG, "rect");
+      bar.setAttribute("x", index * 10 + 1);
+      bar.setAttribute("width", 8);
+      bar.append(document.createElementNS(SVG, "title"));
+      chart.append(bar);
+    }
+  }
+  counts.forEach((count, index) => {
+    const bar = chart.children[index + 1];
+    const height = (98 * count) / most;
+    bar.setAttribute("y", 99 - height);
+    bar.setAttribute("height", height);
+    set(bar.firstChild, `${new Date((last - 59 + index) * 60000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}: ${count}`);
+  });
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  set($("minutes-text"), `60 minutes ago to now · ${total} requests · at most ${Math.max(...counts)} in a minute`);
+}
+
+function totals(snapshot, stats) {
+  const queue = snapshot.queue;
+  const flying = snapshot.backends.reduce((sum, backend) => sum + backend.total_inflight, 0);
+  const well = snapshot.backends.filter((backend) => backend.status !== "invalid").length;
+  const waiting = Object.entries(queue.by_model).map(([model, count]) => `${model}: ${count}`).join(", ");
+  const items = [
+    ["Servers up", well, `of ${snapshot.backends.length}`],
+    ["In flight", flying, ""],
+    ["Waiting", queue.waiting, queue.waiting ? `longest ${age(queue.oldest_wait_seconds)}` : `of at most ${queue.max}`, waiting],
+    ["Requests, last hour", stats.total_requests, ""],
+    ["Clients with a cache", snapshot.sticky_count, ""],
+    ["This machine's GPUs", snapshot.gpu_backend === "none" ? "none" : snapshot.local.status,
+      snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
+  ];
+  keep($("totals"), items, (item) => item[0], ([name]) => {
+    const box = make("div");
+    box.append(make("dt", "", name), make("dd"));
+    box.lastChild.append(make("span"), " ", make("small"));
+    return box;
+  }, (box, [, value, more, title]) => {
+    set(box.querySelector("span"), value);
+    set(box.querySelector("small"), more);
+    box.title = title || "";
+  });
+}
+
+function show({ snapshot, stats }) {
+  const configured = snapshot.backends.length > 0;
+  $("empty").hidden = configured;
+  for (const id of ["totals", "servers-part", "traffic", "leases-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
+  $("gpus-part").hidden = snapshot.gpus.length === 0;
+  keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
+  if (!configured) return;
+  totals(snapshot, stats);
+  keep($("servers"), snapshot.backends, (backend) => backend.name, card, (node, backend) => serverCard(node, backend, snapshot.now));
+  minutes(stats.time_series, snapshot.now);
+  bars($("by-model"), stats.model_counts);
+  bars($("by-user"), stats.username_counts);
+  bars($("by-address"), stats.ip_counts);
+  const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
+  rows($("leases"), numbered, (lease) => lease.index, (lease) =>
+    [lease.client, lease.instance, lease.server, lease.reason.replace("_", " "), age(lease.age_seconds)]);
+  rows($("sticky"), [...snapshot.sticky].reverse(), (pin) => `${pin.model} ${pin.key}`, (pin) =>
+    [pin.key, pin.ip, pin.model, pin.instance === pin.model ? pin.server : `${pin.server}, ${pin.instance}`,
+      `${age(since(snapshot.now, pin.updated_at))} ago`]);
+  const routes = [...Object.entries(snapshot.models), ["anything else", [snapshot.fallback]]];
+  rows($("models"), routes, (route) => route[0], ([pattern, servers]) => [pattern, servers.join(", ")]);
+}
+
+/* The stream, which the browser opens again by itself */
+
+let heard = 0;
+
+function state(name, text) {
+  $("live").dataset.state = document.body.dataset.state = name;
+  set($("live"), text);
+  document.title = name === "live" ? "llama-balancer" : `(${text}) llama-balancer`;
+}
+
+const events = new EventSource("/llmhealth-monitor/events");
+events.onmessage = (event) => {
+  heard = Date.now();
+  show(JSON.parse(event.data));
+  state("live", `live · ${new Date().toLocaleTimeString()}`);
+};
+events.onerror = () => state("lost", "reconnecting");
+setInterval(() => {
+  if (heard && Date.now() - heard > 10000) state("lost", `no news for ${age((Date.now() - heard) / 1000)}`);
+}, 1000);

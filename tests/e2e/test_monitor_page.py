@@ -1,0 +1,142 @@
+"""The monitor page in a real browser."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from app.web import monitor
+from tests.fakes.browser import AVAILABLE, Browser, browser
+from tests.fakes.serving import serving
+from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, State
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
+
+LIVE = "document.body.dataset.state === 'live'"
+
+
+class Page:
+    """The page, of which a test sets the state."""
+
+    def __init__(self, url: str, window: Browser) -> None:
+        self.url = f"{url}/llmhealth-monitor"
+        self.browser = window
+        self.state: State = EMPTY
+
+    def show(self, state: State) -> None:
+        self.state = state
+        self.browser.open(self.url)
+        self.browser.wait_until(LIVE)
+
+    def text(self) -> str:
+        found: str = self.browser.evaluate("return document.body.innerText")
+        return found
+
+
+def page_app(page: list[Page], stopping: asyncio.Event) -> FastAPI:
+    control = FastAPI()
+
+    def snapshot() -> dict[str, Any]:
+        return page[0].state["snapshot"]  # type: ignore[no-any-return]
+
+    def stats() -> dict[str, object]:
+        return page[0].state["stats"]  # type: ignore[no-any-return]
+
+    control.include_router(monitor.routes(snapshot, stats, stopping, interval=0.1))
+    return control
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    stopping = asyncio.Event()
+    pages: list[Page] = []
+    with (
+        serving(page_app(pages, stopping), stopping=stopping.set) as server,
+        browser(tmp_path_factory.mktemp("profile")) as window,
+    ):
+        pages.append(Page(server.url, window))
+        yield pages[0]
+        window.open("about:blank")
+
+
+def test_a_busy_state_is_shown(page: Page) -> None:
+    page.browser.resize(1280, 900)
+    page.show(BUSY)
+
+    text = page.text()
+
+    for fact in (
+        "tower",
+        "2 of 2",
+        "93 %",
+        "太郎",
+        "gpt-oss:20b-2",
+        "RTX 4090",
+        "322 W",
+        "longest 4 s",
+    ):
+        assert fact in text
+
+
+def test_a_change_is_shown_without_a_reload(page: Page) -> None:
+    page.show(BUSY)
+    page.browser.evaluate("window.same = true; document.querySelector('details').open = true")
+
+    page.state = STATES["server-down"]
+
+    page.browser.wait_until("document.body.innerText.includes('unreachable')")
+    assert page.browser.evaluate("return window.same && document.querySelector('details').open")
+
+
+def test_without_servers_the_page_says_how_to_configure_them(page: Page) -> None:
+    page.show(EMPTY)
+
+    assert "BALANCER_SERVERS" in page.text()
+    assert "In flight" not in page.text()
+
+
+def test_hostile_names_are_text_and_run_nothing(page: Page) -> None:
+    page.browser.console()
+    page.show(HOSTILE)
+
+    assert HOSTILE_NAME in page.text()
+    assert page.browser.evaluate("return window.hacked") is None
+    assert page.browser.evaluate("return document.querySelectorAll('img, main script').length") == 0
+    assert page.browser.console() == []
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_wider_than_the_page_and_nothing_complains(
+    page: Page, name: str, width: int
+) -> None:
+    page.browser.resize(width, 800)
+    page.browser.console()
+    page.show(STATES[name])
+
+    assert page.browser.evaluate("return document.documentElement.scrollWidth") <= width
+    assert page.browser.console() == []
+
+
+def test_the_dark_scheme_is_dark(page: Page) -> None:
+    page.show(BUSY)
+    shades = []
+    for scheme in ("light", "dark"):
+        page.browser.prefer(scheme)
+        colour = page.browser.evaluate("return getComputedStyle(document.body).backgroundColor")
+        shades.append(sum(int(part) for part in colour[4:-1].split(",")))
+
+    assert shades[0] > 600
+    assert shades[1] < 150
+
+
+def test_the_page_finds_back_after_the_stream_broke(page: Page) -> None:
+    page.show(BUSY)
+    page.browser.evaluate("events.close(); state('lost', 'reconnecting'); events.onerror()")
+    assert page.browser.evaluate("return document.title").startswith("(reconnecting)")
+
+    page.show(BUSY)
+
+    assert page.browser.evaluate("return document.title") == "llama-balancer"

@@ -1,0 +1,179 @@
+"""States that the monitor page must be able to show."""
+
+from typing import Any
+
+NOW = "2026-11-24T10:30:20Z"
+State = dict[str, Any]
+Backend = dict[str, Any]
+
+
+def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
+    busy = status == "busy"
+    base = f"http://192.168.1.2{len(name) % 10}"
+    return {
+        "name": name,
+        "base": f"{base}:18000",
+        "model_base": f"{base}:8081",
+        "status": status,
+        "last": {
+            "status": "busy" if busy else "idle",
+            "gpu_util_max5s": 93.0 if busy else 4.0,
+            "updated_at": "2026-11-24T10:30:19Z",
+            "url": f"{base}:18000/llmhealth",
+        },
+        "total_inflight": 0,
+        "model_inflight": {},
+        "request_max": 2,
+        "models": ["gpt-oss:20b", "gpt-oss:20b-2", "qwen3:8b"],
+    } | facts
+
+
+def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> State:
+    names = [one["name"] for one in backends]
+    return {
+        "snapshot": {
+            "now": NOW,
+            "version": "0.1.0",
+            "local": {"status": "idle", "gpu_util_max5s": 0.0, "window_seconds": 5},
+            "gpu_backend": "none",
+            "gpus": [],
+            "backends": list(backends),
+            "servers": {},
+            "models": {"gpt-oss:20b.*": names, "qwen3.*": names[:1]} if names else {},
+            "fallback": names[0] if names else None,
+            "sticky_count": len(snapshot.get("sticky", ())),
+            "sticky": [],
+            "queue": {"waiting": 0, "max": 100, "by_model": {}, "oldest_wait_seconds": 0.0},
+            "leases": [],
+        }
+        | snapshot,
+        "stats": {
+            "total_requests": 0,
+            "unique_ips": 0,
+            "unique_models": 0,
+            "unique_usernames": 0,
+            "ip_counts": {},
+            "model_counts": {},
+            "username_counts": {},
+            "time_series": {},
+            "retention_hours": 1,
+            "oldest_log": None,
+            "newest_log": None,
+        }
+        | (stats or {}),
+    }
+
+
+def pin(key: str, model: str = "gpt-oss:20b", server: str = "tower", **facts: Any) -> State:
+    return {
+        "key": key,
+        "ip": "192.168.1.77",
+        "model": model,
+        "backend": "http://192.168.1.25:18000",
+        "server": server,
+        "instance": model,
+        "updated_at": "2026-11-24T10:29:30Z",
+    } | facts
+
+
+def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower") -> State:
+    return {
+        "server": server,
+        "instance": model,
+        "model": model,
+        "client": client,
+        "reason": "free_instance",
+        "age_seconds": 12.4,
+    }
+
+
+def gpu(index: int, **facts: Any) -> State:
+    return {
+        "index": index,
+        "name": "NVIDIA GeForce RTX 4090",
+        "uuid": f"GPU-{index}",
+        "utilization": 87.0,
+        "memory_used": 21 * 2**30,
+        "memory_total": 24 * 2**30,
+        "temperature": 71.0,
+        "power": 322.0,
+    } | facts
+
+
+def traffic(names: dict[str, int]) -> State:
+    series = {
+        f"2026-11-24T{9 + (31 + n) // 60:02}:{(31 + n) % 60:02}:00Z": (n * 7919 % 17) + n // 6
+        for n in range(60)
+        if n % 11
+    }
+    total = sum(series.values())
+    return {
+        "total_requests": total,
+        "ip_counts": {"192.168.1.77": total - 40, "192.168.1.30": 28, "192.168.1.5": 12},
+        "model_counts": {"gpt-oss:20b": total - 95, "qwen3:8b": 80, "gpt-oss:120b-high": 15},
+        "username_counts": names,
+        "time_series": series,
+    }
+
+
+HOSTILE_NAME = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+LONG_NAME = "a-model-with-a-very-long-name-" * 10
+
+EMPTY = state()
+IDLE = state(backend("tower"), backend("workstation", request_max=None), backend("attic"))
+BUSY = state(
+    backend(
+        "tower", "busy", total_inflight=2, model_inflight={"gpt-oss:20b": 1, "gpt-oss:20b-2": 1}
+    ),
+    backend("workstation", "busy", total_inflight=1, model_inflight={"qwen3:8b": 1}),
+    backend("attic", request_max=None, total_inflight=1, model_inflight={"gpt-oss:20b": 1}),
+    gpu_backend="nvml",
+    local={"status": "busy", "gpu_util_max5s": 87.0, "window_seconds": 5},
+    gpus=[gpu(0), gpu(1, utilization=12.0, memory_used=2**31, temperature=44.0, power=None)],
+    sticky=[
+        pin("Alice"),
+        pin("太郎", server="workstation", model="qwen3:8b"),
+        pin("192.168.1.30", server="attic", instance="gpt-oss:20b-2"),
+    ],
+    queue={
+        "waiting": 3,
+        "max": 100,
+        "by_model": {"gpt-oss:20b": 2, "qwen3:8b": 1},
+        "oldest_wait_seconds": 4.2,
+    },
+    leases=[
+        lease("Alice"),
+        lease("192.168.1.30", "gpt-oss:20b-2"),
+        lease("太郎", "qwen3:8b", "workstation"),
+        lease("192.168.1.5", server="attic"),
+    ],
+    stats=traffic({"Alice": 120, "太郎": 64, "Bob": 22}),
+)
+SERVER_DOWN = state(
+    backend("tower", "invalid", last=None, models=None), backend("workstation"), backend("attic")
+)
+LONG_NAMES = state(
+    backend(LONG_NAME, "busy", total_inflight=1, model_inflight={LONG_NAME: 1}, models=[LONG_NAME]),
+    sticky=[pin(LONG_NAME, LONG_NAME, LONG_NAME)],
+    leases=[lease(LONG_NAME, LONG_NAME, LONG_NAME)],
+    models={LONG_NAME: [LONG_NAME]},
+    gpus=[gpu(0, name=LONG_NAME)],
+    gpu_backend="nvml",
+    stats=traffic({LONG_NAME: 9}),
+)
+HOSTILE = state(
+    backend(HOSTILE_NAME, "busy", model_inflight={"\u202egnp.exe": 1}, models=[HOSTILE_NAME]),
+    sticky=[pin(HOSTILE_NAME, HOSTILE_NAME, HOSTILE_NAME, ip=HOSTILE_NAME)],
+    leases=[lease(HOSTILE_NAME, "🦙" * 40, HOSTILE_NAME), lease("\u202eevil")],
+    models={HOSTILE_NAME: [HOSTILE_NAME]},
+    stats=traffic({HOSTILE_NAME: 5, "\u202eevil": 3}),
+)
+
+STATES = {
+    "empty": EMPTY,
+    "idle": IDLE,
+    "busy": BUSY,
+    "server-down": SERVER_DOWN,
+    "long-names": LONG_NAMES,
+    "hostile": HOSTILE,
+}
