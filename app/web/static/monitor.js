@@ -120,7 +120,7 @@ function serverCard(node, backend, now) {
     node.append(fold);
   }
   const models = backend.models || [];
-  set(fold.querySelector("summary"), backend.models === null ? "models unknown" : `${models.length} models`);
+  set(fold.querySelector("summary"), backend.models === null ? "models unknown" : models.length === 1 ? "1 model" : `${models.length} models`);
   keep(fold.querySelector("ul"), models, (model) => model, () => make("li"), labelled);
 }
 
