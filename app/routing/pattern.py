@@ -1,21 +1,17 @@
 """A static check of regular expressions: which of them can take for ever.
 
 Python's matcher backtracks: where a pattern can read the same text in many ways, a text that
-does not match in the end makes it try them all. The check turns the pattern into its
-position automaton (Glushkov, 1961: one state for each character that the pattern names) and
-counts the ways through it that read some prefix of a text. That number is the matcher's
-work, and counting it takes a time linear in the text. The texts are made of what the
-pattern's own loops, and the stretches between them, can read over and over.
+does not match in the end makes it try them all. The check counts the ways through the
+pattern's automaton that read some prefix of a text. That number is the matcher's work, and
+counting it takes a time linear in the text. The texts are made of what the pattern's own
+loops, and the stretches between them, can read over and over.
 """
 
 import re
-import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from re import _compiler, _parser  # type: ignore[attr-defined]
-from re import _constants as op  # type: ignore[attr-defined]
-from typing import Any
+from collections.abc import Iterator
+
+from app.routing.automaton import Automaton, Part, Refused
 
 TEXT_LENGTH = 256
 """How long the texts are, in characters: as long as a model name may be."""
@@ -26,17 +22,6 @@ TRIES = 2_000_000
 SEARCH_TRIES = 100_000
 """The limit for a search, whose text is longer than those here: work that grows with the cube
 of the length is too much for a text of some thousand characters."""
-
-COPIES = 20
-"""A repeat up to this count is counted exactly; a larger one is taken as unbounded."""
-
-SIZE_LIMIT = 5_000
-"""Largest automaton, in positions."""
-
-ATOMS = (op.LITERAL, op.NOT_LITERAL, op.ANY, op.IN)
-REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
-SAMPLES = "axzAXZ019_- .:/\n\té太あア０\U0001f600"
-"""Characters of many kinds, beside those that the pattern names itself."""
 
 REASON = (
     "can take millions of steps on a text like {text}: avoid a repeat inside a repeat, as in "
@@ -54,155 +39,46 @@ def weakness(pattern: str, *, search: bool = False) -> str | None:
     Raises:
         re.error: the pattern is no regular expression.
     """
-    tree = _parser.parse(pattern)
-    automaton = _Automaton()
     try:
-        automaton.read(tree, tree.state.flags)
-    except _Refused as refused:
+        automaton = Automaton.of(pattern)
+    except Refused as refused:
         return str(refused)
     limit, reason = (SEARCH_TRIES, SEARCH_REASON) if search else (TRIES, REASON)
+    paths = _Paths(automaton)
     for part in automaton.parts:
-        paths = _Paths(automaton, part)
-        for text in paths.texts():
-            if paths.tries(text, limit, search=search) > limit:
+        for text in paths.texts(part):
+            if paths.tries(part, text, limit, search=search) > limit:
                 return reason.format(text=f'"{_shown(text)}…"')
     return None
 
 
-class _Refused(Exception):
-    """The pattern is refused for what it is made of."""
-
-
-@dataclass(slots=True)
-class _Part:
-    """A part of the pattern: at which positions it begins and ends, and in how many ways."""
-
-    first: Counter[int] = field(default_factory=Counter)
-    last: Counter[int] = field(default_factory=Counter)
-    empty: int = 1
-    """In how many ways it matches nothing."""
-
-
-@dataclass
-class _Automaton:
-    atoms: list[tuple[Any, int]] = field(default_factory=list)
-    """The parsed item and its flags, by position."""
-    edges: list[Counter[int]] = field(default_factory=list)
-    """Which position may follow a position, and in how many ways."""
-    parts: list[_Part] = field(default_factory=list)
-    """What is matched by itself: the whole pattern, and each look around."""
-
-    def read(self, tree: Any, flags: int) -> None:
-        """Take in a pattern that is matched by itself."""
-        self.parts.append(self._sequence(tree, flags))
-
-    def _sequence(self, items: Iterable[Any], flags: int) -> _Part:
-        part = _Part()
-        for item in items:
-            part = self._joined(part, self._part(item, flags))
-        return part
-
-    def _part(self, item: Any, flags: int) -> _Part:
-        kind, value = item
-        if kind in ATOMS:
-            return self._atom(item, flags)
-        if kind in REPEATS:
-            least, most, body = value
-            return self._repeat(body, flags, least, most)
-        match kind:
-            case op.SUBPATTERN:
-                _, added, removed, body = value
-                return self._sequence(body, (flags | added) & ~removed)
-            case op.ATOMIC_GROUP:
-                return self._sequence(value, flags)
-            case op.BRANCH:
-                parts = [self._sequence(branch, flags) for branch in value[1]]
-                return _Part(
-                    sum((part.first for part in parts), Counter()),
-                    sum((part.last for part in parts), Counter()),
-                    sum(part.empty for part in parts),
-                )
-            case op.ASSERT | op.ASSERT_NOT:
-                self.read(value[1], flags)
-                return _Part()
-            case op.GROUPREF | op.GROUPREF_EXISTS:
-                raise _Refused(r"refers back to a group, as in (a*)\1, which can take for ever")
-        return _Part()  # ^, $ and \b match nothing; neither does (?!)
-
-    def _atom(self, item: Any, flags: int) -> _Part:
-        position = len(self.atoms)
-        if position == SIZE_LIMIT:
-            raise _Refused("is too large: count less high, or split it")
-        self.atoms.append((item, flags))
-        self.edges.append(Counter())
-        return _Part(Counter([position]), Counter([position]), 0)
-
-    def _repeat(self, body: Any, flags: int, least: int, most: Any) -> _Part:
-        def once() -> _Part:
-            return self._sequence(body, flags)
-
-        part = _Part()
-        for _ in range(min(least, COPIES)):
-            part = self._joined(part, once())
-        if least <= COPIES and most - least <= COPIES:
-            rest = _Part()
-            for _ in range(most - least):
-                rest = _optional(self._joined(once(), rest))
-        else:
-            rest = once()
-            self._link(rest, rest)
-            rest = _optional(rest)
-        return self._joined(part, rest)
-
-    def _joined(self, one: _Part, other: _Part) -> _Part:
-        self._link(one, other)
-        return _Part(
-            one.first + _times(other.first, one.empty),
-            other.last + _times(one.last, other.empty),
-            one.empty * other.empty,
-        )
-
-    def _link(self, one: _Part, other: _Part) -> None:
-        for position, ways in one.last.items():
-            self.edges[position] += _times(other.first, ways)
-
-
-def _times(ways: Counter[int], factor: int) -> Counter[int]:
-    return Counter({position: n * factor for position, n in ways.items()} if factor else {})
-
-
-def _optional(part: _Part) -> _Part:
-    return _Part(part.first, part.last, part.empty + 1)
-
-
 class _Paths:
-    """The ways through one part of an automaton."""
+    """The ways through an automaton."""
 
-    def __init__(self, automaton: _Automaton, part: _Part) -> None:
-        self._first = part.first
+    def __init__(self, automaton: Automaton) -> None:
+        alphabet, self._sets = automaton.characters()
         self._edges = automaton.edges
-        alphabet = _alphabet(item for item, _ in automaton.atoms)
-        known: dict[str, frozenset[str]] = {}
-        for item, flags in automaton.atoms:
-            if (key := f"{item}{flags}") not in known:
-                known[key] = _matched(item, flags, alphabet)
-        self._sets = [known[f"{item}{flags}"] for item, flags in automaton.atoms]
-        # One character stands for all that the pattern cannot tell apart.
-        kinds = {tuple(c in found for found in known.values()): c for c in reversed(alphabet)}
-        self._kinds = list(reversed(kinds.values()))
-        common = Counter(c for found in self._sets for c in found)
-        ranked = sorted(alphabet, key=lambda c: -common[c])
-        self._typical = [next((c for c in ranked if c in found), "") for found in self._sets]
+        self._back: list[list[int]] = [[] for _ in self._edges]
+        for position, edges in enumerate(self._edges):
+            for after in edges:
+                self._back[after].append(position)
         self._loops = {p for p, edges in enumerate(self._edges) if p in edges}
+        # One character stands for all that the pattern cannot tell apart.
+        different = set(self._sets)
+        kinds = {tuple(c in one for one in different): c for c in reversed(alphabet)}
+        self._kinds = list(reversed(kinds.values()))
+        common = Counter(c for one in self._sets for c in one)
+        ranked = sorted(self._kinds, key=lambda c: -common[c])
+        self._typical = [next((c for c in ranked if c in one), "") for one in self._sets]
 
-    def tries(self, text: str, limit: int, *, search: bool) -> int:
+    def tries(self, part: Part, text: str, limit: int, *, search: bool) -> int:
         """Count the ways that read a prefix of the text; stop counting above the limit."""
         here: Counter[int] = Counter()
         total = 0
         for at, character in enumerate(text):
             there: Counter[int] = Counter()
             if at == 0 or search:
-                there.update(self._steps(self._first, character))
+                there.update(self._steps(part.first, character))
             for position, ways in here.items():
                 for after, n in self._steps(self._edges[position], character).items():
                     there[after] += ways * n
@@ -212,13 +88,14 @@ class _Paths:
                 break
         return total
 
-    def texts(self) -> Iterator[str]:
+    def texts(self, part: Part) -> Iterator[str]:
         """Make up the texts that are likely to be read in many ways."""
         seen = set()
         stretches = []
         after_loops = {after for position in self._loops for after in self._edges[position]}
-        for position, before in self._ways_in().items():
-            words = {self._typical[position]: None, self._way_round(position): None}
+        for position, before in self._ways_in(part).items():
+            words = dict.fromkeys(self._forks(position))
+            words |= {self._typical[position]: None, self._way_round(position): None}
             if position in self._loops:
                 words |= dict.fromkeys(c for c in self._kinds if c in self._sets[position])
             elif position in after_loops:
@@ -231,12 +108,23 @@ class _Paths:
         room = TEXT_LENGTH // max(1, len(stretches))
         yield "".join(_filled("", word, room) for word in stretches)
 
+    def _forks(self, position: int) -> Iterator[str]:
+        """Find texts that lead from a position to a choice of ways, and back to it."""
+        edges = self._edges[position]
+        back: dict[int, str] = {}
+        for character in self._kinds:
+            ways = self._steps(edges, character)
+            if sum(ways.values()) > 1:
+                back = back or self._ways_back(position)
+                here = self._typical[position] + character
+                yield from (here + back[q][:-1] for q in ways if q in back and q != position)
+
     def _steps(self, edges: Counter[int], character: str) -> dict[int, int]:
         return {after: n for after, n in edges.items() if character in self._sets[after]}
 
-    def _ways_in(self) -> dict[int, str]:
+    def _ways_in(self, part: Part) -> dict[int, str]:
         """Find for each position the shortest text that leads up to it."""
-        found = dict.fromkeys(self._first, "")
+        found = dict.fromkeys(part.first, "")
         queue = deque(found)
         while queue:
             position = queue.popleft()
@@ -245,6 +133,19 @@ class _Paths:
                 if after not in found:
                     found[after] = before
                     queue.append(after)
+        return found
+
+    def _ways_back(self, end: int) -> dict[int, str]:
+        """Find for each position the shortest text that leads from behind it up to the end."""
+        found = {end: ""}
+        queue = deque(found)
+        while queue:
+            position = queue.popleft()
+            behind = self._typical[position] + found[position]
+            for before in self._back[position] if len(behind) < TEXT_LENGTH else ():
+                if before not in found:
+                    found[before] = behind
+                    queue.append(before)
         return found
 
     def _way_round(self, start: int) -> str:
@@ -262,23 +163,6 @@ class _Paths:
                     found[after] = found[position] + self._typical[after]
                     queue.append(after)
         return ""
-
-
-def _alphabet(items: Iterable[Any]) -> str:
-    """List characters that tell the items apart: those they name, their neighbours, samples."""
-    found = dict.fromkeys(SAMPLES)
-    for kind, value in items:
-        named = value if kind is op.IN else [(kind, value)]
-        for code in (n for _, v in named for n in (v if isinstance(v, tuple) else (v,))):
-            if type(code) is int:  # and no category, which is a number too
-                near = (chr(n) for n in (code, code - 1, code + 1) if 0 <= n <= sys.maxunicode)
-                found |= dict.fromkeys(c for one in near for c in (one, one.swapcase()[0]))
-    return "".join(found)
-
-
-def _matched(item: Any, flags: int, alphabet: str) -> frozenset[str]:
-    regex = _compiler.compile(_parser.SubPattern(_parser.State(), [item]), flags)
-    return frozenset(c for c in alphabet if regex.match(c))
 
 
 def _filled(before: str, word: str, length: int) -> str:

@@ -43,99 +43,109 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Port = Field(18000, description="TCP port to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=18000, description="TCP port to listen on.")
 
     servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_json)] = Field(
-        {},
+        default={},
         description="The model servers, in order of preference: each has an `addr`, and may have a "
         "`health_port`, a `model_port` and a `request_max`.",
         examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
     )
     models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(
-        {},
+        default={},
         description="Regular expressions for whole model names, and the servers that may serve "
         "them; the first that matches decides.",
         examples=[{"gpt-oss:20b.*": ["PC1", "PC2"]}],
     )
     fallback_server: str | None = Field(
-        None,
+        default=None,
         description="The server that takes what no pattern matches; the first one if not set.",
         examples=["PC1"],
     )
     overflow: Annotated[Literal["queue", "first"], BeforeValidator(lower)] = Field(
-        "queue",
+        default="queue",
         description="Where a request goes that finds all its servers full: into the `queue`, or "
         "to the `first` server in spite of its limit.",
     )
-    queue_timeout: Seconds = Field(30, description="Longest wait in the queue, in seconds.")
-    queue_max: int = Field(100, ge=0, description="How many requests may wait in the queue.")
+    queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
+    queue_max: int = Field(
+        default=100, ge=0, description="How many requests may wait in the queue."
+    )
 
     sticky_ttl: Seconds = Field(
-        180,
+        default=180,
         description="How long a client stays with its server after its last request, in seconds.",
     )
     username_pattern: UsernamePattern = Field(
-        USERNAME_PATTERN,
+        default=USERNAME_PATTERN,
         examples=['user is "([^"]+)"'],
         description="Regular expression that finds the user's name in the system message; its "
         "first group is the name.",
     )
     trusted_proxies: Networks = Field(
-        ("127.0.0.0/8", "::1/128"),
+        default=("127.0.0.0/8", "::1/128"),
         description="Addresses and networks whose `X-Forwarded-For` is believed.",
     )
 
     probe_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
-        1, description="Time between two probes of a server, in seconds."
+        default=1, description="Time between two probes of a server, in seconds."
     )
     window_seconds: int = Field(
-        5,
+        default=5,
         ge=1,
         le=3600,
         description="A server is busy if a probe of the last so many seconds said so.",
     )
     gpu_busy_percent: Percent = Field(
-        50, description="This machine is busy from this GPU utilisation on, in percent."
+        default=50, description="This machine is busy from this GPU utilisation on, in percent."
     )
     probe_connect_timeout: Seconds = Field(
-        5, description="Longest wait for a probe's connection, in seconds."
+        default=5, description="Longest wait for a probe's connection, in seconds."
     )
     probe_read_timeout: Seconds = Field(
-        2, description="Longest wait for a probe's answer, in seconds."
+        default=2, description="Longest wait for a probe's answer, in seconds."
     )
-    models_ttl: Seconds = Field(10, description="How long a model list is believed, in seconds.")
+    models_ttl: Seconds = Field(
+        default=10, description="How long a model list is believed, in seconds."
+    )
 
     connect_timeout: Seconds = Field(
-        5, description="Longest wait for a connection to a model server, in seconds."
+        default=5, description="Longest wait for a connection to a model server, in seconds."
     )
     first_byte_timeout: Seconds = Field(
-        300, description="Longest wait for an answer to begin, in seconds."
+        default=300, description="Longest wait for an answer to begin, in seconds."
     )
-    idle_timeout: Seconds = Field(300, description="Longest pause within an answer, in seconds.")
+    idle_timeout: Seconds = Field(
+        default=300, description="Longest pause within an answer, in seconds."
+    )
     max_body_bytes: int = Field(
-        67_108_864, ge=1, description="Largest body of a model request, in bytes."
+        default=67_108_864, ge=1, description="Largest body of a model request, in bytes."
     )
     shutdown_timeout: int = Field(
-        30, ge=0, description="How long requests under way may go on after a stop, in seconds."
+        default=30,
+        ge=0,
+        description="How long requests under way may go on after a stop, in seconds.",
     )
 
     rewrite_reasoning: bool = Field(
-        True,
+        default=True,
         description="Turn `-low`, `-medium` and `-high` after gpt-oss into a reasoning effort.",
     )
     rewrite_edit_suffix: bool = Field(
-        True, description="Take `-apply` and `-edit` off model names, and ask for plain answers."
+        default=True,
+        description="Take `-apply` and `-edit` off model names, and ask for plain answers.",
     )
     rewrite_grammar: bool = Field(
-        True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
+        default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
     )
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(
-        "auto", description="`console`, `json`, or `auto`: console on a terminal, JSON otherwise."
+        default="auto",
+        description="`console`, `json`, or `auto`: console on a terminal, JSON otherwise.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
-        Field("info", description="Least severe log lines to write.")
+        Field(default="info", description="Least severe log lines to write.")
     )
 
     @classmethod

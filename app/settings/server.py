@@ -47,9 +47,9 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     addr: Address = Field(examples=["http://192.168.1.20"])
-    health_port: Port | None = Field(None, examples=[18000])
-    model_port: Port | None = Field(None, examples=[8081])
-    request_max: int | None = Field(None, ge=1, examples=[1])
+    health_port: Port | None = Field(default=None, examples=[18000])
+    model_port: Port | None = Field(default=None, examples=[8081])
+    request_max: int | None = Field(default=None, ge=1, examples=[1])
 
     @model_validator(mode="before")
     @classmethod

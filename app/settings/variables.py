@@ -107,7 +107,7 @@ def _ours(variables: Mapping[str, str]) -> dict[Place, tuple[str, str]]:
 def _place(name: str) -> Place:
     head, *rest = name[len(PREFIX) :].split(DELIMITER)
     setting = head.lower()
-    if not head:
+    if not head or head.startswith("_"):
         return (name.lower(),)  # BALANCER__X is no setting, and no argument of pydantic's either
     if not rest or setting not in NESTED:
         return (name[len(PREFIX) :].lower(),)

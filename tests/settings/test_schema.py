@@ -24,7 +24,7 @@ def test_every_default_is_a_value_that_could_be_set() -> None:
 
 def test_settings_never_change() -> None:
     with pytest.raises(ValidationError):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1
 
 
 def test_a_server_has_a_model_address_and_a_health_address() -> None:
