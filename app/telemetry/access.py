@@ -30,7 +30,6 @@ class AccessStats:
     totals stay exact and the `unique_` numbers are lower bounds. At worst, about 15,000
     combinations of an hour are held, in some 10 MB.
 
-    `record` belongs to one thread, the event loop's; the reports may come from any.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, retention_hours: int = 1) -> None:
@@ -80,16 +79,6 @@ class AccessStats:
             "oldest_log": _iso(minutes[0][1].first) if minutes else None,
             "newest_log": _iso(self._newest) if minutes else None,
         }
-
-    def models_by_minute(self) -> dict[str, dict[str, int]]:
-        """Report each minute's requests by model, for a chart; the oldest minute first."""
-        report: dict[str, dict[str, int]] = {}
-        for number, minute in self._recent():
-            models: Counter[str] = Counter()
-            for (_, model, _), count in minute.counts.copy().items():
-                models[model] += count
-            report[_iso(number * 60)] = dict(models)
-        return report
 
     def _recent(self) -> list[tuple[int, _Minute]]:
         present = int(self._clock() // 60)

@@ -1,0 +1,192 @@
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from app.telemetry import logs
+from app.telemetry.logs import LogFormat, LogLevel, RequestLog
+from app.telemetry.record import Outcome, Record
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn.error")
+    kept = (root.handlers[:], root.level, uvicorn.level, uvicorn.filters[:])
+    yield
+    root.handlers, uvicorn.filters = kept[0], kept[3]
+    root.setLevel(kept[1])
+    uvicorn.setLevel(kept[2])
+    structlog.reset_defaults()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+class Cut(Exception): ...
+
+
+def configured(
+    log_format: LogFormat = "json",
+    level: LogLevel = "info",
+    stream: io.StringIO | None = None,
+) -> io.StringIO:
+    stream = stream or io.StringIO()
+    logs.configure(log_format, level, (Cut, asyncio.CancelledError), stream)
+    return stream
+
+
+def record(outcome: Outcome | None = "success", **facts: Any) -> Record:
+    return Record(
+        "id-1", "/v1/chat/completions", "10.0.0.1", 1.0, outcome=outcome, ended=1.25, **facts
+    )
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_request_is_one_line_of_json() -> None:
+    stream = configured()
+    RequestLog().finished(
+        record(
+            username="alice",
+            model="m",
+            stream=True,
+            server="PC1",
+            instance="m-2",
+            reason="sticky",
+            failures=("PC2",),
+            waited=0.0123,
+            sent=1.01,
+            first_byte=1.0352,
+            status=200,
+        )
+    )
+
+    [line] = written(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "event": "request",
+        "level": "info",
+        "id": "id-1",
+        "endpoint": "/v1/chat/completions",
+        "status": 200,
+        "outcome": "success",
+        "client": "10.0.0.1",
+        "username": "alice",
+        "model": "m",
+        "instance": "m-2",
+        "stream": True,
+        "server": "PC1",
+        "reason": "sticky",
+        "unreachable": ["PC2"],
+        "duration_ms": 250.0,
+        "queue_wait_ms": 12.3,
+        "first_byte_ms": 25.2,
+    }
+
+
+def test_what_there_is_not_is_left_out() -> None:
+    stream = configured()
+    RequestLog().finished(record("client_error", status=400, error="the body is not JSON"))
+
+    [line] = written(stream)
+    assert not {"server", "model", "username", "first_byte_ms"} & set(line)
+    assert line["error"] == "the body is not JSON"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [("success", "info"), ("client_disconnect", "info"), ("timeout", "warning"), (None, "warning")],
+)
+def test_trouble_with_a_server_is_a_warning(outcome: Outcome | None, level: str) -> None:
+    stream = configured()
+    RequestLog().finished(record(outcome))
+
+    assert written(stream)[0]["level"] == level
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_name_cannot_forge_a_line(log_format: LogFormat) -> None:
+    stream = configured(log_format)
+    RequestLog().finished(record(username='a\r\n{"event":"forged"}\x1b[31m', model="b\nc"))
+
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "\x1b[31m" not in stream.getvalue()
+
+
+def test_auto_is_for_people_on_a_terminal_and_json_elsewhere() -> None:
+    terminal = configured("auto", stream=Terminal())
+    structlog.get_logger().info("hello")
+    with pytest.raises(json.JSONDecodeError):
+        written(terminal)
+    pipe = configured("auto")
+    structlog.get_logger().info("hello")
+
+    assert written(pipe)[0]["event"] == "hello"
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    stream = configured(level="warning")
+    RequestLog().finished(record())
+    structlog.get_logger().warning("server.down", server="PC1")
+
+    assert [line["event"] for line in written(stream)] == ["server.down"]
+
+
+def test_the_libraries_lines_look_like_ours() -> None:
+    stream = configured()
+    logging.getLogger("uvicorn.error").info("Uvicorn running on %s", "here")
+    logging.getLogger("some.library").info("chatter")
+
+    [line] = written(stream)
+    assert (line["event"], line["level"]) == ("Uvicorn running on here", "info")
+
+
+def test_how_we_cut_an_answer_off_is_no_news_and_any_other_exception_is() -> None:
+    stream = configured()
+    uvicorn = logging.getLogger("uvicorn.error")
+    for error in (Cut(), asyncio.CancelledError(), KeyError("a fault")):
+        uvicorn.error("Exception in ASGI application", exc_info=error)
+
+    [line] = written(stream)
+    assert "KeyError" in line["exception"]
+
+
+def test_a_stream_that_is_gone_touches_nobody() -> None:
+    configured(stream=Gone())
+
+    RequestLog().finished(record())
+
+
+def test_lines_of_one_turn_of_the_loop_are_written_together() -> None:
+    class Counting(io.StringIO):
+        writes = 0
+
+        def write(self, text: str) -> int:
+            self.writes += 1
+            return super().write(text)
+
+    stream = Counting()
+
+    async def turn() -> None:
+        configured(stream=stream)
+        for _ in range(5):
+            RequestLog().finished(record())
+
+    asyncio.run(turn())
+
+    assert len(written(stream)) == 5
+    assert stream.writes == 1
