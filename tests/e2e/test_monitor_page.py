@@ -26,9 +26,15 @@ class Page:
         self.state: State = EMPTY
 
     def show(self, state: State) -> None:
+        """Open the page and wait until it shows a state.
+
+        The first event may have been written for the page before, the next one was not.
+        """
         self.state = state
         self.browser.open(self.url)
         self.browser.wait_until(LIVE)
+        self.browser.evaluate("events.addEventListener('message', () => { window.fresh = true })")
+        self.browser.wait_until("window.fresh")
 
     def text(self) -> str:
         found: str = self.browser.evaluate("return document.body.innerText")
