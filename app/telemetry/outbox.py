@@ -7,8 +7,8 @@ import structlog
 
 from app.telemetry.record import Record
 
-PAUSE = 0.1
-"""Seconds that a record may wait for others."""
+PAUSE = 0.02
+"""Seconds that a record may wait for others; more would not fit into the caches, either."""
 
 log = structlog.get_logger(__name__)
 

@@ -190,3 +190,24 @@ def test_lines_of_one_turn_of_the_loop_are_written_together() -> None:
 
     assert len(written(stream)) == 5
     assert stream.writes == 1
+
+
+def test_what_the_fast_encoder_refuses_is_written_all_the_same() -> None:
+    stream = configured()
+    structlog.get_logger().info("odd", number=2**70, half="\ud83d", thing=Cut)
+
+    [line] = written(stream)
+    assert line["number"] == 2**70
+    assert line["half"] == "\ud83d"
+
+
+def test_a_logged_exception_is_an_error_with_its_trace() -> None:
+    stream = configured()
+    try:
+        raise Cut
+    except Cut:
+        structlog.get_logger().exception("telemetry.failed")
+
+    [line] = written(stream)
+    assert line["level"] == "error"
+    assert "Cut" in line["exception"]
