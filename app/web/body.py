@@ -27,7 +27,7 @@ SPACE = " \t\n\r"
 class Body:
     """A JSON object, and edits of its members that leave every other byte as it was."""
 
-    __slots__ = ("_text", "_values", "raw")
+    __slots__ = ("_values", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Read a body.
@@ -38,7 +38,7 @@ class Body:
                 one that was not routed.
         """
         self.raw = raw
-        self._text, self._values = _read(raw)
+        self._values = _read(raw)
         # A name can be spelled with escapes, too.
         if raw.count(b'"model"') > 1 or b"\\u00" in raw:
             self._place("model")
@@ -48,6 +48,11 @@ class Body:
     def get(self, name: str) -> object:
         """Read a member's value; None where there is none."""
         return self._values.get(name)
+
+    def forget(self, *names: str) -> None:
+        """Free the memory of members' values; the bytes keep them."""
+        for name in names:
+            self._values.pop(name, None)
 
     def edited(self, changes: Mapping[str, object]) -> bytes:
         """Give the body with some members set; unchanged bytes where nothing changes.
@@ -66,7 +71,7 @@ class Body:
                 edits.append((*self._place(name), written))
             else:
                 added.append(f"{json.dumps(name)}:{written}")
-        text = self._text
+        text = self.raw.decode()
         if added:
             end = text.rindex("}")
             separator = "," if self._values else ""
@@ -80,7 +85,7 @@ class Body:
 
     def _place(self, wanted: str) -> tuple[int, int]:
         """Find where a member's value stands in the text; (0, 0) where there is none."""
-        found = [(start, end) for name, start, end in _members(self._text) if name == wanted]
+        found = [(start, end) for name, start, end in _members(self.raw.decode()) if name == wanted]
         if len(found) > 1:
             raise BadRequest(f"the body names {wanted} twice")
         return found[0] if found else (0, 0)
@@ -99,7 +104,7 @@ class Body:
         return any(isinstance(value, dict | list) for value in level)
 
 
-def _read(raw: bytes) -> tuple[str, dict[str, object]]:
+def _read(raw: bytes) -> dict[str, object]:
     try:
         text = raw.decode()
         values, end = _scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))
@@ -115,7 +120,7 @@ def _read(raw: bytes) -> tuple[str, dict[str, object]]:
         raise BadRequest(f"the body is not JSON: more follows at character {end}")
     if not isinstance(values, dict):
         raise BadRequest("the body is not a JSON object")
-    return text, values
+    return values
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections import deque
 from time import monotonic
 from typing import Any
 
@@ -68,7 +67,7 @@ class Exchange:
         self._connection: Connection | None = None
         self._uploader: Eager | None = None
         self._sender: Eager | None = None
-        self._pieces: deque[tuple[Head | None, bytes, bool]] = deque()
+        self._pieces: list[tuple[Head | None, bytes, bool]] = []
         self._tunnel: Tunnel | None = None
         self._complete = False
         self._last = b""
@@ -86,23 +85,18 @@ class Exchange:
         length = self.fields.get(b"content-length")
         if length is not None and int(length) > limit:
             raise BodyTooLarge
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            parts = [body]
-            size = len(body)
-            while message.get("more_body", False) and size <= limit:
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-            body = b"".join(parts)
-        if len(body) > limit:
+        parts = []
+        size, more = 0, True
+        while more and size <= limit:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+        if size > limit:
             raise BodyTooLarge
-        return body
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """Let go of both sides, on every way out."""
@@ -178,6 +172,8 @@ class Exchange:
             return
         if complete:
             self._connection = None  # it may serve the next request already
+            if head is not None and self._uploader is None and self._reply(head, body):
+                return
         self._pieces.append((head, body, complete))
         if self._sender is None or self._sender.ended:
             self._sender = Eager(self._pass_on(), self._passed_on)
@@ -209,12 +205,25 @@ class Exchange:
         self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
         self._tunnel.open(self.client.take_over, head, early)
 
+    def _reply(self, head: Head, body: bytes) -> bool:
+        headers = [h for h in self._headers(head) if h[0] != b"content-length"]
+        if not self.client.reply(head.status, headers, body):
+            return False
+        self.started = self._complete = True
+        self.client.unwatch()
+        self._end(None)
+        return True
+
+    def _headers(self, head: Head) -> list[tuple[bytes, bytes]]:
+        headers = answer_headers(head.status, head.headers, base=self._base)
+        headers.append((b"x-request-id", self.record.id.encode()))
+        return headers
+
     async def _pass_on(self) -> None:
         while self._pieces:
-            head, body, complete = self._pieces.popleft()
+            head, body, complete = self._pieces.pop(0)
             if head is not None:
-                headers = answer_headers(head.status, head.headers, base=self._base)
-                headers.append((b"x-request-id", self.record.id.encode()))
+                headers = self._headers(head)
                 self.started = True
                 await self._send(
                     {"type": "http.response.start", "status": head.status, "headers": headers}

@@ -56,6 +56,7 @@ class ChatRequest:
         self._rewrites = rewrites
         self.streams = body.get("stream") is True
         self._system = system = _system_text(body.get("messages"))
+        body.forget("messages", "tools")  # long, while the answer may take minutes
         model = body.get("model")
         if model is None:
             model = ""  # the server has a model of its own: the fallback decides
@@ -103,9 +104,10 @@ def _username(system: str, pattern: re.Pattern[str]) -> str | None:
     match = pattern.search(system)
     if match is None:
         return None
-    name = match.group(1) or ""
-    # A lone surrogate could be neither logged nor shown.
-    return name.strip().encode(errors="replace").decode()[:128] or None
+    name = (match.group(1) or "").strip()
+    if not name.isascii():  # a lone surrogate could be neither logged nor shown
+        name = name.encode(errors="replace").decode()
+    return name[:128] or None
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -109,13 +109,14 @@ backend b
     return ["haproxy", "-f", f"{folder}/haproxy.cfg", "-db"]
 
 
-def _rust(program: str) -> Callable[[int, int, Path], list[str]]:
+def _rust(*program: str) -> Callable[[int, int, Path], list[str]]:
     def command(port: int, upstream: int, folder: Path) -> list[str]:
         return [
-            program,
+            *program,
             *("--host", "127.0.0.1", "--port", str(port)),
             *("--worker-urls", f"http://127.0.0.1:{upstream}"),
-            *("--policy", "round_robin", "--log-level", "warn"),
+            *("--prometheus-port", str(free_port())),
+            *("--policy", "round_robin", "--log-level", "error"),
         ]
 
     return command
@@ -127,7 +128,10 @@ def _litellm(port: int, upstream: int, folder: Path) -> list[str]:
         "api_base": f"http://127.0.0.1:{upstream}/v1",
         "api_key": "none",
     }
-    config = {"model_list": [{"model_name": "bench", "litellm_params": parameters}]}
+    config = {
+        "model_list": [{"model_name": "bench", "litellm_params": parameters}],
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
+    }
     (folder / "litellm.yaml").write_text(json.dumps(config))
     options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     return ["litellm", "--config", f"{folder}/litellm.yaml", *options]
@@ -139,8 +143,8 @@ CONTENDERS = (
     Contender("nginx", _nginx, "nginx"),
     Contender("haproxy", _haproxy, "haproxy"),
     Contender("vllm-router", _rust("vllm-router"), "vllm-router"),
-    Contender("sglang-router", _rust("sglang-router"), "sglang-router"),
-    Contender("LiteLLM", _litellm, "litellm"),
+    Contender("sglang-router", _rust("sglang-router", "launch"), "sglang-router"),
+    Contender("LiteLLM", _litellm, "litellm", streams=False),  # 200 are too many for it
 )
 OURS, UVICORN, NGINX = CONTENDERS[:3]
 

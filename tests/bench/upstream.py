@@ -8,6 +8,7 @@ It is written for speed, not as an example: it must not be what limits a proxy.
 import asyncio
 import json
 import random
+import re
 import sys
 from typing import cast
 
@@ -48,6 +49,8 @@ EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench",'
     b'"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 )
+STREAMED = re.compile(rb'"stream": ?true')  # some proxies write the body anew
+SILENT = re.compile(rb'"pace": ?0[,}]')
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 
 
@@ -81,11 +84,11 @@ class Upstream(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"get"):
             self._write(MODELS_ANSWER)
-        elif b'"stream": true' not in body:
+        elif not STREAMED.search(body):
             self._write(JSON_ANSWER)
         else:
             self._write(STREAM_HEAD + CHUNK)
-            if b'"pace": 0' not in body:
+            if not SILENT.search(body):
                 self._later(PACE * random.random())
 
     def _later(self, seconds: float) -> None:

@@ -245,6 +245,23 @@ async def test_an_answer_that_ends_with_its_connection_ends_properly() -> None:
         assert (await stack.ask(get(b"/x"))).body == b"to the end"
 
 
+async def test_an_answer_that_came_whole_is_sent_with_its_length() -> None:
+    whole = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(b"whole") + chunk(b"")
+    async with listening(answering(whole)) as port, relaying(port) as stack:
+        answer = await stack.ask(chat())
+
+    assert (answer.body, answer["content-length"]) == (b"whole", "5")
+    assert "transfer-encoding" not in answer
+
+
+async def test_a_client_that_wants_to_close_is_told_so_and_closed() -> None:
+    request = post(b'{"model":"m"}', b"/v1/chat/completions", b"connection: close")
+    async with listening(answering(ok(b"whole"))) as port, relaying(port) as stack:
+        answer = await stack.ask(request)
+
+    assert (answer.body, answer["connection"]) == (b"whole", "close")
+
+
 async def test_every_event_is_passed_on_at_once() -> None:
     step = asyncio.Event()
 
