@@ -6,6 +6,7 @@ import functools
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
@@ -26,6 +27,7 @@ from app.upstream.prober import Prober
 from app.web import api, monitor
 from app.web.gateway import Gateway
 from app.web.headers import Origin
+from app.web.openai import ROUTED_PATH
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
@@ -62,6 +64,14 @@ def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gat
         window_seconds=settings.window_seconds,
         busy_percent=settings.gpu_busy_percent,
     )
+    in_flight = Counter({ROUTED_PATH: 0, "other": 0})
+    meters = Metrics(
+        balancer,
+        sampler,
+        waiting=waiting.by_model,
+        in_flight=lambda: in_flight,
+        version=app.__version__,
+    )
     prober = Prober(
         list(balancer.standings()),
         balancer.learn,
@@ -69,9 +79,9 @@ def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gat
         models_ttl=settings.models_ttl,
         connect_timeout=settings.probe_connect_timeout,
         read_timeout=settings.probe_read_timeout,
+        checked=meters.checked,
     )
     stats = AccessStats()
-    meters = Metrics(balancer, lambda: len(waiting), sampler, version=app.__version__)
     outbox = Outbox(meters.finished, logs.RequestLog().finished, functools.partial(_count, stats))
     relay = Relay(
         balancer,
@@ -86,15 +96,18 @@ def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gat
         username_pattern=re.compile(settings.username_pattern),
         max_body_bytes=settings.max_body_bytes,
         finished=outbox.put,
+        in_flight=in_flight,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sampler.start()
         prober.start()
+        watching = asyncio.create_task(meters.watch_event_loop(), name="event loop lag")
         try:
             yield
         finally:
+            watching.cancel()
             await prober.stop()
             for pool in pools.values():
                 pool.close()

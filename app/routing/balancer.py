@@ -1,5 +1,6 @@
 """The façade of routing: an ask comes in, a lease goes out; news comes in, a snapshot goes out."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -47,6 +48,9 @@ class ModelsAnswer:
     models: Collection[str] | None
 
 
+Lookup = Literal["hit", "miss", "expired", "unusable"]
+"""What came of the look for a client's pin; unusable where its server is down or full."""
+
 News = Failure | HealthAnswer | ModelsAnswer
 
 
@@ -72,6 +76,10 @@ class Balancer:
         self._clock = clock
         self._overflow = overflow
         self._sticky = Sticky(sticky_ttl)
+        self.evictions = self._sticky.evictions
+        """Pins that were forgotten, by reason."""
+        self.lookups: Counter[Lookup] = Counter({"hit": 0, "miss": 0, "expired": 0, "unusable": 0})
+        """Requests by what came of the look for their client's pin."""
         self._standings = {
             name: Standing(
                 server,
@@ -92,12 +100,14 @@ class Balancer:
         candidates = [self._standings[name] for name in names if name not in tried]
         if not candidates:
             return Refusal.UNKNOWN
-        choice = choose(ask, candidates, self._sticky.find(ask.client, ask.model, self._clock()))
+        pin = self._sticky.find(ask.client, ask.model, self._clock())
+        choice = choose(ask, candidates, pin)
         if choice is None:
             if self._overflow == "queue":
                 return Refusal.FULL
             first = candidates[0]
             choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
+        self.lookups[self._lookup(ask, pin, choice)] += 1
         self._pin(ask, choice)
         return self._book(ask, choice, pinned=True)
 
@@ -110,6 +120,7 @@ class Balancer:
     def learn(self, news: News) -> None:
         """Take in what a probe or a request found out about a server."""
         standing = self._standings[news.server]
+        before = standing.window.status
         match news:
             case Failure(side=side, unreachable=unreachable):
                 standing.window.failed(side, unreachable=unreachable)
@@ -118,6 +129,8 @@ class Balancer:
             case ModelsAnswer(models=models):
                 standing.window.answered()
                 standing.list_models(models)
+        if standing.window.status != before:
+            standing.entered[standing.window.status] += 1
         self.on_room()
 
     def standings(self) -> Iterator[Standing]:
@@ -162,6 +175,11 @@ class Balancer:
         )
         ledger.enter(lease)
         return lease
+
+    def _lookup(self, ask: Ask, pin: Pin | None, choice: Choice) -> Lookup:
+        if pin is not None:
+            return "hit" if choice.reason == "sticky" else "unusable"
+        return "expired" if self._sticky.remembers(ask.client, ask.model) else "miss"
 
     def _pin(self, ask: Ask, choice: Choice) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, self._clock())

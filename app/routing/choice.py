@@ -1,12 +1,13 @@
 """Which server and instance take a request: the rule, and nothing else."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from app.routing.fleet import Server
 from app.routing.ledger import Ledger
 from app.routing.sticky import Pin
-from app.routing.window import Window
+from app.routing.window import Status, Window
 
 Reason = Literal[
     "sticky", "free_instance", "idle", "least_loaded", "fallback", "last_resort", "overflow"
@@ -38,7 +39,7 @@ class Choice(NamedTuple):
 class Standing:
     """What is known of one server at this moment."""
 
-    __slots__ = ("_offers", "ledger", "models", "server", "window")
+    __slots__ = ("_offers", "entered", "ledger", "models", "server", "window")
 
     def __init__(self, server: Server, ledger: Ledger, window: Window) -> None:
         self.server = server
@@ -46,6 +47,8 @@ class Standing:
         self.window = window
         self.models: frozenset[str] | None = None
         """The names in the server's model list; None while it is unknown."""
+        self.entered: Counter[Status] = Counter()
+        """How often the server came into a state."""
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def list_models(self, models: Collection[str] | None) -> None:

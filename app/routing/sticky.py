@@ -1,6 +1,6 @@
 """Which server and instance a client used last for a model: where its prompt cache is."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ class Sticky:
         self._capacity = capacity
         # Ordered by last use, so what has expired stands in front.
         self._pins: OrderedDict[tuple[str, str], Pin] = OrderedDict()
+        self.evictions = Counter(ttl=0, capacity=0)
+        """Pins that were forgotten, by reason."""
 
     def find(self, client: str, model: str, now: float) -> Pin | None:
         """Look a pin up; None once it has expired. Looking does not prolong it."""
@@ -33,6 +35,10 @@ class Sticky:
             return None
         return pin
 
+    def remembers(self, client: str, model: str) -> bool:
+        """Whether there is a pin, even if it has expired."""
+        return (client, model) in self._pins
+
     def put(self, client: str, model: str, pin: Pin) -> None:
         """Set or refresh a pin."""
         key = client, model
@@ -40,6 +46,7 @@ class Sticky:
         self._pins.move_to_end(key)
         if len(self._pins) > self._capacity:
             self._pins.popitem(last=False)
+            self.evictions["capacity"] += 1
 
     def items(self, now: float) -> Iterator[tuple[str, str, Pin]]:
         """Go through the live pins as (client, model, pin), the one unused for longest first."""
@@ -53,3 +60,4 @@ class Sticky:
             if now - oldest.at < self._ttl:
                 return
             self._pins.popitem(last=False)
+            self.evictions["ttl"] += 1

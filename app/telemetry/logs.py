@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -32,9 +33,8 @@ def configure(
     stream = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
     shared: list[Processor] = [
-        structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Stamp(),
     ]
     rendered: list[Processor] = (
         [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
@@ -69,6 +69,10 @@ def configure(
     uvicorn.filters = [_Without(quiet)]
 
 
+written: Counter[str] = Counter()
+"""Lines written since the start, by level."""
+
+
 class _Stamp:
     """Adds level and time, as structlog's own processors do, writing each second only once."""
 
@@ -82,6 +86,7 @@ class _Stamp:
         if second != self._second:
             self._second = second
             self._written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        written[level] += 1
         event["level"] = level
         event["timestamp"] = f"{self._written}.{int((now - second) * 1000):03d}Z"
         return event

@@ -1,51 +1,44 @@
-"""What Prometheus scrapes: counts and durations of requests, and the state of the servers."""
+"""What Prometheus scrapes, put together."""
 
 import asyncio
+import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
-from app.telemetry.gpu import Gpu, GpuSampler
+from app.routing.catalog import listed, model_of, offered
+from app.telemetry import logs
+from app.telemetry.family import Counter, Histogram
+from app.telemetry.gpu import GpuSampler
 from app.telemetry.record import Record
+from app.telemetry.requests import OTHER, RequestMetrics
+from app.telemetry.state import NO_MODEL, State
 
 PREFIX = "llama_balancer"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-OTHER = "other"
 
-DURATION = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
-FIRST_BYTE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
-QUEUE_WAIT = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+PROBE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LAG_INTERVAL = 0.1
+"""Seconds between two looks at the event loop's lag."""
 
-MOST_SETS = 1000
-"""How many sets of labels are remembered; there are fewer unless servers list new models."""
-
-
-class Meters(NamedTuple):
-    """The children of all metrics for one set of labels: looked up once per request."""
-
-    requests: Counter
-    duration: Histogram
-    queue_wait: Histogram
-    first_byte: Histogram
-    decisions: Counter
+MOST_MODELS = 100
+"""Model names beyond these are `other`, even if servers list them."""
 
 
 class Metrics:
-    """Counts finished requests, and describes the state whenever it is asked.
+    """Everything that is counted and measured, in one registry.
 
     Label values come from the configuration and from the servers' model lists; whatever
     clients make up is `other`, so they cannot make the series grow.
@@ -54,88 +47,68 @@ class Metrics:
     def __init__(
         self,
         balancer: Balancer,
-        queue_depth: Callable[[], int],
         sampler: GpuSampler,
         *,
+        waiting: Callable[[], Mapping[str, int]],
+        in_flight: Callable[[], Mapping[str, int]],
         version: str,
     ) -> None:
         self._balancer = balancer
-        self._queue_depth = queue_depth
-        self._sampler = sampler
-        self._version = version
         self._registry = registry = CollectorRegistry()
-        self._state: tuple[Metric, ...] = ()
-        self._known: dict[tuple[object, ...], Meters] = {}
-        self._requests = Counter(
-            f"{PREFIX}_requests",
-            "Finished client requests.",
-            ["endpoint", "model", "server", "outcome"],
-            registry=registry,
+        self._state = State(PREFIX, balancer, waiting, in_flight, sampler)
+        self._described: tuple[Metric, ...] = ()
+        self._models: dict[str, None] = {}
+        self._folded = Counter(
+            f"{PREFIX}_label_values_dropped", "Label values folded into other.", ["label"], registry
+        ).labels("model")
+        self._requests = RequestMetrics(PREFIX, registry, self._model_of_record)
+        self._requests.expect(balancer.fleet.servers)
+        self._checks = Counter(
+            f"{PREFIX}_health_checks",
+            "Probes of a server's load, or of its models where it tells no load.",
+            ["server", "result"],
+            registry,
         )
-        self._duration = Histogram(
-            f"{PREFIX}_request_duration_seconds",
-            "From the request's arrival to the last byte of its answer.",
-            ["endpoint", "model"],
-            buckets=DURATION,
-            registry=registry,
-        )
-        self._queue_wait = Histogram(
-            f"{PREFIX}_queue_wait_seconds",
-            "How long a model request waited for a place; 0 where there was one.",
-            ["model"],
-            buckets=QUEUE_WAIT,
-            registry=registry,
-        )
-        self._first_byte = Histogram(
-            f"{PREFIX}_time_to_first_byte_seconds",
-            "From sending a request to a server to the first byte of its answer.",
+        self._check_duration = Histogram(
+            f"{PREFIX}_health_check_duration_seconds",
+            "How long a probe took.",
             ["server"],
-            buckets=FIRST_BYTE,
-            registry=registry,
+            PROBE,
+            registry,
         )
-        self._decisions = Counter(
-            f"{PREFIX}_routing_decisions",
-            "Requests by the server that they went to, and why.",
-            ["server", "reason"],
-            registry=registry,
-        )
-        self._errors = Counter(
-            f"{PREFIX}_upstream_errors",
-            "Requests that a server failed: connect, timeout or broken.",
-            ["server", "reason"],
-            registry=registry,
-        )
-        self._retries = Counter(
-            f"{PREFIX}_retries",
-            "Attempts at another server after no connection to this one came about.",
-            ["server"],
-            registry=registry,
-        )
-        registry.register(_State(lambda: self._state))
+        self._lag = Histogram(
+            f"{PREFIX}_event_loop_lag_seconds",
+            f"How late the event loop came to something due after {LAG_INTERVAL} s.",
+            [],
+            LAG,
+            registry,
+        ).labels()
+        build = InfoMetricFamily(f"{PREFIX}_build", "What runs here.")
+        revision = os.environ.get("LLAMA_BALANCER_REVISION", "")
+        about = {"version": version, "revision": revision}
+        build.add_metric([], {**about, "python_version": platform.python_version()})
+        self._build = build
+        registry.register(_Described(lambda: self._described))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
     def finished(self, record: Record) -> None:
         """Count a request."""
-        key = (record.endpoint, record.model, record.server, record.reason, record.outcome)
-        meters = self._known.get(key) or self._meters(record, key)
-        meters.requests.inc()
-        meters.duration.observe(record.ended - record.started)
-        if record.model:
-            meters.queue_wait.observe(record.waited)
-        if record.first_byte is not None and record.sent is not None:
-            meters.first_byte.observe(record.first_byte - record.sent)
-        if record.reason:
-            meters.decisions.inc()
-        for server in record.failures:
-            self._errors.labels(server, "connect").inc()
-            if server != record.server or record.outcome == "success":
-                self._retries.labels(server).inc()
-        if record.outcome == "timeout":
-            self._errors.labels(record.server, "timeout").inc()
-        elif record.outcome == "upstream_error" and record.server not in record.failures:
-            self._errors.labels(record.server, "broken").inc()
+        self._requests.finished(record)
+
+    def checked(self, server: str, result: str, seconds: float) -> None:
+        """Count a probe."""
+        self._checks.labels(server, result).value += 1
+        self._check_duration.labels(server).observe(seconds)
+
+    async def watch_event_loop(self) -> None:
+        """Measure, until cancelled, how late the event loop is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self._lag.observe(max(0.0, loop.time() - due))
 
     async def render(self) -> bytes:
         """Write all series as text.
@@ -143,113 +116,50 @@ class Metrics:
         The state is read here, in the event loop to which it belongs; the text, which takes
         long, is written in a thread.
         """
-        self._state = tuple(self._describe())
+        models = dict.fromkeys(self._label(name) for name in offered(self._balancer.standings()))
+        written = CounterMetricFamily(
+            f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
+        )
+        for level in ("warning", "error"):
+            written.add_metric([level], logs.written[level])
+        state = self._state.describe(models, self._label)
+        self._described = (*state, written, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
-    def _meters(self, record: Record, key: tuple[object, ...]) -> Meters:
-        model = self._label(record.model)
-        server = record.server or "none"
-        outcome = record.outcome or "internal_error"
-        meters = Meters(
-            self._requests.labels(record.endpoint, model, server, outcome),
-            self._duration.labels(record.endpoint, model),
-            self._queue_wait.labels(model),
-            self._first_byte.labels(server),
-            self._decisions.labels(server, record.reason or "none"),
-        )
-        if len(self._known) < MOST_SETS and model == record.model:
-            self._known[key] = meters
-        return meters
+    def _model_of_record(self, record: Record) -> str:
+        if not record.model or record.model.startswith(("/", "(")):
+            return NO_MODEL
+        label = self._label(record.model)
+        # A name that asks for more than the model, as `…-high` does, is told by where it went.
+        if label == OTHER and record.instance:
+            label = self._label(record.instance)
+        if label == OTHER:
+            self._folded.value += 1
+        return label
 
-    def _label(self, model: str) -> str:
-        """Name a model that some server lists; anything else is `other`."""
-        if not model or model.startswith("/"):
-            return model
-        for standing in self._balancer.standings():
-            if standing.listed((model,)):
-                return model
-        return OTHER
-
-    def _describe(self) -> Iterator[Metric]:
-        up = _gauge("server_up", "Whether a server may get requests.", ["server"])
-        state = _gauge("server_state", "1 for the state that a server is in.", ["server", "state"])
-        inflight = _gauge(
-            "upstream_requests_in_flight", "Open model requests.", ["server", "instance"]
-        )
-        limit = _gauge("server_request_limit", "Most requests at once.", ["server"])
-        load = _gauge(
-            "server_gpu_utilization_ratio", "GPU load that a server reported.", ["server"]
-        )
-        seen = _gauge(
-            "server_last_seen_timestamp_seconds", "When a server's load was last read.", ["server"]
-        )
-        for standing in self._balancer.standings():
-            name, window, ledger = standing.server.name, standing.window, standing.ledger
-            up.add_metric([name], float(window.valid))
-            for possible in ("idle", "busy", "invalid"):
-                state.add_metric([name, possible], float(window.status == possible))
-            open_at = ledger.by_instance()
-            names = sorted((standing.models or set()) | {x for x in open_at if x.startswith("/")})
-            for instance in names:
-                inflight.add_metric([name, instance], open_at.pop(instance, 0))
-            inflight.add_metric([name, OTHER], sum(open_at.values()))
-            if ledger.limit is not None:
-                limit.add_metric([name], ledger.limit)
-            if window.last is not None:
-                load.add_metric([name], window.last.gpu_percent / 100)
-                seen.add_metric([name], window.last.at)
-        yield from (up, state, inflight, limit, load, seen)
-        yield _gauge("queue_depth", "Requests that wait for a place.", value=self._queue_depth())
-        pins = len(self._balancer.pins())
-        yield _gauge("sticky_entries", "Clients that are pinned to a server.", value=pins)
-        yield from _describe_gpus(self._sampler.gpus)
-        if self._sampler.up is not None:
-            collector = _gauge("gpu_collector_up", "Whether the GPUs can be read.", ["backend"])
-            collector.add_metric([self._sampler.backend], float(self._sampler.up))
-            yield collector
-        build = InfoMetricFamily(f"{PREFIX}_build", "What runs here.")
-        build.add_metric(
-            [], {"version": self._version, "python_version": platform.python_version()}
-        )
-        yield build
+    def _label(self, name: str) -> str:
+        """Name the model of an instance that some server lists; anything else is `other`."""
+        if name.startswith(("/", "(")):
+            return NO_MODEL
+        names = listed(self._balancer.standings())
+        if name not in names:
+            model = name
+            if model not in self._models:
+                return OTHER  # servers that are down keep the names that they had
+        else:
+            model = model_of(name, names)
+        if model not in self._models:
+            if len(self._models) >= MOST_MODELS:
+                return OTHER
+            self._models[model] = None
+        return model
 
 
-class _State(Collector):
+class _Described(Collector):
     """Hands out what was read of the state last."""
 
-    def __init__(self, state: Callable[[], Iterable[Metric]]) -> None:
-        self._state = state
+    def __init__(self, described: Callable[[], Iterable[Metric]]) -> None:
+        self._read = described
 
     def collect(self) -> Iterable[Metric]:
-        return self._state()
-
-
-def _gauge(
-    name: str, about: str, labels: list[str] | None = None, value: float | None = None
-) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{PREFIX}_{name}", about, labels=labels, value=value)
-
-
-def _describe_gpus(gpus: Iterable[Gpu]) -> Iterator[Metric]:
-    """Describe the local GPUs; what a driver does not tell has no series."""
-    labels = ["gpu", "uuid"]
-    info = _gauge("gpu_info", "1 for every GPU.", [*labels, "name", "driver_version"])
-    load = _gauge("gpu_utilization_ratio", "Share of time that a GPU was busy.", labels)
-    used = _gauge("gpu_memory_used_bytes", "Memory in use.", labels)
-    total = _gauge("gpu_memory_total_bytes", "Memory there is.", labels)
-    heat = _gauge("gpu_temperature_celsius", "Temperature of the core.", labels)
-    power = _gauge("gpu_power_watts", "Power drawn.", labels)
-    for gpu in gpus:
-        which = [str(gpu.index), gpu.uuid or ""]
-        info.add_metric([*which, gpu.name or "", gpu.driver_version or ""], 1)
-        told = (
-            (load, None if gpu.utilization is None else gpu.utilization / 100),
-            (used, gpu.memory_used),
-            (total, gpu.memory_total),
-            (heat, gpu.temperature),
-            (power, gpu.power),
-        )
-        for family, value in told:
-            if value is not None:
-                family.add_metric(which, value)
-    yield from (info, load, used, total, heat, power)
+        return self._read()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from app.telemetry.answer import Answer
+
 Outcome = Literal[
     "success",
     "client_error",
@@ -11,6 +13,12 @@ Outcome = Literal[
     "rejected",
     "client_disconnect",
 ]
+
+Fault = Literal["connect", "connect_timeout", "read_timeout", "reset", "protocol", "status_5xx"]
+"""What was wrong with a server."""
+
+Rejection = Literal["no_route", "queue_full", "queue_timeout"]
+"""Why no server was asked."""
 
 
 @dataclass(slots=True)
@@ -29,10 +37,15 @@ class Record:
     username: str | None = None
     model: str = ""
     stream: bool = False
+    """Whether an event stream was asked for, or came."""
     server: str = ""
     instance: str = ""
     reason: str = ""
     failures: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    """What was wrong with each of `failures`."""
+    ready: float = 0.0
+    """When the request was there, so that it could be sent."""
     waited: float = 0.0
     """How long it waited for a place, in seconds."""
     sent: float | None = None
@@ -40,6 +53,13 @@ class Record:
     first_byte: float | None = None
     ended: float = 0.0
     status: int = 0
+    size: int = 0
+    """What was sent to the server, in bytes of the body."""
+    answer: Answer | None = None
+    """What was seen of the server's answer."""
     outcome: Outcome | None = None
     """How it ended; None, once it has ended, for a fault of our own."""
+    fault: Fault | None = None
+    """What the server that answered, or should have, did wrong."""
+    rejection: Rejection | None = None
     error: str = ""

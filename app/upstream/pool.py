@@ -5,7 +5,7 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from app.upstream.wire import Connection, Unreachable
+from app.upstream.wire import Connection, Unanswered, Unreachable
 
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's
@@ -74,7 +74,7 @@ class Pool:
                     ssl=self._tls,
                 )
         except TimeoutError:
-            raise Unreachable(f"no connection within {self._connect_timeout:g} s") from None
+            raise Unanswered(f"no connection within {self._connect_timeout:g} s") from None
         except OSError as error:
             raise Unreachable(_in_words(error)) from error
         self._busy.add(connection)

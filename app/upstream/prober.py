@@ -5,17 +5,21 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable
+from typing import Literal
 
 import httpx
 import structlog
 
 from app.routing.balancer import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.choice import Standing
-from app.routing.fleet import NAME_LIMIT
+from app.routing.fleet import NAME_LIMIT, Server
 from app.routing.window import Sample, Side
 
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
+
+CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
+"""What came of a probe."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +33,9 @@ class Prober:
 
     Every `interval` seconds a server's health address is asked for its GPU load, and every
     `models_ttl` seconds its model API for its models; every `interval` while that fails, and
-    where there is no health address. `learn` is told what came of it. Timeouts are in seconds.
+    where there is no health address. `learn` is told what came of it; `checked` of each probe
+    of a health address, or of a model list in its stead, and how many seconds it took.
+    Timeouts are in seconds.
     """
 
     def __init__(
@@ -42,9 +48,11 @@ class Prober:
         connect_timeout: float = 5.0,
         read_timeout: float = 2.0,
         clock: Callable[[], float] = time.time,
+        checked: Callable[[str, CheckResult, float], None] = lambda *_: None,
     ) -> None:
         self._standings = tuple(standings)
         self._learn = learn
+        self._checked = checked
         self._interval = interval
         self._models_ttl = models_ttl
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
@@ -72,19 +80,19 @@ class Prober:
 
     async def probe(self, standing: Standing) -> None:
         """Ask a server what is due, both sides at once."""
-        server = standing.server.name
+        server = standing.server
         due = []
-        if standing.server.health_base is not None:
-            url = f"{standing.server.health_base}/llmhealth"
+        if server.health_base is not None:
+            url = f"{server.health_base}/llmhealth"
             due.append(self._ask(server, "health", url, self._health))
-        listed_at = self._listed_at.get(server, -math.inf)
+        listed_at = self._listed_at.get(server.name, -math.inf)
         if (
             not due
             or standing.window.troubled
             or standing.models is None
             or self._clock() - listed_at >= self._models_ttl
         ):
-            url = f"{standing.server.model_base}/v1/models"
+            url = f"{server.model_base}/v1/models"
             due.append(self._ask(server, "models", url, self._models))
         await asyncio.gather(*due)
 
@@ -105,14 +113,22 @@ class Prober:
             await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
 
     async def _ask(
-        self, server: str, side: Side, url: str, read: Callable[[str, int, bytes], News]
+        self, server: Server, side: Side, url: str, read: Callable[[str, int, bytes], News]
     ) -> None:
+        begun = time.monotonic()
+        result: CheckResult = "ok"
         try:
-            news = read(server, *await self._get(url))
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            news = Failure(server, side, unreachable=True)
-        except (httpx.HTTPError, httpx.InvalidURL, Unusable):
-            news = Failure(server, side, unreachable=False)
+            news = read(server.name, *await self._get(url))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            refused = isinstance(error, httpx.ConnectError)
+            result = "refused" if refused else "timeout"
+            news = Failure(server.name, side, unreachable=True)
+        except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
+            silent = isinstance(error, httpx.TimeoutException)
+            result = "timeout" if silent else "bad_response"
+            news = Failure(server.name, side, unreachable=False)
+        if side == "health" or server.health_base is None:
+            self._checked(server.name, result, time.monotonic() - begun)
         self._learn(news)
 
     async def _get(self, url: str) -> tuple[int, bytes]:

@@ -1,17 +1,15 @@
 """The control endpoints: what the balancer itself answers."""
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from app.routing.catalog import offered
 from app.routing.choice import Standing
 
 GET = ["GET", "HEAD"]
-
-_NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 
 
 def routes(
@@ -61,17 +59,3 @@ def routes(
         return Response(status_code=204)
 
     return router
-
-
-def offered(standings: Iterable[Standing]) -> list[str]:
-    """Merge the servers' model lists, sorted, without the further instances of a model.
-
-    `name-2` is an instance if `name` is listed too; `phi-4`, without a `phi`, is a model.
-    """
-    names = {name for standing in standings for name in standing.models or ()}
-    return sorted(name for name in names if not _is_instance(name, names))
-
-
-def _is_instance(name: str, names: set[str]) -> bool:
-    match = _NUMBERED.fullmatch(name)
-    return match is not None and int(match[2]) >= 2 and match[1] in names

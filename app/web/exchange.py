@@ -5,6 +5,7 @@ import json
 from time import monotonic
 from typing import Any
 
+from app.telemetry.answer import Answer
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head, UpstreamError
@@ -151,6 +152,7 @@ class Exchange:
         self._base = pool.base
         self._done = done = self.client.loop.create_future()
         self.record.sent = monotonic()
+        self.record.size = len(body) if body else 0
         connection.request(
             head + body if body else head,
             self,
@@ -164,9 +166,15 @@ class Exchange:
         await done
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        record = self.record
         if head is not None:
-            self.record.first_byte = monotonic()
-            self.record.status = head.status
+            record.first_byte = monotonic()
+            record.status = head.status
+            streams = _is_event_stream(head)
+            record.stream = record.stream or streams
+            record.answer = Answer(streams=streams)
+        if body and record.answer is not None:
+            record.answer.passes(body)
         if head is not None and head.status == 101:
             self._open_tunnel(head, body)
             return
@@ -253,6 +261,7 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 return
             data = message.get("body", b"")
+            self.record.size += len(data)
             more = message.get("more_body", False)
             if chunked:
                 data = (b"%x\r\n%b\r\n" % (len(data), data)) if data else b""
@@ -273,3 +282,10 @@ class Exchange:
             self._done.set_result(None)
         else:
             self._done.set_exception(error)
+
+
+def _is_event_stream(head: Head) -> bool:
+    for name, value in head.headers:
+        if name == b"content-type":
+            return value.startswith(b"text/event-stream")
+    return False

@@ -5,6 +5,7 @@ import functools
 import itertools
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -40,7 +41,7 @@ class Relay:
     A model request holds a lease from before it is sent until its answer has ended, one
     bracket, on every way out. It is tried at the next server only where nothing can have been
     acted on: no connection came about, or a kept one turned out to be closed. `finished`
-    is told of every request in the end.
+    is told of every request in the end; `in_flight` counts those under way, by endpoint.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Relay:
         username_pattern: re.Pattern[str],
         max_body_bytes: int,
         finished: Callable[[Record], None],
+        in_flight: Counter[str] | None = None,
     ) -> None:
         self._balancer = balancer
         self._pools = pools
@@ -63,6 +65,7 @@ class Relay:
         self._username_pattern = username_pattern
         self._max_body_bytes = max_body_bytes
         self._finished = finished
+        self._in_flight: Counter[str] = Counter() if in_flight is None else in_flight
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -77,6 +80,7 @@ class Relay:
             monotonic(),
         )
         exchange = Exchange(scope, receive, send, fields, record)
+        self._in_flight[record.endpoint] += 1
         try:
             exchange.client.watch()
             if model_request:
@@ -95,6 +99,7 @@ class Relay:
             await self._give_up(exchange, error)
         finally:
             exchange.close()
+            self._in_flight[record.endpoint] -= 1
             record.ended = monotonic()
             self._finished(record)
 
@@ -104,6 +109,7 @@ class Relay:
         record = exchange.record
         try:
             raw = await exchange.read_body(self._max_body_bytes)
+            record.ready = monotonic()
             if record.endpoint == ROUTED_PATH:
                 request = ChatRequest(raw, record.address, self._username_pattern, self._rewrites)
                 record.username = request.username
@@ -124,11 +130,11 @@ class Relay:
             message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
             await exchange.refuse(413, "invalid_request_error", message, _CLOSE)
         except QueueFull:
-            record.outcome = "rejected"
+            record.outcome, record.rejection = "rejected", "queue_full"
             message = f"{self._waiting.capacity} requests are waiting already; try again later"
             await exchange.refuse(429, "rate_limit_error", message, _RETRY_LATER)
         except QueueTimeout:
-            record.outcome = "rejected"
+            record.outcome, record.rejection = "rejected", "queue_timeout"
             message = "every server was busy for the whole time that a request may wait"
             await exchange.refuse(503, "server_busy", message, _RETRY_LATER)
 
@@ -164,6 +170,7 @@ class Relay:
                 except Unreachable as error:
                     unreachable = error
                     record.failures += (lease.server,)
+                    record.faults += (error.kind,)
                     self._balancer.learn(Failure(lease.server, "models", unreachable=True))
 
     async def _carry(
@@ -243,6 +250,7 @@ class Relay:
         record = exchange.record
         timed_out = isinstance(error, TimedOut)
         record.outcome = "timeout" if timed_out else "upstream_error"
+        record.fault = error.kind
         kind = "upstream_timeout" if timed_out else "upstream_error"
         message = f"server {record.server}: {error}"
         if exchange.started:
@@ -266,6 +274,7 @@ async def _refuse_unconfigured(exchange: Exchange) -> None:
         "no server is configured for this; set BALANCER_SERVERS and BALANCER_MODELS "
         "(/llmhealth-monitor shows how)"
     )
+    exchange.record.rejection = "no_route"
     await exchange.refuse(404, "not_found_error", message)
 
 

@@ -80,6 +80,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def by_model(self) -> Counter[str]:
+        """Count the waiters for each model."""
+        return Counter(waiter.model for waiter in self._waiters)
+
     def snapshot(self) -> dict[str, object]:
         """Tell how many wait, for which models, and for how many seconds the first has."""
         now = asyncio.get_running_loop().time()
@@ -87,7 +91,7 @@ class WaitingRoom:
         return {
             "waiting": len(waits),
             "max": self.capacity,
-            "by_model": dict(Counter(waiter.model for waiter in self._waiters)),
+            "by_model": dict(self.by_model()),
             "oldest_wait_seconds": round(waits[0], 3) if waits else 0.0,
         }
 

@@ -1,3 +1,4 @@
+import asyncio
 import random
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.window import Sample
+from app.telemetry.answer import Answer
 from app.telemetry.gpu import Gpu, GpuSampler, NoReader
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
@@ -23,22 +25,39 @@ class OneGpu:
     backend = "nvml"
 
     def read(self) -> tuple[Gpu, ...]:
-        return (Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, None),)
+        return (Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, None, 5000.0),)
 
     def close(self) -> None: ...
 
 
 def fleet_balancer(servers: int = 2, models: int = 1) -> Balancer:
-    fleet = Fleet.of([Server(f"PC{n}", f"http://pc{n}", None, 2) for n in range(servers)])
+    some = [Server(f"PC{n}", f"http://pc{n}", None, 2) for n in range(servers)]
+    fleet = Fleet.of(some, {"m.*": [server.name for server in some]})
     balancer = Balancer(fleet, clock=Clock())
     for name in fleet.servers:
         balancer.learn(ModelsAnswer(name, [f"m{n}" for n in range(models)]))
     return balancer
 
 
-def metrics(balancer: Balancer | None = None, sampler: GpuSampler | None = None) -> Metrics:
-    sampler = sampler or GpuSampler(NoReader())
-    return Metrics(balancer or fleet_balancer(), lambda: 3, sampler, version="9.9")
+def metrics(
+    balancer: Balancer | None = None,
+    sampler: GpuSampler | None = None,
+    waiting: dict[str, int] | None = None,
+) -> Metrics:
+    return Metrics(
+        balancer or fleet_balancer(),
+        sampler or GpuSampler(NoReader()),
+        waiting=lambda: waiting or {},
+        in_flight=lambda: {CHAT: 2},
+        version="9.9",
+    )
+
+
+def answer(*pieces: bytes, streams: bool = False) -> Answer:
+    seen = Answer(streams=streams)
+    for piece in pieces:
+        seen.passes(piece)
+    return seen
 
 
 def record(outcome: Outcome | None = "success", model: str = "m0", **facts: object) -> Record:
@@ -46,30 +65,88 @@ def record(outcome: Outcome | None = "success", model: str = "m0", **facts: obje
         "server": "PC0",
         "instance": model,
         "reason": "sticky",
+        "ready": 0.6,
         "waited": 0.2,
         "sent": 1.0,
         "first_byte": 1.5,
         "ended": 3.0,
+        "status": 200,
+        "size": 100,
+        "answer": answer(b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}'),
         **facts,
     }
     return Record("1", CHAT, "10.0.0.1", 0.5, model=model, outcome=outcome, **settings)  # type: ignore[arg-type]
 
 
-async def lines(found: Metrics) -> list[str]:
-    return (await found.render()).decode().splitlines()
+def unsent(outcome: Outcome | None, **facts: object) -> Record:
+    nothing = {"server": "", "reason": "", "instance": "", "sent": None, "answer": None}
+    return record(outcome, **{**nothing, "first_byte": None, "status": 0, **facts})  # type: ignore[arg-type]
+
+
+async def told(found: Metrics, *records: Record) -> dict[str, float]:
+    """Give the value of every series, without the prefix."""
+    for each in records:
+        found.finished(each)
+    series = {}
+    for line in (await found.render()).decode().splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            series[name.removeprefix("llama_balancer_")] = float(value)
+    return series
 
 
 async def test_a_finished_request_is_counted_and_timed() -> None:
-    found = metrics()
-    found.finished(record())
-    text = await lines(found)
+    series = await told(metrics(), record())
 
     key = f'endpoint="{CHAT}",model="m0"'
-    assert f'llama_balancer_requests_total{{{key},outcome="success",server="PC0"}} 1.0' in text
-    assert f"llama_balancer_request_duration_seconds_sum{{{key}}} 2.5" in text
-    assert 'llama_balancer_queue_wait_seconds_sum{model="m0"} 0.2' in text
-    assert 'llama_balancer_time_to_first_byte_seconds_sum{server="PC0"} 0.5' in text
-    assert 'llama_balancer_routing_decisions_total{reason="sticky",server="PC0"} 1.0' in text
+    where = 'model="m0",server="PC0"'
+    expected = {
+        f'requests_total{{{key},outcome="success",stream="false"}}': 1,
+        f'request_duration_seconds_sum{{{key},stream="false"}}': 2.5,
+        'queue_wait_seconds_sum{model="m0"}': 0.2,
+        'time_to_first_byte_seconds_sum{server="PC0"}': 0.5,
+        f"upstream_duration_seconds_sum{{{where}}}": 2,
+        'routing_decisions_total{model="m0",reason="sticky",server="PC0"}': 1,
+        'upstream_responses_total{code="2xx",server="PC0"}': 1,
+        'request_body_bytes_total{server="PC0"}': 100,
+        'response_body_bytes_total{server="PC0"}': 55,
+        f"prompt_tokens_total{{{where}}}": 9,
+        f"prompt_tokens_cached_total{{{where}}}": 0,
+        f"completion_tokens_total{{{where}}}": 4,
+        'usage_reports_total{model="m0",result="present",server="PC0"}': 1,
+    }
+    assert {name: series[name] for name in expected} == expected
+    assert series["overhead_seconds_sum"] == pytest.approx(0.2)
+
+
+async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
+    seen = answer(event, event, event, streams=True)
+    seen.first_token = 2.0
+    series = await told(metrics(), record(stream=True, answer=seen))
+
+    assert series['time_to_first_token_seconds_sum{model="m0",server="PC0"}'] == 1.5
+    assert series['inter_token_seconds_count{model="m0"}'] == 2
+    assert series['stream_max_gap_seconds_count{model="m0"}'] == 1
+    assert series['usage_reports_total{model="m0",result="missing",server="PC0"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        ("success", "empty"),
+        ("client_disconnect", "disconnect"),
+        ("timeout", "timeout"),
+        ("upstream_error", "error"),
+    ],
+)
+async def test_a_stream_without_a_token_is_counted_with_its_end(
+    outcome: Outcome, reason: str
+) -> None:
+    seen = answer(b": nothing yet\n\n", streams=True)
+    series = await told(metrics(), record(outcome, stream=True, answer=seen))
+
+    assert series[f'streams_without_token_total{{model="m0",reason="{reason}"}}'] == 1
 
 
 @pytest.mark.parametrize(
@@ -77,34 +154,98 @@ async def test_a_finished_request_is_counted_and_timed() -> None:
     ["client_error", "upstream_error", "timeout", "rejected", "client_disconnect", None],
 )
 async def test_every_outcome_is_told_apart(outcome: Outcome | None) -> None:
-    found = metrics()
-    found.finished(record(outcome))
+    series = await told(metrics(), record(outcome))
 
     label = outcome or "internal_error"
-    assert any(f'outcome="{label}"' in line for line in await lines(found))
+    assert any(f'outcome="{label}"' in name for name in series)
 
 
-async def test_failures_of_servers_are_counted_by_reason() -> None:
-    found = metrics()
-    found.finished(record(failures=("PC1",)))
-    found.finished(record("upstream_error"))
-    found.finished(record("timeout"))
-    text = await lines(found)
+async def test_what_a_server_did_wrong_is_counted_with_a_word_for_it() -> None:
+    series = await told(
+        metrics(),
+        record(failures=("PC1",), faults=("connect_timeout",)),
+        record("upstream_error", fault="reset"),
+        record("timeout", fault="read_timeout"),
+        record("upstream_error", status=503),
+    )
 
-    for server, reason in (("PC1", "connect"), ("PC0", "broken"), ("PC0", "timeout")):
-        name = f'llama_balancer_upstream_errors_total{{reason="{reason}",server="{server}"}} 1.0'
-        assert name in text
-    assert 'llama_balancer_retries_total{server="PC1"} 1.0' in text
+    for server, reason in (
+        ("PC1", "connect_timeout"),
+        ("PC0", "reset"),
+        ("PC0", "read_timeout"),
+        ("PC0", "status_5xx"),
+    ):
+        assert series[f'upstream_errors_total{{reason="{reason}",server="{server}"}}'] == 1
+    assert series['upstream_errors_total{reason="protocol",server="PC0"}'] == 0
+    assert series['retries_total{reason="connect_timeout",server="PC1"}'] == 1
+    assert series['failovers_total{from_server="PC1",to_server="PC0"}'] == 1
+    assert series['upstream_responses_total{code="5xx",server="PC0"}'] == 1
+
+
+async def test_an_attempt_that_was_the_last_one_is_no_retry() -> None:
+    gave_up = unsent(
+        "upstream_error",
+        server="PC0",
+        reason="idle",
+        failures=("PC1", "PC0"),
+        faults=("connect", "connect"),
+        fault="connect",
+    )
+    series = await told(metrics(), gave_up)
+
+    assert series['retries_total{reason="connect",server="PC1"}'] == 1
+    assert series['retries_total{reason="connect",server="PC0"}'] == 0
+    assert series['upstream_errors_total{reason="connect",server="PC0"}'] == 1
+    assert series['retries_exhausted_total{model="m0"}'] == 1
+
+
+async def test_requests_that_no_server_got_are_counted_with_the_reason() -> None:
+    series = await told(
+        metrics(),
+        unsent("rejected", rejection="queue_full"),
+        unsent("rejected", rejection="queue_timeout"),
+        unsent("client_error", rejection="no_route"),
+    )
+
+    for reason in ("queue_full", "queue_timeout", "no_route"):
+        assert series[f'routing_rejections_total{{model="m0",reason="{reason}"}}'] == 1
+    assert not any('server=""' in name for name in series)
+
+
+@pytest.mark.parametrize(
+    ("left", "phase"),
+    [
+        (unsent("client_disconnect"), "queued"),
+        (record("client_disconnect", first_byte=None, answer=None), "waiting"),
+        (record("client_disconnect"), "streaming"),
+    ],
+)
+async def test_when_a_client_left_is_told(left: Record, phase: str) -> None:
+    series = await told(metrics(), left)
+
+    assert series[f'client_disconnects_total{{model="m0",phase="{phase}"}}'] == 1
 
 
 async def test_names_that_clients_make_up_are_other() -> None:
-    found = metrics()
-    for number in range(50):
-        found.finished(record(model=f"made-up-{number}"))
-    text = "\n".join(await lines(found))
+    series = await told(metrics(), *(record(model=f"made-up-{n}") for n in range(50)))
 
-    assert "made-up" not in text
-    assert 'model="other",outcome="success",server="PC0"} 50.0' in text
+    assert not any("made-up" in name for name in series)
+    assert series['label_values_dropped_total{label="model"}'] == 50
+
+
+async def test_a_name_with_wishes_is_told_by_the_model_that_served_it() -> None:
+    balancer = fleet_balancer()
+    balancer.learn(ModelsAnswer("PC0", ["gpt-oss:20b", "gpt-oss:20b-2"]))
+    wish = record(model="gpt-oss:20b-high", instance="gpt-oss:20b-2")
+    series = await told(metrics(balancer), wish)
+
+    assert series['queue_wait_seconds_count{model="gpt-oss:20b"}'] == 1
+
+
+async def test_a_request_that_names_no_model_has_none() -> None:
+    series = await told(metrics(), record(model="(none)"), record(model="/v1/embeddings"))
+
+    assert series['queue_wait_seconds_count{model="none"}'] == 2
 
 
 async def test_the_series_stay_below_two_thousand() -> None:
@@ -113,13 +254,13 @@ async def test_the_series_stay_below_two_thousand() -> None:
     rng = random.Random(3)
     outcomes: list[Outcome] = ["success", "client_disconnect", "upstream_error", "rejected"]
     reasons = ["sticky", "free_instance", "idle", "least_loaded"]
-    for number in range(5_000):
+    for number in range(10_000):
         model = rng.choice([f"m{rng.randrange(6)}", f"x{number}"])
         server = f"PC{rng.randrange(4)}"
-        facts = {"server": server, "reason": rng.choice(reasons)}
+        facts = {"server": server, "reason": rng.choice(reasons), "stream": rng.random() < 0.5}
         found.finished(record(rng.choice(outcomes), model, **facts))
 
-    assert len([line for line in await lines(found) if not line.startswith("#")]) < 2_000
+    assert len(await told(found)) < 2_000
 
 
 async def test_the_state_is_described_when_it_is_asked_for() -> None:
@@ -130,23 +271,58 @@ async def test_the_state_is_described_when_it_is_asked_for() -> None:
     assert isinstance(balancer.place(Ask("m0", ("m0",), "alice", "10.0.0.1")), Lease)
     sampler = GpuSampler(OneGpu())
     sampler.sample_once()
-    text = await lines(metrics(balancer, sampler))
+    series = await told(metrics(balancer, sampler, waiting={"m0": 3, "invented": 1}))
 
-    for line in (
-        'server_up{server="PC0"} 1.0',
-        'server_up{server="PC1"} 0.0',
-        'server_state{server="PC1",state="invalid"} 1.0',
-        'upstream_requests_in_flight{instance="m0",server="PC0"} 1.0',
-        'server_request_limit{server="PC0"} 2.0',
-        'server_gpu_utilization_ratio{server="PC0"} 0.75',
-        "queue_depth 3.0",
-        'gpu_utilization_ratio{gpu="0",uuid="GPU-1"} 0.87',
-        'gpu_temperature_celsius{gpu="0",uuid="GPU-1"} 71.0',
-        'gpu_collector_up{backend="nvml"} 1.0',
-    ):
-        assert f"llama_balancer_{line}" in text
-    assert not any(line.startswith("llama_balancer_gpu_power_watts{") for line in text)
-    assert any(line.startswith("llama_balancer_build_info{") for line in text)
+    expected = {
+        'server_up{server="PC0"}': 1,
+        'server_up{server="PC1"}': 0,
+        'server_state{server="PC1",state="invalid"}': 1,
+        'server_state_changes_total{server="PC1",state="invalid"}': 1,
+        'upstream_requests_in_flight{model="m0",server="PC0"}': 1,
+        'server_request_limit{server="PC0"}': 2,
+        'server_gpu_utilization_ratio{server="PC0"}': 0.75,
+        'model_servers_available{model="m.*"}': 1,
+        'queue_depth{model="m0"}': 3,
+        'queue_depth{model="other"}': 1,
+        f'requests_in_flight{{endpoint="{CHAT}"}}': 2,
+        'sticky_lookups_total{result="miss"}': 1,
+        "sticky_entries": 1,
+        'sticky_evictions_total{reason="ttl"}': 0,
+        'gpu_utilization_ratio{gpu="0",uuid="GPU-1"}': 0.87,
+        'gpu_temperature_celsius{gpu="0",uuid="GPU-1"}': 71,
+        'gpu_energy_joules_total{gpu="0",uuid="GPU-1"}': 5000,
+        'gpu_collector_up{backend="nvml"}': 1,
+    }
+    assert {name: series[name] for name in expected} == expected
+    assert not any(name.startswith("gpu_power_watts{") for name in series)
+    assert any(name.startswith("build_info{") for name in series)
+
+
+async def test_a_machine_without_gpus_has_no_collector_to_be_down() -> None:
+    series = await told(metrics())
+
+    assert not any(name.startswith("gpu_collector") for name in series)
+
+
+async def test_probes_are_counted_and_timed() -> None:
+    found = metrics()
+    found.checked("PC0", "ok", 0.02)
+    found.checked("PC0", "refused", 0.01)
+    series = await told(found)
+
+    assert series['health_checks_total{result="refused",server="PC0"}'] == 1
+    assert series['health_check_duration_seconds_count{server="PC0"}'] == 2
+
+
+async def test_the_lag_of_the_event_loop_is_measured() -> None:
+    found = metrics()
+    watching = asyncio.create_task(found.watch_event_loop())
+    for _ in range(1000):
+        if (await told(found))["event_loop_lag_seconds_count"]:
+            break
+    else:
+        pytest.fail("no lag was measured")
+    watching.cancel()
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

@@ -127,28 +127,6 @@ async def test_without_servers_the_snapshot_is_empty_and_still_complete() -> Non
     assert (told["backends"], told["servers"], told["fallback"]) == ([], {}, None)
 
 
-@pytest.mark.parametrize(
-    ("lists", "offered"),
-    [
-        ([["b", "a"], ["a", "c"]], ["a", "b", "c"]),
-        ([["m", "m-2"], ["m-3"]], ["m"]),
-        ([["phi-4"]], ["phi-4"]),
-        ([["m", "m-1"]], ["m", "m-1"]),
-        ([["m-2"]], ["m-2"]),
-        ([None, []], []),
-    ],
-)
-def test_the_servers_models_are_merged_without_further_instances(
-    lists: list[list[str] | None], offered: list[str]
-) -> None:
-    servers = [Server(f"S{n}", f"http://s{n}") for n in range(len(lists))]
-    b = Balancer(Fleet.of(servers), clock=Clock())
-    for server, models in zip(servers, lists, strict=True):
-        b.learn(ModelsAnswer(server.name, models))
-
-    assert api.offered(b.standings()) == offered
-
-
 def gateway() -> Gateway:
     async def relayed(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body = f"relayed {scope['method']} {scope['path']}".encode()

@@ -1,0 +1,28 @@
+"""Which models there are, over all servers."""
+
+import re
+from collections.abc import Iterable
+
+from app.routing.choice import Standing
+
+_NUMBERED = re.compile(r"(.+)-(\d{1,9})")
+
+
+def offered(standings: Iterable[Standing]) -> list[str]:
+    """Merge the servers' model lists, sorted, without the further instances of a model."""
+    names = listed(standings)
+    return sorted(name for name in names if model_of(name, names) == name)
+
+
+def listed(standings: Iterable[Standing]) -> set[str]:
+    """Merge the servers' model lists as they are."""
+    return {name for standing in standings for name in standing.models or ()}
+
+
+def model_of(name: str, names: set[str]) -> str:
+    """Name the model that `name` is an instance of.
+
+    `model-2` is an instance if `model` is listed too; `phi-4`, without a `phi`, is a model.
+    """
+    match = _NUMBERED.fullmatch(name)
+    return match[1] if match and int(match[2]) >= 2 and match[1] in names else name

@@ -1,0 +1,111 @@
+"""What operators want to know of an answer, read off its bytes while they pass."""
+
+import json
+from time import monotonic
+
+from app.telemetry.family import Series
+
+GAPS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
+"""Edges between the pauses between two tokens, in seconds."""
+
+TAIL_PIECES = 4
+"""How many of the last pieces are kept: the usage, the end mark, and what was cut in two."""
+
+EVENT_LIMIT = 64 * 1024
+"""Longest event before the first token that is read, in bytes."""
+
+
+class Answer:
+    """Follows one answer. It sees every piece, and holds none of them back.
+
+    The first token of an event stream is the first text, reasoning or tool call that is not
+    empty, not the first event: some servers begin with a role, or with a comment.
+    """
+
+    __slots__ = (
+        "_heard",
+        "_unread",
+        "first_token",
+        "gaps",
+        "longest_gap",
+        "size",
+        "streams",
+        "tail",
+    )
+
+    def __init__(self, *, streams: bool) -> None:
+        self.streams = streams
+        self.size = 0
+        """In bytes."""
+        self.tail: list[bytes] = []
+        """The last pieces, at whose end the usage stands."""
+        self.first_token: float | None = None
+        """On the monotonic clock."""
+        self.gaps: Series | None = None
+        """Seconds between one event and the next, from the first token on."""
+        self.longest_gap = 0.0
+        self._heard = 0.0
+        self._unread = b""
+
+    def passes(self, piece: bytes) -> None:
+        """Take notice of a piece of the body."""
+        self.size += len(piece)
+        tail = self.tail
+        tail.append(piece)
+        if len(tail) > TAIL_PIECES:
+            del tail[0]
+        if not self.streams:
+            return
+        if self.gaps is None:
+            self._look_for_token(piece)
+        elif piece.startswith(b"data:"):
+            now = monotonic()
+            gap = now - self._heard
+            self._heard = now
+            self.gaps.observe(gap)
+            if gap > self.longest_gap:
+                self.longest_gap = gap
+
+    def _look_for_token(self, piece: bytes) -> None:
+        *lines, rest = (self._unread + piece).split(b"\n")
+        self._unread = rest if len(rest) <= EVENT_LIMIT else b""
+        if any(line.startswith(b"data:") and _has_token(line[5:]) for line in lines):
+            self.first_token = self._heard = monotonic()
+            self.gaps = Series(GAPS)
+            self._unread = b""
+
+
+def _has_token(data: bytes) -> bool:
+    """Whether an event of OpenAI's or Anthropic's API carries something that was generated."""
+    try:
+        event = json.loads(data)
+    except ValueError:
+        return False
+    if not isinstance(event, dict):
+        return False
+    choices = event.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            delta = choice.get("delta")
+            if choice.get("text") or (isinstance(delta, dict) and _says_something(delta)):
+                return True
+    delta = event.get("delta")  # Anthropic's messages, OpenAI's responses
+    if isinstance(delta, dict):
+        return _says_something(delta)
+    return isinstance(delta, str) and delta != ""
+
+
+def _says_something(delta: dict[str, object]) -> bool:
+    return any(delta.get(name) for name in _SAYINGS)
+
+
+_SAYINGS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "tool_calls",
+    "function_call",
+    "text",
+    "thinking",
+    "partial_json",
+)

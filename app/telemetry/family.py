@@ -1,0 +1,113 @@
+"""Families of counters and histograms, in Prometheus' sense of the words.
+
+Not prometheus_client's: those take a lock, and a histogram a walk over its buckets, for every
+value, and a stream has a value for each token. Here counting is an addition; a stream counts
+for itself, and is added as a whole when it ends. prometheus_client writes them out.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from threading import Lock
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+Labels = tuple[str, ...]
+
+
+class Count:
+    """One counter; add to its value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+
+class Series:
+    """Counts of values between edges, and their sum."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value; one that equals an edge lies below it, as `le` says."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+    def add(self, other: "Series") -> None:
+        """Take in what was counted elsewhere, between the same edges."""
+        for at, count in enumerate(other.counts):
+            self.counts[at] += count
+        self.total += other.total
+
+
+class Counter(Collector):
+    """A family of counters, told apart by labels."""
+
+    def __init__(
+        self, name: str, about: str, labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self._describe = (name, about, labels)
+        self._counts: dict[Labels, Count] = {}
+        self._lock = Lock()
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """Find or make the counter of some labels."""
+        with self._lock:
+            return self._counts.setdefault(values, Count())
+
+    def collect(self) -> Iterable[Metric]:
+        """Write the counters; may be called in another thread."""
+        name, about, labels = self._describe
+        family = CounterMetricFamily(name, about, labels=labels)
+        with self._lock:
+            found = list(self._counts.items())
+        for values, count in found:
+            family.add_metric(values, count.value)
+        yield family
+
+
+class Histogram(Collector):
+    """A family of histograms, told apart by labels."""
+
+    def __init__(
+        self,
+        name: str,
+        about: str,
+        labels: Sequence[str],
+        edges: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._describe = (name, about, labels)
+        self._edges = edges
+        self._names = [*(repr(float(edge)) for edge in edges), "+Inf"]
+        self._series: dict[Labels, Series] = {}
+        self._lock = Lock()
+        registry.register(self)
+
+    def labels(self, *values: str) -> Series:
+        """Find or make the histogram of some labels."""
+        with self._lock:
+            return self._series.setdefault(values, Series(self._edges))
+
+    def collect(self) -> Iterable[Metric]:
+        """Write the histograms; in another thread the sum may be newer than the counts."""
+        name, about, labels = self._describe
+        family = HistogramMetricFamily(name, about, labels=labels)
+        with self._lock:
+            found = list(self._series.items())
+        for values, series in found:
+            below = 0
+            buckets = []
+            for edge, count in zip(self._names, series.counts.copy(), strict=True):
+                below += count
+                buckets.append((edge, below))
+            family.add_metric(values, buckets, series.total)
+        yield family

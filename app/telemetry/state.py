@@ -1,0 +1,165 @@
+"""What is told of the servers, the queue and the GPUs as they stand when Prometheus asks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from app.routing.balancer import Balancer
+from app.routing.choice import Standing
+from app.routing.window import Status
+from app.telemetry.gpu import Gpu, GpuSampler
+
+NO_MODEL = "none"
+STATES: tuple[Status, ...] = ("idle", "busy", "invalid")
+
+
+class State:
+    """Describes the present. It belongs to the event loop, as what it reads does."""
+
+    def __init__(
+        self,
+        prefix: str,
+        balancer: Balancer,
+        waiting: Callable[[], Mapping[str, int]],
+        in_flight: Callable[[], Mapping[str, int]],
+        sampler: GpuSampler,
+    ) -> None:
+        self._prefix = prefix
+        self._balancer = balancer
+        self._waiting = waiting
+        self._in_flight = in_flight
+        self._sampler = sampler
+
+    def describe(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
+        """Read everything; `models` are the known ones, `model_of` gives a name's label."""
+        standings = list(self._balancer.standings())
+        yield from self._servers(standings, model_of)
+        yield from self._requests(models, model_of)
+        yield self._served(standings)
+        yield from self._stickiness()
+        yield from self._gpus()
+
+    def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"{self._prefix}_{name}", about, labels=labels)
+
+    def _counter(self, name: str, about: str, *labels: str) -> CounterMetricFamily:
+        return CounterMetricFamily(f"{self._prefix}_{name}", about, labels=labels)
+
+    def _servers(
+        self, standings: Iterable[Standing], model_of: Callable[[str], str]
+    ) -> Iterator[Metric]:
+        up = self._gauge("server_up", "Whether a server may get requests.", "server")
+        state = self._gauge(
+            "server_state", "1 for the state that a server is in.", "server", "state"
+        )
+        changes = self._counter(
+            "server_state_changes", "How often a server came into a state.", "server", "state"
+        )
+        open_at = self._gauge(
+            "upstream_requests_in_flight", "Open model requests.", "server", "model"
+        )
+        limit = self._gauge("server_request_limit", "Most requests at once.", "server")
+        load = self._gauge(
+            "server_gpu_utilization_ratio", "GPU load that a server reported.", "server"
+        )
+        seen = self._gauge(
+            "server_last_seen_timestamp_seconds", "When a server's load was last read.", "server"
+        )
+        for standing in standings:
+            name, window, ledger = standing.server.name, standing.window, standing.ledger
+            up.add_metric([name], float(window.valid))
+            for possible in STATES:
+                state.add_metric([name, possible], float(window.status == possible))
+                changes.add_metric([name, possible], standing.entered[possible])
+            counts: Counter[str] = Counter({model_of(x): 0 for x in standing.models or ()})
+            for instance, count in ledger.by_instance().items():
+                counts[model_of(instance)] += count
+            for model, count in counts.items() or [(NO_MODEL, 0)]:
+                open_at.add_metric([name, model], count)
+            if ledger.limit is not None:
+                limit.add_metric([name], ledger.limit)
+            if window.last is not None:
+                load.add_metric([name], window.last.gpu_percent / 100)
+                seen.add_metric([name], window.last.at)
+        yield from (up, state, changes, open_at, limit, load, seen)
+
+    def _requests(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
+        handled = self._gauge(
+            "requests_in_flight", "Requests being handled, waiting ones included.", "endpoint"
+        )
+        for endpoint, count in self._in_flight().items():
+            handled.add_metric([endpoint], count)
+        queue = self._gauge("queue_depth", "Requests that wait for a place.", "model")
+        depths: Counter[str] = Counter(dict.fromkeys([*models, NO_MODEL], 0))
+        for name, count in self._waiting().items():
+            depths[model_of(name)] += count
+        for model, count in depths.items():
+            queue.add_metric([model], count)
+        yield from (handled, queue)
+
+    def _served(self, standings: Iterable[Standing]) -> Metric:
+        valid = {s.server.name for s in standings if s.window.valid}
+        served = self._gauge(
+            "model_servers_available",
+            "Servers that may get a configured model's requests.",
+            "model",
+        )
+        for pattern in self._balancer.fleet.patterns:
+            served.add_metric([pattern.regex.pattern], len(valid & set(pattern.servers)))
+        return served
+
+    def _stickiness(self) -> Iterator[Metric]:
+        lookups = self._counter(
+            "sticky_lookups", "Routed requests by what was known of their client.", "result"
+        )
+        for result, count in self._balancer.lookups.items():
+            lookups.add_metric([result], count)
+        entries = self._gauge("sticky_entries", "Clients that are pinned to a server.")
+        entries.add_metric([], len(self._balancer.pins()))
+        evictions = self._counter("sticky_evictions", "Pins forgotten, and why.", "reason")
+        for reason, count in self._balancer.evictions.items():
+            evictions.add_metric([reason], count)
+        yield from (lookups, entries, evictions)
+
+    def _gpus(self) -> Iterator[Metric]:
+        sampler = self._sampler
+        yield from self._describe_gpus(sampler.gpus, sampler.backend)
+        if sampler.up is None:
+            return  # nothing to read here, and nothing to complain about
+        up = self._gauge("gpu_collector_up", "Whether the GPUs can be read.", "backend")
+        up.add_metric([sampler.backend], float(sampler.up))
+        errors = self._counter(
+            "gpu_collector_errors", "Failed readings of the GPUs.", "backend", "reason"
+        )
+        for reason, count in sampler.errors.copy().items():
+            errors.add_metric([sampler.backend, reason], count)
+        yield from (up, errors)
+
+    def _describe_gpus(self, gpus: Iterable[Gpu], backend: str) -> Iterator[Metric]:
+        """Describe the local GPUs; what a driver does not tell has no series."""
+        which = ("gpu", "uuid")
+        info = self._gauge(
+            "gpu_info", "1 for every GPU.", *which, "name", "driver_version", "backend"
+        )
+        load = self._gauge("gpu_utilization_ratio", "Share of time that a GPU was busy.", *which)
+        used = self._gauge("gpu_memory_used_bytes", "Memory in use.", *which)
+        total = self._gauge("gpu_memory_total_bytes", "Memory there is.", *which)
+        heat = self._gauge("gpu_temperature_celsius", "Temperature of the core.", *which)
+        power = self._gauge("gpu_power_watts", "Power drawn.", *which)
+        energy = self._counter("gpu_energy_joules", "Energy used since the driver's start.", *which)
+        for gpu in gpus:
+            name = [str(gpu.index), gpu.uuid or ""]
+            info.add_metric([*name, gpu.name or "", gpu.driver_version or "", backend], 1)
+            told: tuple[tuple[GaugeMetricFamily | CounterMetricFamily, float | None], ...] = (
+                (load, None if gpu.utilization is None else gpu.utilization / 100),
+                (used, gpu.memory_used),
+                (total, gpu.memory_total),
+                (heat, gpu.temperature),
+                (power, gpu.power),
+                (energy, gpu.energy),
+            )
+            for family, value in told:
+                if value is not None:
+                    family.add_metric(name, value)
+        yield from (info, load, used, total, heat, power, energy)

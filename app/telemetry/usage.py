@@ -1,0 +1,71 @@
+"""How many tokens an answer cost, as its end tells."""
+
+import json
+from typing import NamedTuple
+
+
+_read = json.JSONDecoder().raw_decode
+
+
+class Usage(NamedTuple):
+    """Tokens of one request; the prompt's include those that came from a cache."""
+
+    prompt: int
+    cached: int
+    completion: int
+
+
+def read_usage(tail: bytes) -> Usage | None:
+    """Read the usage out of the end of an answer, JSON or event stream; None if there is none.
+
+    `usage` as OpenAI's and Anthropic's APIs have it; else the `timings` of llama.cpp's server,
+    which it sends also where a stream was not asked for its usage.
+    """
+    found = _last_object(tail, b'"usage"')
+    if found is not None:
+        details = found.get("prompt_tokens_details") or found.get("input_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        return _usage(
+            found.get("prompt_tokens", found.get("input_tokens")),
+            found.get("cache_read_input_tokens") if cached is None else cached,
+            found.get("completion_tokens", found.get("output_tokens")),
+        )
+    found = _last_object(tail, b'"timings"')
+    if found is None:
+        return None
+    read, cached = _count(found.get("prompt_n")), _count(found.get("cache_n"))
+    return _usage(None if read is None else read + (cached or 0), cached, found.get("predicted_n"))
+
+
+def _usage(prompt: object, cached: object, completion: object) -> Usage | None:
+    read = _count(prompt)
+    if read is None:
+        return None
+    return Usage(read, min(_count(cached) or 0, read), _count(completion) or 0)
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value
+
+
+def _last_object(tail: bytes, name: bytes) -> dict[str, object] | None:
+    """Find the last member of a name whose value is an object.
+
+    Inside of a string the quotation marks of a name would be escaped, so it is found only
+    where it is one.
+    """
+    end = len(tail)
+    while (at := tail.rfind(name, 0, end)) >= 0:
+        end = at
+        start = tail.find(b"{", at)
+        if tail[at + len(name) : start].strip() != b":":
+            continue  # null, as in every event but the last
+        try:
+            value, _ = _read(tail[start:].decode(errors="replace"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            return value
+    return None

@@ -1,0 +1,33 @@
+import pytest
+
+from app.routing.balancer import Balancer, ModelsAnswer
+from app.routing.catalog import model_of, offered
+from app.routing.fleet import Fleet, Server
+from tests.fakes.clock import Clock
+
+
+@pytest.mark.parametrize(
+    ("lists", "models"),
+    [
+        ([["b", "a"], ["a", "c"]], ["a", "b", "c"]),
+        ([["m", "m-2"], ["m-3"]], ["m"]),
+        ([["phi-4"]], ["phi-4"]),
+        ([["m", "m-1"]], ["m", "m-1"]),
+        ([["m-2"]], ["m-2"]),
+        ([None, []], []),
+    ],
+)
+def test_the_servers_models_are_merged_without_further_instances(
+    lists: list[list[str] | None], models: list[str]
+) -> None:
+    servers = [Server(f"S{n}", f"http://s{n}") for n in range(len(lists))]
+    b = Balancer(Fleet.of(servers), clock=Clock())
+    for server, names in zip(servers, lists, strict=True):
+        b.learn(ModelsAnswer(server.name, names))
+
+    assert offered(b.standings()) == models
+
+
+def test_an_instance_is_told_from_a_model_that_is_named_so() -> None:
+    assert model_of("m-2", {"m", "m-2"}) == "m"
+    assert model_of("phi-4", {"phi-4"}) == "phi-4"

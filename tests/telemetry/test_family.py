@@ -1,0 +1,56 @@
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as Reference
+
+from app.telemetry.family import Counter, Histogram, Series
+
+EDGES = (0.1, 0.5, 1, 5)
+values = st.lists(st.floats(0, 10) | st.sampled_from(EDGES))
+
+
+def text(registry: CollectorRegistry) -> str:
+    return generate_latest(registry).decode()
+
+
+def without_creation(written: str) -> list[str]:
+    return sorted(line for line in written.splitlines() if "_created" not in line)
+
+
+@given(values)
+def test_a_histogram_counts_as_the_reference_does(observed: list[float]) -> None:
+    ours, reference = CollectorRegistry(), CollectorRegistry()
+    series = Histogram("h", "About.", ["a"], EDGES, ours).labels("x")
+    other = Reference("h", "About.", ["a"], buckets=EDGES, registry=reference).labels("x")
+    for value in observed:
+        series.observe(value)
+        other.observe(value)
+
+    assert without_creation(text(ours)) == without_creation(text(reference))
+
+
+@given(values, values)
+def test_adding_a_series_is_observing_all_its_values(
+    first: list[float], second: list[float]
+) -> None:
+    whole, part = Series(EDGES), Series(EDGES)
+    for value in first:
+        whole.observe(value)
+    for value in second:
+        part.observe(value)
+    expected = list(whole.counts)
+    for value in second:
+        at = next((i for i, edge in enumerate(EDGES) if value <= edge), len(EDGES))
+        expected[at] += 1
+    whole.add(part)
+
+    assert whole.counts == expected
+
+
+def test_a_counter_is_written_with_its_labels() -> None:
+    registry = CollectorRegistry()
+    count = Counter("c", "About.", ["a"], registry)
+    count.labels("x").value += 2
+    count.labels("x").value += 1
+
+    assert 'c_total{a="x"} 3.0' in text(registry)
