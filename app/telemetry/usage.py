@@ -3,7 +3,6 @@
 import json
 from typing import NamedTuple
 
-
 _read = json.JSONDecoder().raw_decode
 
 
