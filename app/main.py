@@ -18,7 +18,7 @@ from app.routing.balancer import Balancer
 from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
-from app.telemetry.gpu import GpuSampler, find_reader
+from app.telemetry.gpu import GpuReader, GpuSampler, find_reader
 from app.telemetry.metrics import Metrics
 from app.telemetry.outbox import Outbox
 from app.telemetry.record import Record
@@ -39,8 +39,13 @@ KEEP_ALIVE = 75
 they never send a request into a connection that is about to be closed."""
 
 
-def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gateway:
-    """Build the balancer as an ASGI application; `stopping` ends the monitor's streams."""
+def create_app(
+    settings: Settings, stopping: asyncio.Event | None = None, reader: GpuReader | None = None
+) -> Gateway:
+    """Build the balancer as an ASGI application.
+
+    `stopping` ends the monitor's streams; `reader` reads GPUs other than this machine's.
+    """
     balancer = Balancer(
         settings.fleet(),
         clock=time.time,
@@ -59,7 +64,7 @@ def create_app(settings: Settings, stopping: asyncio.Event | None = None) -> Gat
     }
     waiting = WaitingRoom(balancer, capacity=settings.queue_max, timeout=settings.queue_timeout)
     sampler = GpuSampler(
-        find_reader(),
+        reader or find_reader(),
         interval=settings.probe_interval,
         window_seconds=settings.window_seconds,
         busy_percent=settings.gpu_busy_percent,

@@ -9,25 +9,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import httpx
+
+from tests.fakes.traffic import QUESTIONS, USERS, ask, chat
 
 HOST = "127.0.0.1"
 MODEL = "qwen3:8b"
 SERVERS = {"PC1": 30, "PC2": 20}
 """What stands behind the balancer, and how many tokens per second each writes."""
-USERS = ("Alice", "Bob", "Carol")
-QUESTIONS = (
-    "What does a load balancer do all day?",
-    "Why is the second question answered sooner than the first?",
-    "What is a slot?",
-    "Who waits when all servers are full?",
-    "And what happens at night?",
-)
 READY_SECONDS = 30
 STOP_SECONDS = 3
 ROOT = Path(__file__).parents[1]
@@ -165,14 +158,14 @@ async def _show(client: httpx.AsyncClient, url: str, *, once: bool) -> None:
     say(WELCOME.format(url=url, model=MODEL))
     say(f"  {QUESTIONS[0]}\n  ", end="")
     try:
-        async for piece in ask(client, [{"role": "user", "content": QUESTIONS[0]}]):
+        async for piece in ask(client, MODEL, [{"role": "user", "content": QUESTIONS[0]}]):
             say(piece, end="")
     except httpx.HTTPError as error:
         raise DemoFailed(f"no answer came through the balancer: {error!r}") from None
     say("\n")
     if not once:
         say(f"{', '.join(USERS)} go on asking now and then. Ctrl-C ends it all.")
-        await asyncio.gather(*(_chat(client, user) for user in USERS))
+        await asyncio.gather(*(chat(client, MODEL, user) for user in USERS))
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
@@ -191,35 +184,6 @@ async def _offers_the_model(client: httpx.AsyncClient) -> bool:
         return MODEL in [model["id"] for model in answer.raise_for_status().json()["data"]]
     except httpx.HTTPError:
         return False
-
-
-async def ask(client: httpx.AsyncClient, messages: list[dict[str, str]]) -> AsyncIterator[str]:
-    """Stream an answer's text, piece by piece.
-
-    Raises:
-        httpx.HTTPError: the answer is an error, or breaks off.
-    """
-    body = {"model": MODEL, "stream": True, "messages": messages}
-    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                for choice in json.loads(line.removeprefix("data: "))["choices"]:
-                    yield choice["delta"].get("content") or ""
-
-
-async def _chat(client: httpx.AsyncClient, user: str) -> None:
-    random = Random(user)
-    while True:
-        messages = [{"role": "system", "content": f'The user\'s name is "{user}".'}]
-        for question in random.sample(QUESTIONS, len(QUESTIONS)):
-            await asyncio.sleep(random.uniform(3, 12))
-            messages.append({"role": "user", "content": question})
-            try:
-                answer = "".join([piece async for piece in ask(client, messages)])
-            except httpx.HTTPError:
-                break  # whoever plays with the demo may fill or stop a server
-            messages.append({"role": "assistant", "content": answer})
 
 
 def say(text: str, end: str = "\n") -> None:

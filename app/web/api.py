@@ -2,12 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from app.routing.catalog import offered
 from app.routing.choice import Standing
+from app.routing.fleet import Server
 
 GET = ["GET", "HEAD"]
 
@@ -53,9 +55,33 @@ def routes(
         """Tell Prometheus."""
         return Response(await metrics(), headers={"content-type": metrics_type})
 
+    @router.api_route("/llmhealth-targets", methods=GET)
+    async def llmhealth_targets() -> JSONResponse:
+        """Tell Prometheus where the GPU machines' agents are, as its `http_sd_configs` read it.
+
+        https://prometheus.io/docs/prometheus/latest/http_sd/
+        """
+        return JSONResponse(targets(standing.server for standing in standings()))
+
     @router.api_route("/favicon.ico", methods=GET)
     async def favicon() -> Response:
         """Spare the model servers the browsers' question."""
         return Response(status_code=204)
 
     return router
+
+
+def targets(servers: Iterable[Server]) -> list[dict[str, object]]:
+    """List the agents of the servers that have one, each labelled with its server's name.
+
+    The label is `machine`: an agent may balance as well, and tell of servers of its own.
+    """
+    found: list[dict[str, object]] = []
+    for server in servers:
+        if server.health_base is not None:
+            address = urlsplit(server.health_base)
+            port = address.port or (443 if address.scheme == "https" else 80)
+            host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
+            labels = {"machine": server.name, "__scheme__": address.scheme}
+            found.append({"targets": [f"{host}:{port}"], "labels": labels})
+    return found

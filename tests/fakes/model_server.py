@@ -133,9 +133,13 @@ class ModelServer:
                 return {"object": "list", "data": [{"id": model} | facts for model in self.slots]}
         return None
 
-    def _health(self) -> Json:
+    def gpu_percent(self) -> float:
+        """Model the highest GPU utilisation of the last seconds; any thread may ask."""
         # One sequence leaves some of a GPU idle; more of them fill it up.
-        percent = round(100 * (1 - 0.3 ** self._load.peak(self._clock())), 1)
+        return round(100 * (1 - 0.3 ** self._load.peak(self._clock())), 1)
+
+    def _health(self) -> Json:
+        percent = self.gpu_percent()
         return {
             "status": "busy" if percent >= BUSY_PERCENT else "idle",
             "gpu_util_max5s": percent,

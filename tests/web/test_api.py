@@ -216,3 +216,12 @@ async def test_everything_else_is_relayed(method: str, path: str) -> None:
 
 async def test_what_is_neither_http_nor_lifespan_is_left_alone() -> None:
     await gateway()({"type": "websocket", "path": "/"}, None, None)
+
+
+def test_prometheus_is_told_every_agent_by_its_machine() -> None:
+    servers = [*SERVERS, Server("PC3", "https://pc3", "https://[fd00::3]/agent")]
+
+    assert api.targets(servers) == [
+        {"targets": ["pc1:18000"], "labels": {"machine": "PC1", "__scheme__": "http"}},
+        {"targets": ["[fd00::3]:443"], "labels": {"machine": "PC3", "__scheme__": "https"}},
+    ]
