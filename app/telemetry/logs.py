@@ -58,7 +58,11 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _plain,
+                *rendered,
+            ],
         )
     )
     root = logging.getLogger()
@@ -114,6 +118,12 @@ class RequestLog:
             self._log.warning("request", record=record)
         else:
             self._log.info("request", record=record)
+
+
+def _plain(_: object, __: str, event: EventDict) -> EventDict:
+    """Drop the second copy of a line that uvicorn adds for terminals."""
+    event.pop("color_message", None)
+    return event
 
 
 def _unfold(_: object, __: str, event: EventDict) -> EventDict:

@@ -59,13 +59,14 @@ async def serve(server: ModelServer, host: str, port: int, agent_port: int) -> N
             app,
             host,
             number,
-            lifespan=lifespan,
+            interface="asgi3",
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=1,
         )
-        for app, number, lifespan in ((server.app, port, "off"), (agent, agent_port, "on"))
+        for app, number in ((server.app, port), (agent, agent_port))
     ]
+    configs[0].lifespan = "off"
     servers = [uvicorn.Server(config) for config in configs]
     await asyncio.gather(*(each.serve() for each in servers))
 
