@@ -79,11 +79,13 @@ def main() -> None:
     parser.add_argument("--agent-port", type=int, default=18000)
     parser.add_argument("--name", default="PC1")
     parser.add_argument("--models", default="qwen3:8b", help="names, separated by commas")
+    parser.add_argument("--slots", type=int, default=3, help="of each model")
     parser.add_argument("--prefill", type=float, default=600.0, help="tokens per second")
     parser.add_argument("--decode", type=float, default=30.0, help="tokens per second")
     asked = parser.parse_args()
     speed = Speed(asked.prefill, asked.decode)
-    server = ModelServer(asked.name, asked.models.split(","), speed=speed)
+    models = asked.models.split(",")
+    server = ModelServer(asked.name, models, slots=asked.slots, speed=speed)
     asyncio.run(serve(server, asked.host, asked.port, asked.agent_port))
 
 

@@ -1,0 +1,383 @@
+"""The dashboard that says whether all is healthy, and how long people wait."""
+
+from grafana.panels import (
+    ALL_UP,
+    FAULTS,
+    FEW_ERRORS,
+    GOOD,
+    MODEL,
+    NOBODY_WAITS,
+    QUICK,
+    RATE,
+    WHERE,
+    Dashboard,
+    Panel,
+    Row,
+    metric,
+    quantile,
+    rate,
+    ratio,
+)
+
+OVERVIEW = Dashboard(
+    "llama-balancer-overview",
+    "llama-balancer: overview",
+    "Is it healthy, and how quickly do people get their answers?",
+    variables={"model": "queue_depth"},
+    rows=(
+        Row(
+            "Is it healthy?",
+            (
+                Panel(
+                    "Servers up",
+                    "Share of the configured servers that may get requests. Below 100 % see the dashboard of the servers.",
+                    {"": f"avg({metric('server_up')})"},
+                    "stat",
+                    "percentunit",
+                    3,
+                    4,
+                    ALL_UP,
+                    1,
+                    absent="no servers configured",
+                ),
+                Panel(
+                    "Errors",
+                    "Share of requests that failed for a fault of a server or of ours. Alert ErrorRatioHigh above 5 %.",
+                    {
+                        "": ratio(
+                            rate("requests_total", MODEL, f'outcome=~"{FAULTS}"'),
+                            rate("requests_total", MODEL),
+                        )
+                    },
+                    "stat",
+                    "percentunit",
+                    3,
+                    4,
+                    FEW_ERRORS,
+                    1,
+                ),
+                Panel(
+                    "First token, 95 %",
+                    "95 % of the streams begin within this time. Alert TimeToFirstTokenHigh above 30 s.",
+                    {"": quantile(0.95, "time_to_first_token_seconds", MODEL)},
+                    "stat",
+                    "s",
+                    3,
+                    4,
+                    QUICK,
+                    absent="no streams lately",
+                ),
+                Panel(
+                    "First token, half",
+                    "Half of the streams begin within this time.",
+                    {"": quantile(0.5, "time_to_first_token_seconds", MODEL)},
+                    "stat",
+                    "s",
+                    3,
+                    4,
+                    QUICK,
+                    absent="no streams lately",
+                ),
+                Panel(
+                    "Waiting",
+                    "Requests that wait because every server that may take them is full.",
+                    {"": f"sum({metric('queue_depth', MODEL)})"},
+                    "stat",
+                    "short",
+                    3,
+                    4,
+                    NOBODY_WAITS,
+                ),
+                Panel(
+                    "Requests",
+                    "Finished requests per second.",
+                    {"": rate("requests_total", MODEL)},
+                    "stat",
+                    "reqps",
+                    3,
+                    4,
+                ),
+                Panel(
+                    "Tokens",
+                    "Tokens generated per second, as the servers report them.",
+                    {"": rate("completion_tokens_total", MODEL)},
+                    "stat",
+                    "short",
+                    3,
+                    4,
+                    absent="no tokens reported yet",
+                ),
+                Panel(
+                    "Prompt cache",
+                    "Share of the prompts' tokens that servers had in their caches: what keeping clients where their cache is brings.",
+                    {
+                        "": ratio(
+                            rate("prompt_tokens_cached_total", MODEL),
+                            rate("prompt_tokens_total", MODEL),
+                        )
+                    },
+                    "stat",
+                    "percentunit",
+                    3,
+                    4,
+                    GOOD,
+                    1,
+                    absent="no tokens reported yet",
+                ),
+            ),
+        ),
+        Row(
+            "How long do people wait?",
+            (
+                Panel(
+                    "Time to first token",
+                    "From a request's arrival to the first text, reasoning or tool call of its stream, by model.",
+                    {
+                        "{{model}}, 95 %": quantile(
+                            0.95, "time_to_first_token_seconds", MODEL, by="model"
+                        ),
+                        "{{model}}, half": quantile(
+                            0.5, "time_to_first_token_seconds", MODEL, by="model"
+                        ),
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "First tokens by time",
+                    "How many streams began after how long.",
+                    {
+                        "{{le}}": f"sum by (le) (increase({metric('time_to_first_token_seconds_bucket', MODEL)}{RATE}))"
+                    },
+                    "heatmap",
+                    "s",
+                ),
+                Panel(
+                    "Whole requests",
+                    "From a request's arrival to the end of its answer, by model.",
+                    {
+                        "{{model}}, 95 %": quantile(
+                            0.95, "request_duration_seconds", MODEL, by="model"
+                        ),
+                        "{{model}}, half": quantile(
+                            0.5, "request_duration_seconds", MODEL, by="model"
+                        ),
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Speed of a stream",
+                    "Events per second in the middle of a stream, each mostly one token: what a reader feels.",
+                    {"{{model}}": f"1 / {quantile(0.5, 'inter_token_seconds', MODEL, by='model')}"},
+                ),
+                Panel(
+                    "Longest pause of a stream",
+                    "95 % of the streams never stall for longer.",
+                    {"{{model}}": quantile(0.95, "stream_max_gap_seconds", MODEL, by="model")},
+                    unit="s",
+                ),
+                Panel(
+                    "Wait for a place",
+                    "How long requests wait while every server that may take them is full. Alert QueueWaitHigh above 10 s.",
+                    {"{{model}}, 95 %": quantile(0.95, "queue_wait_seconds", MODEL, by="model")},
+                    unit="s",
+                ),
+            ),
+        ),
+        Row(
+            "How much is done?",
+            (
+                Panel(
+                    "Requests by outcome",
+                    "Finished requests per second. A client that leaves early is no error of a server.",
+                    {"{{outcome}}": rate("requests_total", MODEL, by="outcome")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Requests by endpoint",
+                    "Finished requests per second, by path.",
+                    {"{{endpoint}}": rate("requests_total", MODEL, by="endpoint")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Requests by model",
+                    "Finished requests per second. Names that no server lists are `other`.",
+                    {"{{model}}": rate("requests_total", MODEL, by="model")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Tokens",
+                    "Tokens per second, as the servers report them; cached ones are part of the prompts'.",
+                    {
+                        "generated": rate("completion_tokens_total", MODEL),
+                        "prompts": rate("prompt_tokens_total", MODEL),
+                        "prompts, cached": rate("prompt_tokens_cached_total", MODEL),
+                    },
+                ),
+                Panel(
+                    "In progress",
+                    "Requests being handled, waiting ones included, and those of them that are at a server.",
+                    {
+                        "{{endpoint}}": f"sum by (endpoint) ({metric('requests_in_flight')})",
+                        "at servers": f"sum({metric('upstream_requests_in_flight', MODEL)})",
+                    },
+                ),
+                Panel(
+                    "Waiting",
+                    "Requests that wait for a place, by model.",
+                    {"{{model}}": f"sum by (model) ({metric('queue_depth', MODEL)})"},
+                    stacked=True,
+                ),
+            ),
+        ),
+        Row(
+            "Where do requests go?",
+            (
+                Panel(
+                    "Why there",
+                    "Requests per second by the reason of their server: `sticky` went where its prompt cache is.",
+                    {"{{reason}}": rate("routing_decisions_total", MODEL, by="reason")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Clients that were known",
+                    "What came of the look for a client's pin; `unusable` where its server was down or full.",
+                    {"{{result}}": rate("sticky_lookups_total", by="result")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Pins",
+                    "Clients that are pinned to a server, and pins forgotten per second.",
+                    {
+                        "pins": f"sum({metric('sticky_entries')})",
+                        "forgotten, {{reason}}": rate("sticky_evictions_total", by="reason"),
+                    },
+                ),
+            ),
+        ),
+        Row(
+            "What goes wrong?",
+            (
+                Panel(
+                    "Sent to no server",
+                    "Requests per second that were turned away, and why.",
+                    {
+                        "{{reason}}": rate("routing_rejections_total", MODEL, by="reason")
+                        + " or vector(0)"
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Clients that left",
+                    "Requests per second whose client did not wait: in the queue, before the first byte, or in mid-stream.",
+                    {
+                        "{{phase}}": rate("client_disconnects_total", MODEL, by="phase")
+                        + " or vector(0)"
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Streams without a token",
+                    "Streams per second that ended before anything was generated.",
+                    {
+                        "{{reason}}": rate("streams_without_token_total", MODEL, by="reason")
+                        + " or vector(0)"
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Failed after the last attempt",
+                    "Requests per second that no server could be reached for.",
+                    {
+                        "{{model}}": rate("retries_exhausted_total", MODEL, by="model")
+                        + " or vector(0)"
+                    },
+                    unit="reqps",
+                ),
+                Panel(
+                    "Answers without usage",
+                    "Share of answers that did not tell their tokens: so much is missing in the panels of tokens.",
+                    {
+                        "missing": ratio(
+                            rate("usage_reports_total", MODEL, 'result="missing"'),
+                            rate("usage_reports_total", MODEL),
+                        )
+                    },
+                    unit="percentunit",
+                    most=1,
+                ),
+                Panel(
+                    "Names folded into other",
+                    "Label values per second that clients made up.",
+                    {"{{label}}": rate("label_values_dropped_total", by="label")},
+                    unit="reqps",
+                ),
+            ),
+        ),
+        Row(
+            "The balancer itself",
+            (
+                Panel(
+                    "Own time",
+                    "The balancer's own time before a request is sent, connecting included and the queue excluded.",
+                    {
+                        "99 %": quantile(0.99, "overhead_seconds"),
+                        "half": quantile(0.5, "overhead_seconds"),
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Lag of the event loop",
+                    "How late the balancer comes to what is due. Alert EventLoopBlocked above 0.25 s.",
+                    {"99 %, {{instance}}": quantile(0.99, "event_loop_lag_seconds", by="instance")},
+                    unit="s",
+                ),
+                Panel(
+                    "Processor",
+                    "Cores in use; the balancer works on one.",
+                    {
+                        "{{instance}}": f"sum by (instance) (rate(process_cpu_seconds_total{{{WHERE}}}{RATE}))"
+                    },
+                ),
+                Panel(
+                    "Memory",
+                    "Resident memory of the process; Linux only.",
+                    {
+                        "{{instance}}": f"sum by (instance) (process_resident_memory_bytes{{{WHERE}}})"
+                    },
+                    unit="bytes",
+                ),
+                Panel(
+                    "Open files",
+                    "Sockets and files against what the system allows; Linux only.",
+                    {
+                        "{{instance}}": f"sum by (instance) (process_open_fds{{{WHERE}}}) / sum by (instance) (process_max_fds{{{WHERE}}})"
+                    },
+                    unit="percentunit",
+                ),
+                Panel(
+                    "Warnings and errors",
+                    "Lines logged per second that tell of trouble.",
+                    {"{{level}}": rate("logged_messages_total", by="level")},
+                ),
+                Panel(
+                    "Versions",
+                    "What runs where.",
+                    {"": metric("build_info")},
+                    "table",
+                    width=24,
+                    height=5,
+                    table=("instance", "version", "revision", "python_version"),
+                ),
+            ),
+            collapsed=True,
+        ),
+    ),
+)

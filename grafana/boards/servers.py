@@ -1,0 +1,241 @@
+"""The dashboard that says which server needs attention."""
+
+from grafana.panels import (
+    ALL_UP,
+    BUSY,
+    INVALID,
+    SERVER,
+    Dashboard,
+    Panel,
+    Row,
+    metric,
+    quantile,
+    rate,
+)
+
+STATE = f"max by (server) ({metric('server_state', SERVER, BUSY)}) + 2 * max by (server) ({metric('server_state', SERVER, INVALID)})"
+
+SERVERS = Dashboard(
+    "llama-balancer-servers",
+    "llama-balancer: servers",
+    "Which server needs attention?",
+    variables={"server": "server_up"},
+    rows=(
+        Row(
+            "Which one needs attention?",
+            (
+                Panel(
+                    "State",
+                    "Invalid servers get no requests. Busy is what the machine says of its GPUs.",
+                    {"{{server}}": STATE},
+                    "state-timeline",
+                    width=16,
+                    states=True,
+                    absent="no servers configured",
+                ),
+                Panel(
+                    "Load against the limit",
+                    "Requests in flight as a share of request_max; servers without a limit are not shown.",
+                    {
+                        "{{server}}": f"sum by (server) ({metric('upstream_requests_in_flight', SERVER)}) / sum by (server) ({metric('server_request_limit', SERVER)})"
+                    },
+                    "bargauge",
+                    "percentunit",
+                    most=1,
+                    absent="no server has a limit",
+                ),
+                Panel(
+                    "Servers",
+                    "The present state, and how long ago each machine told its load.",
+                    {
+                        "up": f"sum by (server) ({metric('server_up', SERVER)})",
+                        "in flight": f"sum by (server) ({metric('upstream_requests_in_flight', SERVER)})",
+                        "limit": f"sum by (server) ({metric('server_request_limit', SERVER)})",
+                        "told ago, s": f"time() - max by (server) ({metric('server_last_seen_timestamp_seconds', SERVER)})",
+                    },
+                    "table",
+                    width=16,
+                    table=("server",),
+                ),
+                Panel(
+                    "Servers for each pattern",
+                    "Valid servers that may take a configured model. Alert ModelUnserved at 0.",
+                    {"{{model}}": f"min by (model) ({metric('model_servers_available')})"},
+                    "bargauge",
+                    steps=ALL_UP,
+                    absent="no patterns configured",
+                ),
+            ),
+        ),
+        Row(
+            "How much do they do?",
+            (
+                Panel(
+                    "In flight",
+                    "Open model requests, and the limits.",
+                    {
+                        "{{server}}": f"sum by (server) ({metric('upstream_requests_in_flight', SERVER)})",
+                        "{{server}}, limit": f"sum by (server) ({metric('server_request_limit', SERVER)})",
+                    },
+                ),
+                Panel(
+                    "In flight by model",
+                    "Open model requests by model.",
+                    {
+                        "{{server}}, {{model}}": f"sum by (server, model) ({metric('upstream_requests_in_flight', SERVER)})"
+                    },
+                    stacked=True,
+                ),
+                Panel(
+                    "Requests and why",
+                    "Requests per second by server and reason.",
+                    {
+                        "{{server}}, {{reason}}": rate(
+                            "routing_decisions_total", SERVER, by="server, reason"
+                        )
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Tokens generated",
+                    "Per second, as the servers report them.",
+                    {"{{server}}": rate("completion_tokens_total", SERVER, by="server")},
+                ),
+                Panel(
+                    "Prompt cache",
+                    "Share of the prompts' tokens that a server had in its cache.",
+                    {
+                        "{{server}}": f"{rate('prompt_tokens_cached_total', SERVER, by='server')} / {rate('prompt_tokens_total', SERVER, by='server')}"
+                    },
+                    unit="percentunit",
+                    most=1,
+                ),
+                Panel(
+                    "Bytes",
+                    "Bodies to and from a server.",
+                    {
+                        "{{server}}, sent": rate("request_body_bytes_total", SERVER, by="server"),
+                        "{{server}}, answered": rate(
+                            "response_body_bytes_total", SERVER, by="server"
+                        ),
+                    },
+                    unit="Bps",
+                ),
+            ),
+        ),
+        Row(
+            "How quick are they?",
+            (
+                Panel(
+                    "First byte",
+                    "From sending a request to the first byte of the answer: 95 % are quicker.",
+                    {
+                        "{{server}}": quantile(
+                            0.95, "time_to_first_byte_seconds", SERVER, by="server"
+                        )
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "First token",
+                    "From a request's arrival to the first token: 95 % are quicker.",
+                    {
+                        "{{server}}": quantile(
+                            0.95, "time_to_first_token_seconds", SERVER, by="server"
+                        )
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Whole answers",
+                    "From sending a request to the end of the answer: 95 % are quicker.",
+                    {
+                        "{{server}}": quantile(
+                            0.95, "upstream_duration_seconds", SERVER, by="server"
+                        )
+                    },
+                    unit="s",
+                ),
+            ),
+        ),
+        Row(
+            "What goes wrong there?",
+            (
+                Panel(
+                    "Answers by status",
+                    "Answers per second by class of status.",
+                    {
+                        "{{server}}, {{code}}": rate(
+                            "upstream_responses_total", SERVER, by="server, code"
+                        )
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Errors",
+                    "Failures per second, by kind.",
+                    {
+                        "{{server}}, {{reason}}": rate(
+                            "upstream_errors_total", SERVER, by="server, reason"
+                        )
+                    },
+                    unit="reqps",
+                ),
+                Panel(
+                    "Attempts elsewhere",
+                    "Requests per second that were tried at another server after a failure here.",
+                    {"{{server}}, {{reason}}": rate("retries_total", SERVER, by="server, reason")},
+                    unit="reqps",
+                ),
+                Panel(
+                    "Answered by another server",
+                    "Requests per second that went from one server to another.",
+                    {
+                        "{{from_server}} to {{to_server}}": rate(
+                            "failovers_total", by="from_server, to_server"
+                        )
+                        + " or vector(0)"
+                    },
+                    unit="reqps",
+                ),
+                Panel(
+                    "Changes of state",
+                    "How often a server came into a state, in ten minutes: many are flapping.",
+                    {
+                        "{{server}}, {{state}}": f"sum by (server, state) (increase({metric('server_state_changes_total', SERVER)}[10m]))"
+                    },
+                ),
+                Panel(
+                    "Probes",
+                    "Probes per second by result.",
+                    {
+                        "{{server}}, {{result}}": rate(
+                            "health_checks_total", SERVER, by="server, result"
+                        )
+                    },
+                    unit="reqps",
+                ),
+                Panel(
+                    "Time of a probe",
+                    "95 % of the probes are quicker.",
+                    {
+                        "{{server}}": quantile(
+                            0.95, "health_check_duration_seconds", SERVER, by="server"
+                        )
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Last news",
+                    "How long ago a machine told its load; servers without an agent tell none.",
+                    {
+                        "{{server}}": f"time() - max by (server) ({metric('server_last_seen_timestamp_seconds', SERVER)})"
+                    },
+                    unit="s",
+                ),
+            ),
+        ),
+    ),
+)

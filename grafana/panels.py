@@ -1,0 +1,373 @@
+"""What dashboards are made of: panels, and the JSON that Grafana reads.
+
+A panel is a title, what it tells, and its queries; everything that panels share is said once.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+WIDTH = 24
+SCHEMA = 41
+
+WHERE = 'job=~"$job",instance=~"$instance"'
+"""The selector that every query has."""
+RATE = "[$__rate_interval]"
+FAULTS = "upstream_error|timeout|internal_error"
+
+Steps = tuple[tuple[str, float | None], ...]
+GOOD: Steps = (("green", None),)
+FEW_ERRORS: Steps = (("green", None), ("red", 0.05))
+ALL_UP: Steps = (("red", None), ("green", 1))
+NOBODY_WAITS: Steps = (("green", None), ("orange", 1))
+QUICK: Steps = (("green", None), ("orange", 30))
+COOL: Steps = (("green", None), ("red", 87))
+STATES = {0: ("idle", "green"), 1: ("busy", "orange"), 2: ("invalid", "red")}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel; `queries` are expressions by legend."""
+
+    title: str
+    about: str
+    queries: Mapping[str, str]
+    kind: str = "timeseries"
+    unit: str = "short"
+    width: int = 8
+    height: int = 8
+    steps: Steps = GOOD
+    most: float | None = None
+    stacked: bool = False
+    states: bool = False
+    absent: str = ""
+    """Told instead of `No data`."""
+    table: tuple[str, ...] = ()
+    """Columns of a table: the labels to keep."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A titled row of panels; a collapsed one is opened by a click."""
+
+    title: str
+    panels: tuple[Panel, ...]
+    collapsed: bool = False
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A dashboard; `variables` are labels to choose by, with the metric that has them."""
+
+    uid: str
+    title: str
+    about: str
+    rows: tuple[Row, ...]
+    job: str = "llama-balancer"
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def metric(name: str, *labels: str) -> str:
+    """Select a metric of ours."""
+    return f"llama_balancer_{name}{{{','.join([WHERE, *labels])}}}"
+
+
+def rate(name: str, *labels: str, by: str = "") -> str:
+    """Tell how often something happens, per second."""
+    return f"sum{_by(by)}(rate({metric(name, *labels)}{RATE}))"
+
+
+def quantile(share: float, name: str, *labels: str, by: str = "") -> str:
+    """Tell below which value a share of a histogram's values lies."""
+    whole = ", ".join(part for part in ("le", by) if part)
+    return f"histogram_quantile({share}, sum by ({whole}) (rate({metric(name + '_bucket', *labels)}{RATE})))"
+
+
+def ratio(part: str, whole: str) -> str:
+    """Tell a share; none of nothing is 0."""
+    return f"({part} or vector(0)) / clamp_min({whole}, 1e-9)"
+
+
+def _by(label: str) -> str:
+    return f" by ({label}) " if label else ""
+
+
+MODEL = 'model=~"$model"'
+SERVER = 'server=~"$server"'
+GPU = 'gpu=~"$gpu"'
+BUSY = 'state="busy"'
+INVALID = 'state="invalid"'
+
+
+def build(dashboard: Dashboard) -> Json:
+    """Build a dashboard in Grafana's classic JSON model."""
+    panels: list[Json] = []
+    top = number = 0
+    for row in dashboard.rows:
+        number += 1
+        head: Json = {
+            "type": "row",
+            "id": number,
+            "title": row.title,
+            "collapsed": row.collapsed,
+            "gridPos": {"x": 0, "y": top, "w": WIDTH, "h": 1},
+            "panels": [],
+        }
+        panels.append(head)
+        top += 1
+        left = tallest = 0
+        for panel in row.panels:
+            number += 1
+            if left + panel.width > WIDTH:
+                left, top, tallest = 0, top + tallest, 0
+            place = {"x": left, "y": top, "w": panel.width, "h": panel.height}
+            built = {"id": number, "gridPos": place, **_panel(panel)}
+            (head["panels"] if row.collapsed else panels).append(built)
+            left += panel.width
+            tallest = max(tallest, panel.height)
+        top += tallest
+    return {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "description": dashboard.about,
+        "tags": ["llama-balancer"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "timezone": "browser",
+        "time": {"from": "now-30m", "to": "now"},
+        "links": [_LINK],
+        "annotations": {"list": list(_annotations())},
+        "templating": {"list": list(_variables(dashboard))},
+        "panels": panels,
+    }
+
+
+_LINK: Json = {
+    "type": "dashboards",
+    "title": "llama-balancer",
+    "tags": ["llama-balancer"],
+    "asDropdown": False,
+    "includeVars": False,
+    "keepTime": True,
+    "targetBlank": False,
+    "icon": "external link",
+    "tooltip": "",
+    "url": "",
+}
+
+
+def _annotations() -> Iterable[Json]:
+    marks = {
+        "Restarts": (
+            "blue",
+            f"changes(process_start_time_seconds{{{WHERE}}}[1m]) > 0",
+            "{{instance}} started",
+        ),
+        "Servers lost": (
+            "red",
+            f"increase({metric('server_state_changes_total', INVALID)}[1m]) > 0",
+            "{{server}} became invalid",
+        ),
+        "Versions": (
+            "purple",
+            f"count by (version) ({metric('build_info')}) unless count by (version) ({metric('build_info')} offset 2m)",
+            "version {{version}}",
+        ),
+    }
+    for name, (colour, query, text) in marks.items():
+        yield {
+            "name": name,
+            "datasource": SOURCE,
+            "enable": True,
+            "iconColor": colour,
+            "expr": query,
+            "step": "30s",
+            "titleFormat": text,
+        }
+
+
+def _variables(dashboard: Dashboard) -> Iterable[Json]:
+    yield {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+        "refresh": 1,
+        "hide": 0,
+        "current": {"text": "Prometheus", "value": "prometheus"},
+    }
+    job = f'label_values(llama_balancer_build_info{{job=~"{dashboard.job or "llama-balancer.*"}"}}, job)'
+    yield _choice("job", "Job", job)
+    yield _choice(
+        "instance", "Instance", 'label_values(llama_balancer_build_info{job=~"$job"}, instance)'
+    )
+    for label, of in dashboard.variables.items():
+        name = "GPU" if label == "gpu" else label.capitalize()
+        yield _choice(label, name, f"label_values({metric(of)}, {label})")
+
+
+def _choice(name: str, label: str, query: str) -> Json:
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": SOURCE,
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".+",
+        "hide": 0,
+        "current": {"text": ["All"], "value": ["$__all"]},
+        "options": [],
+    }
+
+
+def _panel(panel: Panel) -> Json:
+    defaults: Json = {
+        "unit": panel.unit,
+        "thresholds": {
+            "mode": "absolute",
+            "steps": [{"color": colour, "value": value} for colour, value in panel.steps],
+        },
+        "color": {"mode": "palette-classic" if panel.kind == "timeseries" else "thresholds"},
+        "mappings": [],
+        "custom": _custom(panel),
+    }
+    if panel.kind not in ("heatmap", "table"):
+        defaults["min"] = 0
+    if panel.most is not None:
+        defaults["max"] = panel.most
+    if panel.absent:
+        defaults["noValue"] = panel.absent
+    if panel.states:
+        shown = {
+            str(value): {"text": text, "color": colour, "index": value}
+            for value, (text, colour) in STATES.items()
+        }
+        defaults["mappings"] = [{"type": "value", "options": shown}]
+    built: Json = {
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": SOURCE,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": _OPTIONS[panel.kind],
+        "targets": [
+            {
+                "refId": chr(ord("A") + number),
+                "datasource": SOURCE,
+                "expr": expression,
+                "legendFormat": legend or "__auto",
+                **({"format": "heatmap"} if panel.kind == "heatmap" else {}),
+                **(
+                    {"format": "table", "instant": True}
+                    if panel.kind == "table"
+                    else {"range": True}
+                ),
+            }
+            for number, (legend, expression) in enumerate(panel.queries.items())
+        ],
+    }
+    if panel.kind == "table":
+        built["transformations"] = _columns(panel)
+    return built
+
+
+def _columns(panel: Panel) -> list[Json]:
+    values = {f"Value #{chr(ord('A') + n)}": name for n, name in enumerate(panel.queries) if name}
+    kept = "|".join([*panel.table, *values])
+    return [
+        {"id": "merge", "options": {}},
+        {"id": "filterFieldsByName", "options": {"include": {"pattern": f"^({kept})$"}}},
+        {
+            "id": "organize",
+            "options": {"renameByName": values, "indexByName": {}, "excludeByName": {}},
+        },
+    ]
+
+
+def _custom(panel: Panel) -> Json:
+    if panel.kind == "timeseries":
+        return {
+            "drawStyle": "line",
+            "lineWidth": 1,
+            "fillOpacity": 25 if panel.stacked else 8,
+            "showPoints": "never",
+            "spanNulls": False,
+            "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+            "thresholdsStyle": {"mode": "dashed" if len(panel.steps) > 1 else "off"},
+        }
+    if panel.kind == "state-timeline":
+        return {"fillOpacity": 80, "lineWidth": 0}
+    return {}
+
+
+_REDUCED = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+_OPTIONS: dict[str, Json] = {
+    "timeseries": {
+        "legend": {
+            "displayMode": "table",
+            "placement": "bottom",
+            "showLegend": True,
+            "calcs": ["mean", "max"],
+        },
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    "stat": {
+        "reduceOptions": _REDUCED,
+        "colorMode": "value",
+        "graphMode": "area",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "textMode": "auto",
+    },
+    "bargauge": {
+        "reduceOptions": _REDUCED,
+        "displayMode": "basic",
+        "orientation": "horizontal",
+        "showUnfilled": True,
+        "minVizHeight": 16,
+        "minVizWidth": 8,
+        "valueMode": "color",
+    },
+    "heatmap": {
+        "calculate": False,
+        "color": {
+            "mode": "scheme",
+            "scheme": "Oranges",
+            "steps": 64,
+            "exponent": 0.5,
+            "reverse": False,
+            "fill": "dark-orange",
+        },
+        "yAxis": {"axisPlacement": "left", "unit": "s"},
+        "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
+        "legend": {"show": True},
+        "cellGap": 1,
+        "showValue": "never",
+        "exemplars": {"color": "rgba(255,0,255,0.7)"},
+        "filterValues": {"le": 1e-9},
+        "rowsFrame": {"layout": "auto"},
+    },
+    "state-timeline": {
+        "showValue": "auto",
+        "rowHeight": 0.9,
+        "mergeValues": True,
+        "alignValue": "left",
+        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "single", "sort": "none"},
+    },
+    "table": {
+        "showHeader": True,
+        "cellHeight": "sm",
+        "footer": {"show": False, "reducer": ["sum"], "countRows": False, "fields": ""},
+    },
+}
