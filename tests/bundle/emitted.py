@@ -1,0 +1,66 @@
+"""What the balancer emits once everything has happened to it."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.fleet import Fleet, Server
+from app.routing.window import Sample
+from app.telemetry.answer import Answer
+from app.telemetry.gpu import Gpu, GpuSampler
+from app.telemetry.metrics import Metrics
+from app.telemetry.record import Record
+from tests.fakes.clock import Clock
+
+CHAT = "/v1/chat/completions"
+
+
+class OneGpu:
+    backend = "nvml"
+
+    def read(self) -> tuple[Gpu, ...]:
+        return (Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"),)
+
+    def close(self) -> None: ...
+
+
+async def emitted() -> dict[str, frozenset[str]]:
+    """Give the name of every sample, with the labels that it has."""
+    server = Server("PC1", "http://pc1:8081", "http://pc1:18000", 2)
+    balancer = Balancer(Fleet.of([server], {"m.*": ["PC1"]}), clock=Clock())
+    balancer.learn(ModelsAnswer("PC1", ["m"]))
+    balancer.learn(HealthAnswer("PC1", Sample(True, 75.0, 99.0)))
+    balancer.learn(Failure("PC1", "models", unreachable=True))
+    sampler = GpuSampler(OneGpu())
+    sampler.sample_once()
+    sampler.errors["lost"] += 1
+    metrics = Metrics(balancer, sampler, waiting=dict, in_flight=lambda: {CHAT: 1}, version="1")
+    metrics.checked("PC1", "ok", 0.1)
+    for record in _records():
+        metrics.finished(record)
+    text = (await metrics.render()).decode()
+    return {
+        sample.name: frozenset(sample.labels)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _records() -> list[Record]:
+    where = {"model": "m", "server": "PC1", "instance": "m", "reason": "sticky"}
+    times = {"ready": 1.0, "sent": 1.1, "first_byte": 1.2, "ended": 2.0}
+    token = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
+    stream, silent = Answer(streams=True), Answer(streams=True)
+    for piece in (token, token, b'data: {"usage": {"prompt_tokens": 1}}\n\n'):
+        stream.passes(piece)
+
+    def record(**facts: object) -> Record:
+        return Record("1", CHAT, "::1", 1.0, **{**where, **times, "status": 200, **facts})  # type: ignore[arg-type]
+
+    return [
+        record(stream=True, answer=stream, outcome="success"),
+        record(stream=True, answer=silent, outcome="client_disconnect"),
+        record(outcome="success", answer=Answer(streams=False)),
+        record(outcome="success", failures=("PC2",), faults=("connect",), answer=stream),
+        record(outcome="upstream_error", failures=("PC1",), faults=("connect",), first_byte=None),
+        record(outcome="rejected", rejection="queue_full", first_byte=None, sent=None),
+    ]

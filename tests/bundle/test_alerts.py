@@ -1,0 +1,50 @@
+"""The alerts: each has a case that fires, one that does not, and a line for who is woken."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROMETHEUS = ROOT / "docker" / "prometheus"
+RULES = (PROMETHEUS / "rules.yml").read_text("utf-8")
+CASES = (ROOT / "tests" / "bundle" / "alerts.yml").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+ALERTS = re.findall(r"alert: (\w+)", RULES)
+
+promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+def test_there_are_twelve() -> None:
+    assert len(set(ALERTS)) == len(ALERTS) == 12
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_is_tried_both_ways(alert: str) -> None:
+    fires, silent = CASES.split("what is well stays silent")
+
+    assert f"alertname: {alert}\n" in fires
+    assert f"{{alertname: {alert}, " in silent
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_has_a_line_in_the_readme(alert: str) -> None:
+    assert f"| `{alert}` |" in README
+
+
+@promtool
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "rules", "--lint=all", "--lint-fatal", str(PROMETHEUS / "rules.yml")],
+        ["check", "config", str(PROMETHEUS / "prometheus.yml")],
+        ["test", "rules", str(ROOT / "tests" / "bundle" / "alerts.yml")],
+    ],
+    ids=["rules", "configuration", "cases"],
+)
+def test_promtool_agrees(command: list[str]) -> None:
+    result = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout + result.stderr

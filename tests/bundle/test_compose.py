@@ -1,0 +1,141 @@
+"""The compose files and the image's recipe."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bundle.stack import ROOT, has_compose, run
+
+DOCKER = ROOT / "docker"
+LOCK = (DOCKER / "requirements.txt").read_text("utf-8")
+RECIPE = (DOCKER / "Dockerfile").read_text("utf-8")
+
+compose = pytest.mark.skipif(not has_compose(), reason="Docker with Compose is not installed")
+
+
+def configuration(*files: str, **variables: str) -> dict[str, Any]:
+    words = [word for name in files for word in ("--file", name)]
+    # The developer's own .env must not come between.
+    result = run(
+        "compose",
+        "--env-file",
+        "/dev/null",
+        *words,
+        "--profile",
+        "*",
+        "config",
+        "--format",
+        "json",
+        **variables,
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@compose
+@pytest.mark.parametrize(
+    "extra", [(), ("docker/compose.gpu.yaml",), ("docker/compose.cdi.yaml",)], ids=str
+)
+def test_every_combination_of_files_is_valid(extra: tuple[str, ...]) -> None:
+    services = configuration("compose.yaml", *extra)["services"]
+
+    assert set(services) == {"balancer", "prometheus", "grafana", "demo", "pc1", "pc2", "traffic"}
+    wants_gpu = "deploy" in services["balancer"]
+    assert wants_gpu == bool(extra)
+
+
+@compose
+def test_what_starts_without_a_profile_needs_no_gpu_and_no_demo() -> None:
+    services = configuration("compose.yaml")["services"]
+    always = {name for name, service in services.items() if not service.get("profiles")}
+
+    assert always == {"balancer", "prometheus", "grafana"}
+    assert "BALANCER_SERVERS" not in services["balancer"]["environment"]
+
+
+@compose
+def test_every_port_is_published_to_this_machine_alone_unless_env_says_otherwise() -> None:
+    services = configuration("compose.yaml")["services"]
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+    opened = configuration("compose.yaml", BALANCER_PUBLISH="0.0.0.0:80")["services"]["balancer"]
+    assert (opened["ports"][0]["host_ip"], opened["ports"][0]["published"]) == ("0.0.0.0", "80")
+
+
+@compose
+def test_every_container_is_hardened_and_its_log_rotates() -> None:
+    for service in configuration("compose.yaml")["services"].values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+
+
+@compose
+def test_images_of_others_have_a_version() -> None:
+    for service in configuration("compose.yaml")["services"].values():
+        if "build" not in service:
+            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+
+
+@compose
+def test_a_container_is_given_longer_to_stop_than_its_requests() -> None:
+    from app.settings import Settings
+
+    service = configuration("compose.yaml")["services"]["balancer"]
+    seconds = float(service["stop_grace_period"].removesuffix("s"))
+
+    assert seconds > Settings.model_fields["shutdown_timeout"].default
+
+
+def test_the_lock_holds_every_dependency_by_hash_and_no_address() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {re.split(r"[\[<>=;]", line)[0].lower() for line in project["dependencies"]}
+    locked = set(re.findall(r"^([\w-]+)==", LOCK, re.MULTILINE))
+
+    assert wanted <= locked
+    assert "://" not in LOCK
+    assert not re.search(r"^\s*-", LOCK.replace("    --hash=", ""), re.MULTILINE)
+    for entry in re.split(r"\n(?=\w)", LOCK.strip()):
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_what_changes_often_comes_last_in_the_image() -> None:
+    assert RECIPE.index("requirements.txt") < RECIPE.index("COPY app app")
+    assert "USER 65532:65532" in RECIPE
+    assert "--require-hashes" in RECIPE
+    assert not re.search(r"\b(curl|wget)\b", RECIPE)
+
+
+def test_what_containers_mount_can_be_read_by_their_users() -> None:
+    for folder in (DOCKER / "prometheus", ROOT / "grafana"):
+        for path in [folder, *folder.rglob("*")]:
+            wanted = 0o005 if path.is_dir() else 0o004
+            assert path.stat().st_mode & wanted == wanted, path
+
+
+def test_secrets_stay_out_of_the_image() -> None:
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+
+    assert ignored[0] == "*"
+    assert "!.env" not in ignored
+    assert not [line for line in ignored if line.startswith("!") and "*" in line]
+
+
+def test_every_file_of_the_bundle_is_told_in_the_readme_or_by_another() -> None:
+    known = "\n".join(
+        path.read_text("utf-8")
+        for path in (
+            ROOT / "README.md",
+            ROOT / "compose.yaml",
+            DOCKER / "prometheus" / "prometheus.yml",
+        )
+    )
+    for path in [*DOCKER.glob("*.yaml"), *(DOCKER / "prometheus").glob("*")]:
+        assert Path(path).name in known, path
