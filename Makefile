@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test test-stack lint format bench up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +20,9 @@ demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18
 test: .venv/installed  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
+test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
+	$(BIN)/python -m pytest tests/bundle/test_stack.py
+
 lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,6 +35,20 @@ format: .venv/installed  ## let ruff put the code in order
 
 bench: .venv/installed  ## CPU and memory beside the controls, one table
 	$(BIN)/python -m tests.bench
+
+up:  ## the balancer, Prometheus and Grafana in containers
+	docker compose up --build --wait
+
+down:  ## stop them; what Prometheus and Grafana keep stays
+	docker compose --profile demo down
+
+lock: .venv/installed  ## pin what the image installs, by hashes
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	  --no-header --no-annotate --no-emit-find-links pyproject.toml --output-file docker/requirements.txt
+
+dashboards: .venv/installed  ## write Grafana's dashboards anew
+	$(BIN)/python -m grafana.generate
 
 clean:  ## forget .venv and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,9 +20,7 @@ SERVICES = ("balancer", "demo", "prometheus", "pc1", "pc2", "traffic")
 FILES = ("compose.yaml", "tests/bundle/compose.stack.yaml")
 
 
-def run(
-    *command: str, timeout: float = 300, **variables: str
-) -> "subprocess.CompletedProcess[str]":
+def run(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run docker."""
     return subprocess.run(
         ["docker", *command],
