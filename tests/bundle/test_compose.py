@@ -70,8 +70,8 @@ def test_every_port_is_published_to_this_machine_alone_unless_env_says_otherwise
 
 @compose
 def test_every_container_is_hardened_and_its_log_rotates() -> None:
-    for service in configuration("compose.yaml")["services"].values():
-        assert service["read_only"]
+    for name, service in configuration("compose.yaml")["services"].items():
+        assert service.get("read_only", False) == (name != "grafana")
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
@@ -139,3 +139,14 @@ def test_every_file_of_the_bundle_is_told_in_the_readme_or_by_another() -> None:
     )
     for path in [*DOCKER.glob("*.yaml"), *(DOCKER / "prometheus").glob("*")]:
         assert Path(path).name in known, path
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example_with_its_default() -> None:
+    text = (ROOT / "compose.yaml").read_text("utf-8")
+    example = (ROOT / ".env.example").read_text("utf-8")
+    ours = {"VERSION", "REVISION", "GRAFANA_TAG", "PROMETHEUS_TAG"}  # of those who build
+    variables = re.findall(r"\$\{(\w+):-(.*?)\}", text)
+
+    assert len(variables) > 5
+    for name, default in variables:
+        assert name in ours or f"#{name}={default}\n" in example, name
