@@ -171,6 +171,46 @@ def test_every_request_was_counted(running: Running) -> None:
     assert {"alice", "bob"} <= set(stats["username_counts"])
 
 
+def counted(running: Running, family: str) -> float:
+    """Sum a family of our metrics up, over all servers."""
+    lines = httpx.get(f"{running.url}/metrics").text.splitlines()
+    name = f"llama_balancer_{family}{{"
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+def test_the_tokens_that_are_counted_are_those_that_the_server_reports(
+    client: openai.OpenAI, running: Running
+) -> None:
+    families = ("prompt_tokens_total", "prompt_tokens_cached_total", "completion_tokens_total")
+    before = [counted(running, family) for family in families]
+    usages = [ask(client, "carol", "how many?").usage for _ in range(2)]
+    after = [counted(running, family) for family in families]
+
+    told = [usage for usage in usages if usage is not None]
+    assert [new - old for old, new in zip(before, after, strict=True)] == [
+        sum(usage.prompt_tokens for usage in told),
+        sum((d.cached_tokens or 0) for usage in told if (d := usage.prompt_tokens_details)),
+        sum(usage.completion_tokens for usage in told),
+    ]
+
+
+def test_a_stream_that_was_not_asked_for_its_usage_is_counted_by_its_timings(
+    client: openai.OpenAI, running: Running
+) -> None:
+    families = ("completion_tokens_total", "time_to_first_token_seconds_count")
+    before = [counted(running, family) for family in families]
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "how many?"}],
+        max_tokens=20,
+        stream=True,
+    )
+    assert not any(chunk.usage for chunk in stream)
+
+    after = [counted(running, family) for family in families]
+    assert [new - old for old, new in zip(before, after, strict=True)] == [20, 1]
+
+
 def test_a_server_that_dies_is_replaced_without_any_client_noticing(
     servers: dict[str, str], tmp_path: Path
 ) -> None:
