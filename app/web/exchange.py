@@ -175,6 +175,10 @@ class Exchange:
             record.answer = Answer(streams=streams)
         if body and record.answer is not None:
             record.answer.passes(body)
+            # Most pieces of a stream: nothing waits before them, and they are not the last.
+            if head is None and not complete and self._flowing and self.client.pass_on(body):
+                self._last = body
+                return
         if head is not None and head.status == 101:
             self._open_tunnel(head, body)
             return
@@ -183,10 +187,15 @@ class Exchange:
             if head is not None and self._uploader is None and self._reply(head, body):
                 return
         self._pieces.append((head, body, complete))
-        if self._sender is None or self._sender.ended:
+        if self._sender is None or self._flowing:
             self._sender = Eager(self._pass_on(), self._passed_on)
             if not self._sender.ended and self._connection is not None:
                 self._connection.pause()
+
+    @property
+    def _flowing(self) -> bool:
+        """Whether the answer's beginning was written, and nothing waits to be."""
+        return self._sender is not None and self._sender.ended
 
     def failed(self, error: UpstreamError) -> None:
         self._connection = None
@@ -199,7 +208,7 @@ class Exchange:
         for the end of the answer. The caller must not end the answer as if it were complete.
         """
         between_events = self._last.endswith((b"\n\n", b"\r\n\r\n"))
-        if between_events and self._sender is not None and self._sender.ended:
+        if between_events and self._flowing:
             error = {"error": {"message": message, "type": kind, "code": 502}}
             event = b"data: " + json.dumps(error).encode() + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": True})

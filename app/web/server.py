@@ -116,6 +116,20 @@ class ClientProtocol(HttpToolsProtocol):
         cycle.on_response()
         return True
 
+    def pass_on(self, piece: bytes) -> bool:
+        """Write the next piece of a chunked answer; False where it needs uvicorn's `send`."""
+        cycle = self._running
+        if (
+            cycle is None
+            or not cycle.chunked_encoding
+            or cycle.response_complete
+            or cycle.disconnected
+            or self.flow.write_paused
+        ):
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol."""
         self.cycle.disconnected = True  # uvicorn must not answer any more
