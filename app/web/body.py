@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+import orjson
+
 DEPTH_LIMIT = 200
 """Deepest nesting of a body. The parser of Python 3.11 gives up at about a thousand."""
 
@@ -105,6 +107,17 @@ class Body:
 
 
 def _read(raw: bytes) -> dict[str, object]:
+    try:
+        values = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _judge(raw)
+    if not isinstance(values, dict):
+        raise BadRequest("the body is not a JSON object")
+    return values
+
+
+def _judge(raw: bytes) -> dict[str, object]:
+    """Say what is wrong with a body, or take it all the same: half a surrogate pair is JSON."""
     try:
         text = raw.decode()
         values, end = _scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))
