@@ -7,7 +7,6 @@ for itself, and is added as a whole when it ends. prometheus_client writes them 
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from threading import Lock
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -55,21 +54,17 @@ class Counter(Collector):
     ) -> None:
         self._describe = (name, about, labels)
         self._counts: dict[Labels, Count] = {}
-        self._lock = Lock()
         registry.register(self)
 
     def labels(self, *values: str) -> Count:
         """Find or make the counter of some labels."""
-        with self._lock:
-            return self._counts.setdefault(values, Count())
+        return self._counts.setdefault(values, Count())
 
     def collect(self) -> Iterable[Metric]:
         """Write the counters; may be called in another thread."""
         name, about, labels = self._describe
         family = CounterMetricFamily(name, about, labels=labels)
-        with self._lock:
-            found = list(self._counts.items())
-        for values, count in found:
+        for values, count in self._counts.copy().items():
             family.add_metric(values, count.value)
         yield family
 
@@ -89,21 +84,17 @@ class Histogram(Collector):
         self._edges = edges
         self._names = [*(repr(float(edge)) for edge in edges), "+Inf"]
         self._series: dict[Labels, Series] = {}
-        self._lock = Lock()
         registry.register(self)
 
     def labels(self, *values: str) -> Series:
         """Find or make the histogram of some labels."""
-        with self._lock:
-            return self._series.setdefault(values, Series(self._edges))
+        return self._series.setdefault(values, Series(self._edges))
 
     def collect(self) -> Iterable[Metric]:
         """Write the histograms; in another thread the sum may be newer than the counts."""
         name, about, labels = self._describe
         family = HistogramMetricFamily(name, about, labels=labels)
-        with self._lock:
-            found = list(self._series.items())
-        for values, series in found:
+        for values, series in self._series.copy().items():
             below = 0
             buckets = []
             for edge, count in zip(self._names, series.counts.copy(), strict=True):
@@ -111,3 +102,19 @@ class Histogram(Collector):
                 buckets.append((edge, below))
             family.add_metric(values, buckets, series.total)
         yield family
+
+
+class Families:
+    """Makes families whose names begin alike, in one registry."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._prefix = prefix
+        self._registry = registry
+
+    def counter(self, name: str, about: str, *labels: str) -> Counter:
+        """Make counters; their name gets the suffix `_total`."""
+        return Counter(f"{self._prefix}_{name}", about, labels, self._registry)
+
+    def histogram(self, name: str, about: str, edges: Sequence[float], *labels: str) -> Histogram:
+        """Make histograms with these edges between their buckets."""
+        return Histogram(f"{self._prefix}_{name}", about, labels, edges, self._registry)

@@ -1,6 +1,7 @@
 """What Prometheus scrapes, put together."""
 
 import asyncio
+import functools
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +18,9 @@ from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
-from app.routing.catalog import listed, model_of, offered
+from app.routing.catalog import listed, model_of
 from app.telemetry import logs
-from app.telemetry.family import Counter, Histogram
+from app.telemetry.family import Families
 from app.telemetry.gpu import GpuSampler
 from app.telemetry.record import Record
 from app.telemetry.requests import OTHER, RequestMetrics
@@ -57,31 +58,25 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._state = State(PREFIX, balancer, waiting, in_flight, sampler)
         self._described: tuple[Metric, ...] = ()
-        self._models: dict[str, None] = {}
-        self._folded = Counter(
-            f"{PREFIX}_label_values_dropped", "Label values folded into other.", ["label"], registry
+        self._models: set[str] = set()
+        families = Families(PREFIX, registry)
+        self._folded = families.counter(
+            "label_values_dropped", "Label values folded into other.", "label"
         ).labels("model")
-        self._requests = RequestMetrics(PREFIX, registry, self._model_of_record)
+        self._requests = RequestMetrics(families, self._model_of_record)
         self._requests.expect(balancer.fleet.servers)
-        self._checks = Counter(
-            f"{PREFIX}_health_checks",
+        self._checks = families.counter(
+            "health_checks",
             "Probes of a server's load, or of its models where it tells no load.",
-            ["server", "result"],
-            registry,
+            *("server", "result"),
         )
-        self._check_duration = Histogram(
-            f"{PREFIX}_health_check_duration_seconds",
-            "How long a probe took.",
-            ["server"],
-            PROBE,
-            registry,
+        self._check_duration = families.histogram(
+            "health_check_duration_seconds", "How long a probe took.", PROBE, "server"
         )
-        self._lag = Histogram(
-            f"{PREFIX}_event_loop_lag_seconds",
+        self._lag = families.histogram(
+            "event_loop_lag_seconds",
             f"How late the event loop came to something due after {LAG_INTERVAL} s.",
-            [],
             LAG,
-            registry,
         ).labels()
         build = InfoMetricFamily(f"{PREFIX}_build", "What runs here.")
         revision = os.environ.get("LLAMA_BALANCER_REVISION", "")
@@ -116,43 +111,39 @@ class Metrics:
         The state is read here, in the event loop to which it belongs; the text, which takes
         long, is written in a thread.
         """
-        models = dict.fromkeys(self._label(name) for name in offered(self._balancer.standings()))
+        names = listed(self._balancer.standings())
+        label = functools.partial(self._label, names=names)
         written = CounterMetricFamily(
             f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
         )
         for level in ("warning", "error"):
             written.add_metric([level], logs.written[level])
-        state = self._state.describe(models, self._label)
+        state = self._state.describe(dict.fromkeys(map(label, sorted(names))), label)
         self._described = (*state, written, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:
-        if not record.model or record.model.startswith(("/", "(")):
-            return NO_MODEL
-        label = self._label(record.model)
+        names = listed(self._balancer.standings())
+        label = self._label(record.model, names) if record.model else NO_MODEL
         # A name that asks for more than the model, as `…-high` does, is told by where it went.
         if label == OTHER and record.instance:
-            label = self._label(record.instance)
+            label = self._label(record.instance, names)
         if label == OTHER:
             self._folded.value += 1
         return label
 
-    def _label(self, name: str) -> str:
-        """Name the model of an instance that some server lists; anything else is `other`."""
-        if name.startswith(("/", "(")):
-            return NO_MODEL
-        names = listed(self._balancer.standings())
-        if name not in names:
-            model = name
-            if model not in self._models:
-                return OTHER  # servers that are down keep the names that they had
-        else:
-            model = model_of(name, names)
-        if model not in self._models:
-            if len(self._models) >= MOST_MODELS:
-                return OTHER
-            self._models[model] = None
-        return model
+    def _label(self, name: str, names: set[str]) -> str:
+        """Name the model of an instance in `names`, which servers list; anything else is `other`.
+
+        Servers that are down keep the names that they had.
+        """
+        if name in names:
+            name = model_of(name, names)
+            if len(self._models) < MOST_MODELS:
+                self._models.add(name)
+        elif name.startswith(("/", "(")):
+            return NO_MODEL  # an endpoint in a model's place, or a request that named none
+        return name if name in self._models else OTHER
 
 
 class _Described(Collector):

@@ -1,20 +1,15 @@
 """What is counted of finished requests."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from prometheus_client import CollectorRegistry
-
-from app.telemetry.answer import GAPS
-from app.telemetry.family import Count, Counter, Histogram, Series
-from app.telemetry.record import Record
-from app.telemetry.usage import read_usage
+from app.telemetry.family import Count, Families, Series
+from app.telemetry.record import Fault, Record
+from app.telemetry.tokens import FIRST, TokenMetrics, Tokens
 
 DURATION = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 UPSTREAM_DURATION = (0.1, 0.5, 1, 5, 10, 30, 120, 600)  # few: for each model at each server
-FIRST = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 QUEUE_WAIT = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 MOST_SETS = 1000
@@ -22,8 +17,6 @@ MOST_SETS = 1000
 
 OTHER = "other"
 """The label of a model that no server lists."""
-
-_ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
 
 
 class Upstream(NamedTuple):
@@ -34,19 +27,6 @@ class Upstream(NamedTuple):
     responses: Count
     first_byte: Series
     duration: Series
-
-
-class Tokens(NamedTuple):
-    """What a model's answer is counted on."""
-
-    first_token: Series
-    gaps: Series
-    longest_gap: Series
-    prompt: Count
-    cached: Count
-    completion: Count
-    usage_present: Count
-    usage_missing: Count
 
 
 class Meters(NamedTuple):
@@ -64,16 +44,11 @@ class Meters(NamedTuple):
 class RequestMetrics:
     """Counts finished requests. `model_of` gives a request's model label, from a closed list."""
 
-    def __init__(self, prefix: str, registry: CollectorRegistry, model_of: Callable[[Record], str]):
+    def __init__(self, families: Families, model_of: Callable[[Record], str]) -> None:
         self._model_of = model_of
         self._known: dict[tuple[object, ...], Meters] = {}
-
-        def counter(name: str, about: str, *labels: str) -> Counter:
-            return Counter(f"{prefix}_{name}", about, labels, registry)
-
-        def histogram(name: str, about: str, edges: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"{prefix}_{name}", about, labels, edges, registry)
-
+        self._tokens = TokenMetrics(families)
+        counter, histogram = families.counter, families.histogram
         self._requests = counter(
             "requests",
             "Finished client requests.",
@@ -142,36 +117,6 @@ class RequestMetrics:
             UPSTREAM_DURATION,
             *("server", "model"),
         )
-        self._first_token = histogram(
-            "time_to_first_token_seconds",
-            "From a request's arrival to the first token of its stream.",
-            FIRST,
-            *("server", "model"),
-        )
-        self._tokenless = counter(
-            "streams_without_token", "Streams that ended before a token came.", "model", "reason"
-        )
-        self._gaps = histogram(
-            "inter_token_seconds",
-            "Pauses between the events of a stream, each mostly one token.",
-            GAPS,
-            "model",
-        )
-        self._longest_gap = histogram(
-            "stream_max_gap_seconds", "The longest pause of a stream.", LONGEST_GAP, "model"
-        )
-        self._prompt = counter(
-            "prompt_tokens", "Prompt tokens, cached ones included.", "server", "model"
-        )
-        self._cached = counter(
-            "prompt_tokens_cached", "Prompt tokens that came from a cache.", "server", "model"
-        )
-        self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
-        self._usage = counter(
-            "usage_reports",
-            "Answers that told their tokens, and that did not.",
-            *("server", "model", "result"),
-        )
         self._disconnects = counter(
             "client_disconnects",
             "Clients that left before the end of their answer, and when.",
@@ -181,9 +126,8 @@ class RequestMetrics:
     def expect(self, servers: Iterable[str]) -> None:
         """Begin at 0 for what may go wrong with a server: a rise from nothing is no rise."""
         for server in servers:
-            for reason in ("connect", "connect_timeout", "read_timeout", "reset", "protocol"):
-                self._errors.labels(server, reason)
-            self._errors.labels(server, "status_5xx")
+            for fault in get_args(Fault):
+                self._errors.labels(server, fault)
             self._retries.labels(server, "connect")
 
     def finished(self, record: Record) -> None:
@@ -209,7 +153,7 @@ class RequestMetrics:
         if meters.upstream is not None:
             self._count_upstream(record, meters.upstream)
         if meters.tokens is not None:
-            self._count_tokens(record, meters.model, meters.tokens)
+            self._tokens.count(record, meters.model, meters.tokens)
         if record.failures or record.outcome != "success":
             self._count_trouble(record, meters.model)
 
@@ -224,25 +168,6 @@ class RequestMetrics:
         upstream.responses.value += 1
         upstream.first_byte.observe(first_byte - sent)
         upstream.duration.observe(record.ended - sent)
-
-    def _count_tokens(self, record: Record, model: str, tokens: Tokens) -> None:
-        answer = record.answer
-        if answer is None:
-            return
-        if answer.first_token is not None and answer.gaps is not None:
-            tokens.first_token.observe(answer.first_token - record.started)
-            tokens.gaps.add(answer.gaps)
-            tokens.longest_gap.observe(answer.longest_gap)
-        elif answer.streams:
-            self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
-        usage = read_usage(b"".join(answer.tail))
-        if usage is not None:
-            tokens.usage_present.value += 1
-            tokens.prompt.value += usage.prompt
-            tokens.cached.value += usage.cached
-            tokens.completion.value += usage.completion
-        elif record.outcome == "success":
-            tokens.usage_missing.value += 1
 
     def _count_trouble(self, record: Record, model: str) -> None:
         attempts = list(zip(record.failures, record.faults, strict=True))
@@ -277,7 +202,7 @@ class RequestMetrics:
             self._queue_wait.labels(model) if record.model else None,
             self._decisions.labels(server, model, record.reason) if record.reason else None,
             self._upstream_of(record, model) if answered else None,
-            self._tokens_of(server, model)
+            self._tokens.of(server, model)
             if answered and record.model and record.status == 200
             else None,
         )
@@ -293,18 +218,6 @@ class RequestMetrics:
             self._responses.labels(server, f"{record.status // 100}xx"),
             self._first_byte.labels(server),
             self._upstream_duration.labels(server, model),
-        )
-
-    def _tokens_of(self, server: str, model: str) -> Tokens:
-        return Tokens(
-            self._first_token.labels(server, model),
-            self._gaps.labels(model),
-            self._longest_gap.labels(model),
-            self._prompt.labels(server, model),
-            self._cached.labels(server, model),
-            self._completion.labels(server, model),
-            self._usage.labels(server, model, "present"),
-            self._usage.labels(server, model, "missing"),
         )
 
 

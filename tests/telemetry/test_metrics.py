@@ -248,6 +248,14 @@ async def test_a_request_that_names_no_model_has_none() -> None:
     assert series['queue_wait_seconds_count{model="none"}'] == 2
 
 
+async def test_a_model_that_a_server_lists_by_its_path_is_told_by_it() -> None:
+    balancer = fleet_balancer()
+    balancer.learn(ModelsAnswer("PC0", ["/models/llama.gguf"]))
+    series = await told(metrics(balancer), record(model="/models/llama.gguf"))
+
+    assert series['queue_wait_seconds_count{model="/models/llama.gguf"}'] == 1
+
+
 async def test_the_series_stay_below_two_thousand() -> None:
     balancer = fleet_balancer(servers=4, models=6)
     found = metrics(balancer)
