@@ -45,8 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="validate the settings, and show them as understood")
     check.set_defaults(run=_check)
-    health = commands.add_parser("health", help="ask whether it serves; for containers")
-    health.set_defaults(run=_health)
     importing = commands.add_parser(
         "import", help="print the settings for .env that say the same as a server-list.json"
     )
@@ -61,22 +59,6 @@ def _serve(_: argparse.Namespace) -> None:
     from app.main import serve
 
     serve(settings)
-
-
-def _health(_: argparse.Namespace) -> None:
-    """Ask the balancer that runs beside us; exit status 1 if it does not answer."""
-    from http.client import HTTPConnection, HTTPException
-
-    settings = load()
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    try:
-        connection = HTTPConnection(host, settings.port, timeout=3)
-        connection.request("GET", "/llmhealth")
-        status = connection.getresponse().status
-    except (OSError, HTTPException) as error:
-        sys.exit(f"no answer on port {settings.port}: {error}")
-    if status != 200:
-        sys.exit(f"status {status} on port {settings.port}")
 
 
 def _check(_: argparse.Namespace) -> None:
