@@ -5,7 +5,8 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from app.upstream.wire import Connection, Unanswered, Unreachable
+from app.upstream.errors import Unanswered, Unreachable
+from app.upstream.wire import Connection
 
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's

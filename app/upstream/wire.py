@@ -2,71 +2,18 @@
 
 Our own client, because moving bytes is what this program exists for: an answer's bytes are
 handed to their receiver from the transport's callback, without a queue or a task between.
-
-    UpstreamError
-    ├── Unreachable     no connection came about: nothing was sent
-    │   └── Unanswered  not even a refusal
-    ├── Stale           a kept connection had been closed: nothing was acted on
-    ├── Garbled         what came is not HTTP, or more than we take
-    ├── Broken          the connection ended before the answer did
-    └── TimedOut        the server kept silent for too long
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar, Literal, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import httptools
 
+from app.upstream.errors import Broken, Garbled, Stale, TimedOut, UpstreamError
+
 HEAD_LIMIT = 64 * 1024
 """Longest head of an answer, in bytes."""
-
-
-Kind = Literal["connect", "connect_timeout", "read_timeout", "reset", "protocol"]
-
-
-class UpstreamError(Exception):
-    """An exchange with a server failed."""
-
-    kind: ClassVar[Kind]
-    """A word for metrics."""
-
-
-class Unreachable(UpstreamError):
-    """No connection came about: nothing was sent."""
-
-    kind: ClassVar[Kind] = "connect"
-
-
-class Unanswered(Unreachable):
-    """Nobody answered the attempt to connect."""
-
-    kind = "connect_timeout"
-
-
-class Stale(UpstreamError):
-    """A kept connection had been closed by the server before it saw the request."""
-
-    kind = "reset"
-
-
-class Garbled(UpstreamError):
-    """What came is not HTTP, or more than we take."""
-
-    kind = "protocol"
-
-
-class Broken(UpstreamError):
-    """The connection ended before the answer did."""
-
-    kind = "reset"
-
-
-class TimedOut(UpstreamError):
-    """The server kept silent for too long."""
-
-    kind = "read_timeout"
-
 
 Headers = list[tuple[bytes, bytes]]
 

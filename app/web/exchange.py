@@ -7,8 +7,9 @@ from typing import Any
 
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
+from app.upstream.errors import UpstreamError
 from app.upstream.pool import Pool
-from app.upstream.wire import Connection, Head, UpstreamError
+from app.upstream.wire import Connection, Head
 from app.web.eager import Eager
 from app.web.headers import answer_headers
 from app.web.server import CLIENT, ClientProtocol

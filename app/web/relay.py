@@ -13,8 +13,8 @@ from typing import Any
 from app.routing.balancer import Balancer, Failure, Refusal
 from app.routing.ledger import Lease
 from app.telemetry.record import Outcome, Record
+from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
-from app.upstream.wire import Stale, TimedOut, Unreachable, UpstreamError
 from app.web.body import BadRequest
 from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
 from app.web.headers import Origin, request_head

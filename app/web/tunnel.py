@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from app.upstream.wire import Connection, Head, UpstreamError
+from app.upstream.errors import UpstreamError
+from app.upstream.wire import Connection, Head
 from app.web.eager import Eager
 
 TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]

@@ -10,17 +10,9 @@ from app.telemetry.gpu import Gpu, GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Record
 from tests.fakes.clock import Clock
+from tests.fakes.gpu import OneGpu
 
 CHAT = "/v1/chat/completions"
-
-
-class OneGpu:
-    backend = "nvml"
-
-    def read(self) -> tuple[Gpu, ...]:
-        return (Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"),)
-
-    def close(self) -> None: ...
 
 
 async def emitted() -> dict[str, frozenset[str]]:
@@ -30,7 +22,9 @@ async def emitted() -> dict[str, frozenset[str]]:
     balancer.learn(ModelsAnswer("PC1", ["m"]))
     balancer.learn(HealthAnswer("PC1", Sample(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
-    sampler = GpuSampler(OneGpu())
+    sampler = GpuSampler(
+        OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"))
+    )
     sampler.sample_once()
     sampler.errors["lost"] += 1
     metrics = Metrics(balancer, sampler, waiting=dict, in_flight=lambda: {CHAT: 1}, version="1")

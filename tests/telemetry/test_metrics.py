@@ -15,19 +15,11 @@ from app.telemetry.gpu import Gpu, GpuSampler, NoReader
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
 from tests.fakes.clock import Clock
+from tests.fakes.gpu import OneGpu
 
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
-
-
-class OneGpu:
-    backend = "nvml"
-
-    def read(self) -> tuple[Gpu, ...]:
-        return (Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, None, 5000.0),)
-
-    def close(self) -> None: ...
 
 
 def fleet_balancer(servers: int = 2, models: int = 1) -> Balancer:
@@ -277,7 +269,7 @@ async def test_the_state_is_described_when_it_is_asked_for() -> None:
     for _ in range(3):
         balancer.learn(Failure("PC1", "models", unreachable=False))
     assert isinstance(balancer.place(Ask("m0", ("m0",), "alice", "10.0.0.1")), Lease)
-    sampler = GpuSampler(OneGpu())
+    sampler = GpuSampler(OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, None, 5000.0)))
     sampler.sample_once()
     series = await told(metrics(balancer, sampler, waiting={"m0": 3, "invented": 1}))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.upstream.errors import TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
-from app.upstream.wire import Connection, Head, TimedOut, Unreachable, UpstreamError
+from app.upstream.wire import Connection, Head
 from tests.fakes.stack import Visit, answering, closed_port, listening, ok
 
 pytestmark = pytest.mark.anyio

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from app.upstream.errors import Broken, Garbled, Stale, UpstreamError
 from app.upstream.pool import Pool
-from app.upstream.wire import Broken, Garbled, Stale, UpstreamError
 from tests.fakes.stack import Script, Visit, answering, listening, ok
 from tests.upstream.test_pool import REQUEST, Answer, asked, url
 
