@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
 from app.routing.choice import Ask, Choice, Standing, choose
 from app.routing.fleet import Fleet
 from app.routing.ledger import Lease, Ledger
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.sticky import Pin, Sticky
-from app.routing.window import Sample, Side, Window
+from app.routing.window import Window
 
 
 class Refusal(Enum):
@@ -22,36 +22,8 @@ class Refusal(Enum):
     """No server is left to try, or none is configured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A server did not answer as it should."""
-
-    server: str
-    side: Side
-    unreachable: bool
-    """No connection could be made: nothing listens there."""
-
-
-@dataclass(frozen=True, slots=True)
-class HealthAnswer:
-    """A server's health address answered."""
-
-    server: str
-    sample: Sample
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsAnswer:
-    """A server's model API answered; `models` is None where it has no list to show."""
-
-    server: str
-    models: Collection[str] | None
-
-
 Lookup = Literal["hit", "miss", "expired", "unusable"]
 """What came of the look for a client's pin; unusable where its server is down or full."""
-
-News = Failure | HealthAnswer | ModelsAnswer
 
 
 class Balancer:

@@ -10,9 +10,9 @@ from typing import Literal
 import httpx
 import structlog
 
-from app.routing.balancer import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.choice import Standing
 from app.routing.fleet import NAME_LIMIT, Server
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.window import Sample, Side
 
 ANSWER_LIMIT = 1024 * 1024

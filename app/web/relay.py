@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from app.routing.balancer import Balancer, Failure, Refusal
+from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
+from app.routing.news import Failure
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool

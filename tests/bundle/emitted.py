@@ -2,8 +2,9 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer
 from app.routing.window import Sample
 from app.telemetry.answer import Answer
 from app.telemetry.gpu import Gpu, GpuSampler

@@ -1,7 +1,8 @@
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer, Refusal
+from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
 

@@ -4,10 +4,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
 

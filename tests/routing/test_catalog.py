@@ -1,8 +1,9 @@
 import pytest
 
-from app.routing.balancer import Balancer, ModelsAnswer
+from app.routing.balancer import Balancer
 from app.routing.catalog import model_of, offered
 from app.routing.fleet import Fleet, Server
+from app.routing.news import ModelsAnswer
 from tests.fakes.clock import Clock
 
 

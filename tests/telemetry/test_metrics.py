@@ -5,10 +5,11 @@ import subprocess
 
 import pytest
 
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer
 from app.routing.window import Sample
 from app.telemetry.answer import Answer
 from app.telemetry.gpu import Gpu, GpuSampler, NoReader

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.window import Sample
 from app.upstream.prober import ANSWER_LIMIT, Prober
 from tests.fakes.clock import Clock

@@ -8,10 +8,11 @@ import pytest
 from fastapi import FastAPI
 
 import app
-from app.routing.balancer import Balancer, Failure, HealthAnswer, ModelsAnswer
+from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer
 from app.routing.window import Sample
 from app.telemetry.gpu import GpuSampler, NoReader
 from app.web import api

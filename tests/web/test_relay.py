@@ -309,7 +309,7 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
 
 
 async def test_the_body_names_the_chosen_instance() -> None:
-    from app.routing.balancer import ModelsAnswer
+    from app.routing.news import ModelsAnswer
 
     seen: list[Message] = []
     async with listening(answering(ok(), seen)) as port, relaying(port) as stack:

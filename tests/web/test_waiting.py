@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from app.routing.balancer import Balancer, ModelsAnswer, Refusal
+from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.news import ModelsAnswer
 from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
 from tests.fakes.clock import Clock
 

@@ -1,0 +1,54 @@
+"""What is found out about a server, by probes and by requests."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from app.routing.window import Sample, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A server did not answer as it should."""
+
+    server: str
+    side: Side
+    unreachable: bool
+    """No connection could be made: nothing listens there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthAnswer:
+    """A server's health address answered."""
+
+    server: str
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsAnswer:
+    """A server's model API answered; `models` is None where it has no list to show."""
+
+    server: str
+    models: Collection[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a model server tells of its own state; None for what its kind does not tell."""
+
+    server: str
+    kind: str
+    """What it is: `llamacpp`, `ollama`, …"""
+    loading: bool = False
+    """It loads its model, and cannot answer yet."""
+    slots: int | None = None
+    """How many requests it works on at once; more wait inside."""
+    busy_slots: frozenset[int] | None = None
+    """The numbers of the slots that are at work."""
+    active: int | None = None
+    """Requests inside, at work or waiting, of anybody."""
+    loaded: frozenset[str] | None = None
+    """Names of the models in memory."""
+
+
+News = Failure | HealthAnswer | ModelsAnswer | Report
