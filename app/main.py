@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 import app
 from app.routing.balancer import Balancer
+from app.routing.news import Reuse
 from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
@@ -52,6 +53,7 @@ def create_app(
         sticky_ttl=settings.sticky_ttl,
         window_length=max(1, round(settings.window_seconds / settings.probe_interval)),
         overflow=settings.overflow,
+        adopt_slots=settings.adopt_slots,
     )
     pools = {
         server.name: Pool(
@@ -87,7 +89,12 @@ def create_app(
         checked=meters.checked,
     )
     stats = AccessStats()
-    outbox = Outbox(meters.finished, logs.RequestLog().finished, functools.partial(_count, stats))
+    outbox = Outbox(
+        meters.finished,
+        functools.partial(_learn, balancer),
+        logs.RequestLog().finished,
+        functools.partial(_count, stats),
+    )
     relay = Relay(
         balancer,
         pools,
@@ -102,6 +109,8 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         finished=outbox.put,
         in_flight=in_flight,
+        by_prompt=settings.affinity == "prompt",
+        tells_route=settings.route_headers,
     )
 
     @contextlib.asynccontextmanager
@@ -175,6 +184,19 @@ def _snapshot_now(
     balancer: Balancer, waiting: WaitingRoom, sampler: GpuSampler
 ) -> dict[str, object]:
     return snapshot(balancer, waiting, sampler, time.time())
+
+
+def _learn(balancer: Balancer, record: Record) -> None:
+    """Tell routing what an answer says of the server's cache and speed."""
+    answer = record.answer
+    if answer is None or record.status != 200 or not record.reason or record.sent is None:
+        return
+    if (usage := answer.usage()) is not None:
+        seconds = None if answer.first_token is None else answer.first_token - record.sent
+        found = Reuse(
+            record.server, record.instance, record.claim, usage.prompt, usage.cached, seconds
+        )
+        balancer.learn(found)
 
 
 def _count(stats: AccessStats, record: Record) -> None:

@@ -1,14 +1,16 @@
 """The façade of routing: an ask comes in, a lease goes out; news comes in, a snapshot goes out."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Literal
 
-from app.routing.choice import Ask, Choice, Standing, choose
+from app.routing.choice import Ask, Choice, choose
 from app.routing.fleet import Fleet
 from app.routing.ledger import Lease, Ledger
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
+from app.routing.residency import Match
+from app.routing.standing import Standing
 from app.routing.sticky import Pin, Sticky
 from app.routing.window import Window
 
@@ -23,7 +25,20 @@ class Refusal(Enum):
 
 
 Lookup = Literal["hit", "miss", "expired", "unusable"]
-"""What came of the look for a client's pin; unusable where its server is down or full."""
+"""What came of a client's pin; unusable where the request went elsewhere."""
+
+Forecast = Literal["hit", "miss", "surprise", "none"]
+"""What came of what a server's cache was believed to hold: it was there; it was not; it was,
+unexpectedly; nothing was expected and nothing was there."""
+
+DECISIONS = 30
+"""How many of the last decisions are kept to be shown."""
+
+HELD = 0.5
+"""The part of what was expected from a cache that must have come for it to have been there."""
+
+MEASURABLE = 200
+"""Fewest tokens whose reading tells something about a server's speed."""
 
 
 class Balancer:
@@ -31,7 +46,8 @@ class Balancer:
 
     It is synchronous: choosing a server and booking the lease are one step, so no race can
     pass a limit. `clock` tells seconds since the epoch. `on_room` is called when a place may
-    have become free; `overflow="first"` sends what finds everything full to the first server.
+    have become free; `overflow="first"` sends what finds everything full to the first server;
+    `adopt_slots` takes a server's slots for its limit where it has none.
     """
 
     def __init__(
@@ -42,6 +58,7 @@ class Balancer:
         sticky_ttl: float = 180.0,
         window_length: int = 5,
         overflow: Literal["queue", "first"] = "queue",
+        adopt_slots: bool = True,
     ) -> None:
         self.fleet = fleet
         self.on_room: Callable[[], None] = lambda: None
@@ -51,12 +68,18 @@ class Balancer:
         self.evictions = self._sticky.evictions
         """Pins that were forgotten, by reason."""
         self.lookups: Counter[Lookup] = Counter({"hit": 0, "miss": 0, "expired": 0, "unusable": 0})
-        """Requests by what came of the look for their client's pin."""
+        """Requests by what came of their client's pin."""
+        self.forecasts: Counter[tuple[str, Forecast]] = Counter()
+        """Answers that told of their cache, by server and what came of our belief."""
+        self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
+        """The last leases."""
+        self._adopt_slots = adopt_slots
         self._standings = {
             name: Standing(
                 server,
-                Ledger(server.request_max),
+                Ledger(server.request_max, server.weight),
                 Window(window_length, has_health=server.health_base is not None),
+                stale_after=sticky_ttl,
             )
             for name, server in fleet.servers.items()
         }
@@ -72,8 +95,9 @@ class Balancer:
         candidates = [self._standings[name] for name in names if name not in tried]
         if not candidates:
             return Refusal.UNKNOWN
-        pin = self._sticky.find(ask.client, ask.model, self._clock())
-        choice = choose(ask, candidates, pin)
+        now = self._clock()
+        pin = self._sticky.find(ask.client, ask.model, now)
+        choice = choose(ask, candidates, pin, now)
         if choice is None:
             if self._overflow == "queue":
                 return Refusal.FULL
@@ -89,21 +113,54 @@ class Balancer:
         """Book a lease at the fallback for a model request that is not routed by its model."""
         return self._place_on_fallback(Ask(endpoint, (endpoint,), client, client), tried)
 
+    def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
+        """Tell who might get a request and who would, and send nothing anywhere."""
+        names = self.fleet.candidates(ask.model)
+        if names is None:
+            name = self.fleet.fallback
+            if name is None:
+                return (), None
+            standing = self._standings[name]
+            choice = Choice(name, standing.served_name(ask.names), "fallback")
+            return (standing,), choice if standing.open else None
+        candidates = [self._standings[name] for name in names]
+        now = self._clock()
+        pin = self._sticky.find(ask.client, ask.model, now)
+        return candidates, choose(ask, candidates, pin, now)
+
     def learn(self, news: News) -> None:
         """Take in what a probe or a request found out about a server."""
         standing = self._standings[news.server]
-        before = standing.window.status
+        before = standing.status
         match news:
             case Failure(side=side, unreachable=unreachable):
                 standing.window.failed(side, unreachable=unreachable)
+                if unreachable and side == "models":
+                    standing.went_away()
             case HealthAnswer(sample=sample):
                 standing.window.add(sample)
             case ModelsAnswer(models=models):
                 standing.window.answered()
                 standing.list_models(models)
-        if standing.window.status != before:
-            standing.entered[standing.window.status] += 1
+            case Report():
+                standing.window.answered()
+                standing.report(news)
+                if self._adopt_slots and standing.server.request_max is None:
+                    standing.ledger.limit = news.slots
+            case Reuse():
+                self._learn_reuse(standing, news)
+                return
+        if standing.status != before:
+            standing.entered[standing.status] += 1
         self.on_room()
+
+    def drain(self, server: str, *, on: bool) -> None:
+        """Give a server no new requests, or give it some again; those in flight go on."""
+        standing = self._standings[server]
+        if standing.draining != on:
+            standing.draining = on
+            standing.entered[standing.status] += 1
+            self.on_room()
 
     def standings(self) -> Iterator[Standing]:
         """Go through the servers, in configured order, as they stand now."""
@@ -122,16 +179,25 @@ class Balancer:
         if name is None or name in tried:
             return Refusal.UNKNOWN
         standing = self._standings[name]
-        if standing.ledger.full and self._overflow == "queue":
+        if not standing.open and self._overflow == "queue":
             return Refusal.FULL
         choice = Choice(name, standing.served_name(ask.names), "fallback")
         return self._book(ask, choice, pinned=False)
 
     def _book(self, ask: Ask, choice: Choice, *, pinned: bool) -> Lease:
-        ledger = self._standings[choice.server].ledger
+        standing = self._standings[choice.server]
+        ledger, fit, now = standing.ledger, choice.fit, self._clock()
+        residency = slot = claim = None
+        if fit is not None and ask.prompt is not None:
+            instances = len(standing.offered(ask.names))
+            residency = standing.residency(choice.instance, instances)
+            claim, slot = residency.claim(fit, ask.prompt), fit.slot
+            residency.take(fit, ask.prompt, now)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
+            if residency is not None and slot is not None:
+                residency.give_back(slot, self._clock())
             if pinned:
                 self._pin(ask, choice)
             self.on_room()
@@ -142,15 +208,34 @@ class Balancer:
             model=ask.model,
             client=ask.client,
             reason=choice.reason,
-            since=self._clock(),
+            since=now,
             let_go=let_go,
+            slot=slot.number if slot is not None and standing.names_slots else None,
+            claim=claim,
         )
         ledger.enter(lease)
+        self.decisions.append(lease)
         return lease
+
+    def _learn_reuse(self, standing: Standing, news: Reuse) -> None:
+        """Hold what a server's cache was believed to hold against what it gave."""
+        read = news.prompt - (news.cached or 0)
+        if news.seconds is not None and news.seconds > 0 and read >= MEASURABLE:
+            standing.read_prompt(read, news.seconds)
+        claim = news.claim
+        if claim is None or news.cached is None or not news.prompt:
+            return
+        share = news.cached / news.prompt
+        expected = claim.match <= Match.REMEMBERED
+        held = share >= HELD * claim.share if expected else share >= HELD
+        result: Forecast = ("hit" if held else "miss") if expected else "surprise"
+        self.forecasts[standing.server.name, result if expected or held else "none"] += 1
+        if claim.rank is not None:
+            standing.residency(news.instance).correct(claim.rank, held=held)
 
     def _lookup(self, ask: Ask, pin: Pin | None, choice: Choice) -> Lookup:
         if pin is not None:
-            return "hit" if choice.reason == "sticky" else "unusable"
+            return "hit" if pin[:2] == choice[:2] else "unusable"
         return "expired" if self._sticky.remembers(ask.client, ask.model) else "miss"
 
     def _pin(self, ask: Ask, choice: Choice) -> None:

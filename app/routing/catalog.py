@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from app.routing.choice import Standing
+from app.routing.standing import Standing
 
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 

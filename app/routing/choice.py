@@ -1,17 +1,33 @@
-"""Which server and instance take a request: the rule, and nothing else."""
+"""Which server, instance and slot take a request: the rule, and nothing else."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from app.routing.fleet import Server
-from app.routing.ledger import Ledger
+from app.routing.prompt import Prompt
+from app.routing.residency import WORTH_KEEPING, Fit, Match
+from app.routing.standing import Standing
 from app.routing.sticky import Pin
-from app.routing.window import Status, Window
 
 Reason = Literal[
-    "sticky", "free_instance", "idle", "least_loaded", "fallback", "last_resort", "overflow"
+    "cached_prompt",
+    "remembered_prompt",
+    "empty_slot",
+    "evicted_prompt",
+    "sticky",
+    "free_instance",
+    "idle",
+    "least_loaded",
+    "fallback",
+    "last_resort",
+    "overflow",
 ]
+
+_REASONS: dict[Match, Reason] = {
+    Match.CONTINUES: "cached_prompt",
+    Match.REMEMBERED: "remembered_prompt",
+    Match.EMPTY: "empty_slot",
+    Match.EVICTS: "evicted_prompt",
+}
 
 
 class Ask(NamedTuple):
@@ -19,129 +35,124 @@ class Ask(NamedTuple):
 
     `names` are the names that a server may know the model by, the preferred one first: all
     of them mean the `model` that was asked for. `client` is who asks: the user's name where
-    it is known, else the `address`.
+    it is known, else the `address`. Without a `prompt` the client alone decides.
     """
 
     model: str
     names: tuple[str, ...]
     client: str
     address: str
+    prompt: Prompt | None = None
 
 
 class Choice(NamedTuple):
-    """Where a request goes, and why."""
+    """Where a request goes, and why; `fit` tells the slot where slots are followed."""
 
     server: str
     instance: str
     reason: Reason
+    fit: Fit | None = None
 
 
-class Standing:
-    """What is known of one server at this moment."""
+def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float) -> Choice | None:
+    """Pick a server, instance and slot for a request; None when all that may take it are full.
 
-    __slots__ = ("_offers", "entered", "ledger", "models", "server", "window")
-
-    def __init__(self, server: Server, ledger: Ledger, window: Window) -> None:
-        self.server = server
-        self.ledger = ledger
-        self.window = window
-        self.models: frozenset[str] | None = None
-        """The names in the server's model list; None while it is unknown."""
-        self.entered: Counter[Status] = Counter()
-        """How often the server came into a state."""
-        self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def list_models(self, models: Collection[str] | None) -> None:
-        """Take in a model list; None says that the server has none to show."""
-        listed = None if models is None else frozenset(models)
-        if listed != self.models:
-            self.models = listed
-            self._offers = {}
-
-    def listed(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """List `name`, `name-2`, `name-3`, … for the first of the names that the server has.
-
-        Empty where it has none of them, or its list is unknown.
-        """
-        found = self._offers.get(names)
-        if found is None:
-            found = next((x for name in names if (x := self._numbered(name))), ())
-            # Clients make names up, so only what was found is worth remembering.
-            if found:
-                self._offers[names] = found
-        return found
-
-    def lacks(self, names: tuple[str, ...]) -> bool:
-        """Whether the server is known not to have the model under any of its names."""
-        return self.models is not None and not self.listed(names)
-
-    def offered(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """List the instances that may take a request for one of the names; never empty."""
-        return self.listed(names) or names[-1:]
-
-    def served_name(self, names: tuple[str, ...]) -> str:
-        """Pick the first of the names of which the server lists an instance, else the last."""
-        return next((name for name in names if self._numbered(name)), names[-1])
-
-    def _numbered(self, name: str) -> tuple[str, ...]:
-        prefix = name + "-"
-        numbered = sorted(
-            (int(number), model)
-            for model in self.models or ()
-            if model.startswith(prefix)
-            and (number := model[len(prefix) :]).isascii()
-            and number.isdecimal()
-            and len(number) < 10
-        )
-        first = (name,) if name in (self.models or ()) else ()
-        return first + tuple(model for _, model in numbered)
-
-
-def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None) -> Choice | None:
-    """Pick a server and instance for a request; None when all that may take it are full.
-
-    Where the client's last request went, if a request may go there; else, in the order of the
-    candidates, a server with a free instance; an idle server; the least loaded one. Servers
-    that are known not to have the model, or that are invalid, are out unless there is no
-    other; a full server never gets one more.
+    Servers that are known not to have the model, or that are invalid, are out unless there
+    is no other; one that is full, that drains or that loads never gets one more. Among the
+    others the prompt decides: where it is held in a cache, else where nothing is lost. What
+    has no prompt, or one too short to matter, goes where the client's last request went;
+    else, in the order of the candidates, to a server with a free instance; to an idle server;
+    to the least loaded one.
     """
-    if pin is not None and (choice := _where_it_was(pin, ask, candidates)):
-        return choice
     able = [s for s in candidates if not s.lacks(ask.names)] or candidates
     valid = [s for s in able if s.window.valid]
-    room = [s for s in valid or able if not s.ledger.full]
+    room = [s for s in valid or able if s.open]
     if not room:
         return None
     if not valid:
-        return _least_busy(room[0], ask, "last_resort")
+        return _least_busy(room[0], ask, "last_resort", now)
+    if (
+        ask.prompt is not None
+        and ask.prompt.size >= WORTH_KEEPING
+        and (choice := _by_prompt(ask, ask.prompt, room, now))
+    ):
+        return choice
+    if pin is not None and (choice := _where_it_was(pin, ask, room, now)):
+        return choice
+    preferred = _preferred(ask, room)
     return (
-        _free_instance(ask, room)
-        or next((_least_busy(s, ask, "idle") for s in room if s.window.idle), None)
-        or _least_busy(min(room, key=lambda s: s.ledger.load), ask, "least_loaded")
+        _free_instance(ask, preferred, now)
+        or next((_least_busy(s, ask, "idle", now) for s in preferred if s.window.idle), None)
+        or _least_busy(min(preferred, key=lambda s: s.ledger.load), ask, "least_loaded", now)
     )
 
 
-def _where_it_was(pin: Pin, ask: Ask, candidates: Sequence[Standing]) -> Choice | None:
-    for s in candidates:
+def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -> Choice | None:
+    """Find the place that saves the most work, or costs others the least."""
+    best: tuple[tuple[float, ...], Choice] | None = None
+    for order, standing in enumerate(room):
+        instances = standing.offered(ask.names)
+        for instance in instances:
+            residency = standing.residency(instance, len(instances))
+            fit = residency.fit(prompt, now, standing.elsewhere)
+            if fit is None:
+                continue
+            if fit.match <= Match.REMEMBERED:
+                rank: tuple[float, ...] = (0, fit.match, -fit.known, standing.ledger.load, order)
+            else:
+                rank = (
+                    1,
+                    standing.server.tier,
+                    standing.must_load(ask.names),
+                    fit.match,
+                    fit.worth,
+                    standing.ledger.load,
+                    not fit.anchor,
+                    not standing.window.idle,
+                    residency.occupied(now) / (len(residency.slots) or 1),
+                    order,
+                )
+            if best is None or rank < best[0]:
+                name = standing.server.name
+                best = rank, Choice(name, instance, _REASONS[fit.match], fit)
+    return best and best[1]
+
+
+def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
+    for s in room:
         if (
             s.server.name == pin.server
-            and s.window.valid
-            and not s.ledger.full
             and not s.lacks(ask.names)
             and pin.instance in s.offered(ask.names)
         ):
-            return Choice(pin.server, pin.instance, "sticky")
+            return _at(s, pin.instance, ask, "sticky", now)
     return None
 
 
-def _free_instance(ask: Ask, room: Sequence[Standing]) -> Choice | None:
+def _preferred(ask: Ask, room: Sequence[Standing]) -> list[Standing]:
+    """Keep the servers of the first tier that has room; of these, those that need not load."""
+    tier = min(s.server.tier for s in room)
+    first = [s for s in room if s.server.tier == tier]
+    return [s for s in first if not s.must_load(ask.names)] or first
+
+
+def _free_instance(ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
     for standing in room:
         for instance in standing.offered(ask.names):
             if not standing.ledger.on(instance):
-                return Choice(standing.server.name, instance, "free_instance")
+                return _at(standing, instance, ask, "free_instance", now)
     return None
 
 
-def _least_busy(standing: Standing, ask: Ask, reason: Reason) -> Choice:
+def _least_busy(standing: Standing, ask: Ask, reason: Reason, now: float) -> Choice:
     instance = min(standing.offered(ask.names), key=standing.ledger.on)
-    return Choice(standing.server.name, instance, reason)
+    return _at(standing, instance, ask, reason, now)
+
+
+def _at(standing: Standing, instance: str, ask: Ask, reason: Reason, now: float) -> Choice:
+    """Complete a choice by the slot that fits best."""
+    fit = None
+    if ask.prompt is not None:
+        residency = standing.residency(instance, len(standing.offered(ask.names)))
+        fit = residency.fit(ask.prompt, now, standing.elsewhere)
+    return Choice(standing.server.name, instance, reason, fit)

@@ -22,6 +22,10 @@ class Server:
     model_base: str
     health_base: str | None = None
     request_max: int | None = None
+    tier: int = 1
+    """Servers of a higher number get new conversations only while those before have no room."""
+    weight: float = 1.0
+    """How much it can carry, compared with the others."""
 
 
 @dataclass(frozen=True, slots=True)

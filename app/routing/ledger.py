@@ -4,6 +4,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from app.routing.residency import Claim
+
 
 class Lease:
     """One request's hold on a server and an instance, until it is released.
@@ -14,6 +16,7 @@ class Lease:
 
     __slots__ = (
         "_let_go",
+        "claim",
         "client",
         "instance",
         "model",
@@ -21,6 +24,7 @@ class Lease:
         "reason",
         "server",
         "since",
+        "slot",
     )
 
     def __init__(
@@ -33,6 +37,8 @@ class Lease:
         reason: str,
         since: float,
         let_go: Callable[["Lease"], None],
+        slot: int | None = None,
+        claim: Claim | None = None,
     ) -> None:
         self.server = server
         self.instance = instance
@@ -40,6 +46,10 @@ class Lease:
         self.client = client
         self.reason = reason
         self.since = since
+        self.slot = slot
+        """The number of the slot that the server is asked to use."""
+        self.claim = claim
+        """What its cache is believed to hold."""
         self.open = True
         self._let_go = let_go
 
@@ -68,9 +78,13 @@ class Lease:
 class Ledger:
     """The open leases of one server; how many there are is derived from them."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, weight: float = 1.0) -> None:
         self.limit = limit
+        self.foreign = 0
+        """Requests at the server that did not come through us, as far as it tells."""
+        self._weight = weight
         self._open: dict[str, set[Lease]] = {}
+        self._peak = 0
 
     @property
     def total(self) -> int:
@@ -83,12 +97,17 @@ class Ledger:
     @property
     def full(self) -> bool:
         """Whether one more request would pass the limit."""
-        return self.limit is not None and self.total >= self.limit
+        return self.limit is not None and self.total + self.foreign >= self.limit
 
     @property
     def load(self) -> float:
-        """Requests in flight against the limit; against one place where there is no limit."""
-        return self.total / (self.limit or 1)
+        """Requests at the server against its limit, or one place where it has none, and weight."""
+        return (self.total + self.foreign) / ((self.limit or 1) * self._weight)
+
+    def take_peak(self) -> int:
+        """Give the most requests in flight at once since this was asked last."""
+        peak, self._peak = self._peak, self.total
+        return peak
 
     def on(self, instance: str) -> int:
         """Count the requests in flight at one instance."""
@@ -106,6 +125,7 @@ class Ledger:
     def enter(self, lease: Lease) -> None:
         """Book an open lease."""
         self._open.setdefault(lease.instance, set()).add(lease)
+        self._peak = max(self._peak, self.total)
 
     def strike(self, lease: Lease) -> None:
         """Take a lease out of the book."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from app.routing.residency import Claim
 from app.routing.window import Sample, Side
 
 
@@ -51,4 +52,20 @@ class Report:
     """Names of the models in memory."""
 
 
-News = Failure | HealthAnswer | ModelsAnswer | Report
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What an answer told of the work that its prompt was."""
+
+    server: str
+    instance: str
+    claim: Claim | None
+    """What was expected when the request was placed."""
+    prompt: int
+    """Tokens of the prompt."""
+    cached: int | None
+    """Those of them that came from a cache; None where the server does not tell."""
+    seconds: float | None
+    """From sending the request to the first token, where that was seen."""
+
+
+News = Failure | HealthAnswer | ModelsAnswer | Report | Reuse

@@ -73,6 +73,21 @@ class Settings(BaseSettings):
         default=100, ge=0, description="How many requests may wait in the queue."
     )
 
+    adopt_slots: bool = Field(
+        default=True,
+        description="Take the number of slots that a llama.cpp server tells as its `request_max`, "
+        "where none is set.",
+    )
+    route_headers: bool = Field(
+        default=True,
+        description="Tell in `x-balancer-server`, `-instance` and `-reason` where a request went.",
+    )
+
+    affinity: Annotated[Literal["prompt", "client"], BeforeValidator(lower)] = Field(
+        default="prompt",
+        description="What brings a request to where its prompt is in a cache: the `prompt` itself, "
+        "or only the `client`.",
+    )
     sticky_ttl: Seconds = Field(
         default=180,
         description="How long a client stays with its server after its last request, in seconds.",

@@ -4,6 +4,7 @@ import json
 from time import monotonic
 
 from app.telemetry.family import Series
+from app.telemetry.usage import Usage, read_usage
 
 GAPS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
 """Edges between the pauses between two tokens, in seconds."""
@@ -25,6 +26,7 @@ class Answer:
     __slots__ = (
         "_heard",
         "_unread",
+        "_usage",
         "first_token",
         "gaps",
         "longest_gap",
@@ -46,6 +48,7 @@ class Answer:
         self.longest_gap = 0.0
         self._heard = 0.0
         self._unread = b""
+        self._usage: Usage | None = None
 
     def passes(self, piece: bytes) -> None:
         """Take notice of a piece of the body."""
@@ -65,6 +68,13 @@ class Answer:
             self.gaps.observe(gap)
             if gap > self.longest_gap:
                 self.longest_gap = gap
+
+    def usage(self) -> Usage | None:
+        """Read how many tokens it cost, once it has ended; None where it does not tell."""
+        if self.tail:
+            self._usage = read_usage(b"".join(self.tail))
+            self.tail.clear()
+        return self._usage
 
     def _look_for_token(self, piece: bytes) -> None:
         *lines, rest = (self._unread + piece).split(b"\n")

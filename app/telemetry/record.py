@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from app.routing.residency import Claim
 from app.telemetry.answer import Answer
 
 Outcome = Literal[
@@ -41,6 +42,8 @@ class Record:
     server: str = ""
     instance: str = ""
     reason: str = ""
+    claim: Claim | None = None
+    """What the server's cache was believed to hold."""
     failures: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = ()
     """What was wrong with each of `failures`."""

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.routing.balancer import Balancer
-from app.routing.choice import Standing
-from app.routing.window import Status
+from app.routing.standing import Standing, Status
 from app.telemetry.gpu import Gpu, GpuSampler
 
 NO_MODEL = "none"
-STATES: tuple[Status, ...] = ("idle", "busy", "invalid")
+STATES: tuple[Status, ...] = get_args(Status)
 
 
 class State:
@@ -70,7 +70,7 @@ class State:
             name, window, ledger = standing.server.name, standing.window, standing.ledger
             up.add_metric([name], float(window.valid))
             for possible in STATES:
-                state.add_metric([name, possible], float(window.status == possible))
+                state.add_metric([name, possible], float(standing.status == possible))
                 changes.add_metric([name, possible], standing.entered[possible])
             counts: Counter[str] = Counter({model_of(x): 0 for x in standing.models or ()})
             for instance, count in ledger.by_instance().items():

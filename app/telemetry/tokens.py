@@ -5,7 +5,6 @@ from typing import NamedTuple
 from app.telemetry.answer import GAPS
 from app.telemetry.family import Count, Families, Series
 from app.telemetry.record import Record
-from app.telemetry.usage import read_usage
 
 FIRST = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -87,11 +86,11 @@ class TokenMetrics:
             tokens.longest_gap.observe(answer.longest_gap)
         elif answer.streams:
             self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
-        usage = read_usage(b"".join(answer.tail))
+        usage = answer.usage()
         if usage is not None:
             tokens.usage_present.value += 1
             tokens.prompt.value += usage.prompt
-            tokens.cached.value += usage.cached
+            tokens.cached.value += usage.cached or 0
             tokens.completion.value += usage.completion
         elif record.outcome == "success":
             tokens.usage_missing.value += 1

@@ -10,7 +10,8 @@ class Usage(NamedTuple):
     """Tokens of one request; the prompt's include those that came from a cache."""
 
     prompt: int
-    cached: int
+    cached: int | None
+    """None where the server does not tell."""
     completion: int
 
 
@@ -40,7 +41,8 @@ def _usage(prompt: object, cached: object, completion: object) -> Usage | None:
     read = _count(prompt)
     if read is None:
         return None
-    return Usage(read, min(_count(cached) or 0, read), _count(completion) or 0)
+    known = _count(cached)
+    return Usage(read, known and min(known, read), _count(completion) or 0)
 
 
 def _count(value: object) -> int | None:

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from app.routing.catalog import offered
-from app.routing.choice import Standing
 from app.routing.fleet import Server
+from app.routing.standing import Standing
 
 GET = ["GET", "HEAD"]
 

@@ -51,6 +51,7 @@ class Exchange:
         "client",
         "fields",
         "record",
+        "route",
         "scope",
         "started",
     )
@@ -62,6 +63,8 @@ class Exchange:
         self.fields = fields
         self.record = record
         self.started = False
+        self.route: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers that tell the client where its request went."""
         self._receive = receive
         self._send = send
         self.client: ClientProtocol = scope["extensions"][CLIENT]
@@ -124,6 +127,7 @@ class Exchange:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"x-request-id", self.record.id.encode()),
+            *self.route,
             *headers,
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
@@ -235,6 +239,7 @@ class Exchange:
     def _headers(self, head: Head) -> list[tuple[bytes, bytes]]:
         headers = answer_headers(head.status, head.headers, base=self._base)
         headers.append((b"x-request-id", self.record.id.encode()))
+        headers.extend(self.route)
         return headers
 
     async def _pass_on(self) -> None:

@@ -1,7 +1,9 @@
 """What passes between client and server in the heads of messages, and what does not."""
 
+import functools
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
 Network = IPv4Network | IPv6Network
@@ -143,3 +145,19 @@ def answer_headers(
         else:
             kept.append((name, value))
     return kept
+
+
+@functools.lru_cache(1024)
+def route_headers(server: str, instance: str, reason: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Tell a client where its request went, and why.
+
+    What cannot stand in a header is percent-encoded (RFC 3986 section 2.1).
+    """
+    return tuple(
+        (b"x-balancer-" + name, quote(value, safe=_PLAIN).encode())
+        for name, value in ((b"server", server), (b"instance", instance), (b"reason", reason))
+        if value
+    )
+
+
+_PLAIN = " !\"#$&'()*+,-./:;<=>?@[]^_`{|}~"

@@ -4,6 +4,7 @@ import re
 
 from app.routing.choice import Ask
 from app.web.body import BadRequest, Body
+from app.web.prompts import chat_prompt
 from app.web.rewrites import Rewrites
 
 SYSTEM_TEXT_LIMIT = 4_000
@@ -40,14 +41,26 @@ INFERENCE_PATHS = frozenset(
 
 ROUTED_PATH = "/v1/chat/completions"
 
+SLOT = "id_slot"
+"""Tells llama.cpp's server which slot to use; a busy one is waited for.
+
+https://github.com/ggml-org/llama.cpp/tree/master/tools/server
+"""
+
 
 class ChatRequest:
     """A chat completion request: who asks for which model, and what goes out."""
 
     def __init__(
-        self, raw: bytes, address: str, username_pattern: re.Pattern[str], rewrites: Rewrites
+        self,
+        raw: bytes,
+        address: str,
+        username_pattern: re.Pattern[str],
+        rewrites: Rewrites,
+        *,
+        reads_prompt: bool = True,
     ) -> None:
-        """Read a request from a client at `address`.
+        """Read a request from a client at `address`, its prompt only where that matters.
 
         Raises:
             BadRequest: the body is no JSON object, or its model is no text.
@@ -56,6 +69,7 @@ class ChatRequest:
         self._rewrites = rewrites
         self.streams = body.get("stream") is True
         self._system = system = _system_text(body.get("messages"))
+        prompt = chat_prompt(body.get) if reads_prompt else None
         body.forget("messages", "tools")  # long, while the answer may take minutes
         model = body.get("model")
         if model is None:
@@ -65,23 +79,25 @@ class ChatRequest:
         elif not model.isascii() and _has_lone_surrogate(model):
             raise BadRequest("model holds half a surrogate pair")
         self.username = _username(system, username_pattern)
-        self.ask = Ask(model, rewrites.names(model), self.username or address, address)
+        self.ask = Ask(model, rewrites.names(model), self.username or address, address, prompt)
 
-    def body_for(self, instance: str) -> bytes:
-        """Write the body for an instance: nothing but the model and the rewrites changes."""
+    def body_for(self, instance: str, slot: int | None = None) -> bytes:
+        """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
         model = self.ask.model
         if not model:
             return self._body.raw
-        changes = self._rewrites.changes(
+        rewritten = self._rewrites.changes(
             model,
             instance,
             self._body.get("chat_template_kwargs"),
             self._system,
             has_grammar="grammar" in self._body,
         )
-        if instance == model and not changes:
+        if slot is not None and SLOT not in self._body:
+            rewritten = {**rewritten, SLOT: slot}
+        if instance == model and not rewritten:
             return self._body.raw
-        return self._body.edited({"model": instance, **changes})
+        return self._body.edited({"model": instance, **rewritten})
 
 
 def _system_text(messages: object) -> str:

@@ -18,7 +18,7 @@ from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 from app.web.body import BadRequest
 from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
-from app.web.headers import Origin, request_head
+from app.web.headers import Origin, request_head, route_headers
 from app.web.openai import INFERENCE_PATHS, ROUTED_PATH, ChatRequest
 from app.web.rewrites import Rewrites
 from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
@@ -57,6 +57,8 @@ class Relay:
         max_body_bytes: int,
         finished: Callable[[Record], None],
         in_flight: Counter[str] | None = None,
+        by_prompt: bool = True,
+        tells_route: bool = True,
     ) -> None:
         self._balancer = balancer
         self._pools = pools
@@ -66,6 +68,8 @@ class Relay:
         self._username_pattern = username_pattern
         self._max_body_bytes = max_body_bytes
         self._finished = finished
+        self._by_prompt = by_prompt
+        self._tells_route = tells_route
         self._in_flight: Counter[str] = Counter() if in_flight is None else in_flight
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
@@ -104,6 +108,20 @@ class Relay:
             record.ended = monotonic()
             self._finished(record)
 
+    def read(self, raw: bytes, address: str) -> ChatRequest:
+        """Read the body of a request that is routed by its model.
+
+        Raises:
+            BadRequest: there is no such thing in it.
+        """
+        return ChatRequest(
+            raw,
+            address,
+            self._username_pattern,
+            self._rewrites,
+            reads_prompt=self._by_prompt,
+        )
+
     # A request that makes a model work
 
     async def _serve_model(self, exchange: Exchange) -> None:
@@ -112,7 +130,7 @@ class Relay:
             raw = await exchange.read_body(self._max_body_bytes)
             record.ready = monotonic()
             if record.endpoint == ROUTED_PATH:
-                request = ChatRequest(raw, record.address, self._username_pattern, self._rewrites)
+                request = self.read(raw, record.address)
                 record.username = request.username
                 record.model = request.ask.model or NO_MODEL
                 record.stream = request.streams
@@ -123,7 +141,7 @@ class Relay:
                 place = functools.partial(
                     self._balancer.place_unrouted, record.endpoint, record.address
                 )
-                await self._place_and_carry(exchange, place, lambda _: raw)
+                await self._place_and_carry(exchange, place, lambda *_: raw)
         except BadRequest as error:
             await exchange.refuse(400, "invalid_request_error", str(error))
         except BodyTooLarge:
@@ -143,7 +161,7 @@ class Relay:
         self,
         exchange: Exchange,
         place: Callable[[tuple[str, ...]], Lease | Refusal],
-        body_for: Callable[[str], bytes],
+        body_for: Callable[[str, int | None], bytes],
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
@@ -163,8 +181,10 @@ class Relay:
                 return
             with lease:
                 record.server, record.instance = lease.server, lease.instance
-                record.reason = lease.reason
-                body = body_for(lease.instance)
+                record.reason, record.claim = lease.reason, lease.claim
+                if self._tells_route:
+                    exchange.route = route_headers(lease.server, lease.instance, lease.reason)
+                body = body_for(lease.instance, lease.slot)
                 try:
                     await self._carry(exchange, lease.server, body, b"%d" % len(body))
                     return

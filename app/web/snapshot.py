@@ -5,8 +5,8 @@ from typing import Any
 
 import app
 from app.routing.balancer import Balancer
-from app.routing.choice import Standing
 from app.routing.fleet import Server
+from app.routing.standing import Standing
 from app.routing.window import Sample
 from app.telemetry.gpu import GpuSampler
 from app.web.waiting import WaitingRoom
@@ -88,7 +88,7 @@ def _backend(standing: Standing) -> SnapshotJson:
         "name": server.name,
         "base": _base(server),
         "model_base": server.model_base,
-        "status": window.status,
+        "status": standing.status,
         "last": None if window.last is None else _last(server, window.last),
         "total_inflight": ledger.total,
         "model_inflight": ledger.by_instance(),

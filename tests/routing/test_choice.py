@@ -1,6 +1,7 @@
-from app.routing.choice import Ask, Choice, Standing, choose
+from app.routing.choice import Ask, Choice, choose
 from app.routing.fleet import Server
 from app.routing.ledger import Lease, Ledger
+from app.routing.standing import Standing
 from app.routing.sticky import Pin
 from app.routing.window import Sample, Window
 
@@ -36,13 +37,13 @@ def pin(server: str, instance: str = "m") -> Pin:
 def test_the_first_server_with_a_free_instance_is_taken_in_configured_order() -> None:
     servers = [standing("A", "m", in_flight=("m",)), standing("B", "m"), standing("C", "m")]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "free_instance")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "free_instance")
 
 
 def test_a_free_second_instance_is_taken_before_another_server() -> None:
     servers = [standing("A", "m", "m-2", "m-10", in_flight=("m",)), standing("B", "m")]
 
-    assert choose(ASK, servers, None) == Choice("A", "m-2", "free_instance")
+    assert choose(ASK, servers, None, 0.0) == Choice("A", "m-2", "free_instance")
 
 
 def test_instances_are_ordered_by_number_not_by_spelling() -> None:
@@ -56,7 +57,7 @@ def test_instances_are_ordered_by_number_not_by_spelling() -> None:
 def test_a_busy_gpu_does_not_turn_a_request_away_from_a_free_instance() -> None:
     servers = [standing("A", "m", busy=True), standing("B", "m")]
 
-    assert choose(ASK, servers, None) == Choice("A", "m", "free_instance")
+    assert choose(ASK, servers, None, 0.0) == Choice("A", "m", "free_instance")
 
 
 def test_without_a_free_instance_the_first_idle_server_is_taken() -> None:
@@ -65,7 +66,7 @@ def test_without_a_free_instance_the_first_idle_server_is_taken() -> None:
         standing("B", "m", in_flight=("m", "m")),
     ]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "idle")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "idle")
 
 
 def test_without_an_idle_server_the_least_loaded_against_its_limit_is_taken() -> None:
@@ -74,7 +75,7 @@ def test_without_an_idle_server_the_least_loaded_against_its_limit_is_taken() ->
         standing("B", "m", busy=True, limit=8, in_flight=("m", "m")),
     ]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "least_loaded")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "least_loaded")
 
 
 def test_a_full_server_gets_nothing_whatever_its_instance() -> None:
@@ -83,61 +84,61 @@ def test_a_full_server_gets_nothing_whatever_its_instance() -> None:
         standing("B", "m", busy=True, in_flight=("m",)),
     ]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "least_loaded")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "least_loaded")
 
 
 def test_nothing_is_chosen_when_every_server_is_full() -> None:
-    assert choose(ASK, [standing("A", "m", limit=1, in_flight=("m",))], None) is None
+    assert choose(ASK, [standing("A", "m", limit=1, in_flight=("m",))], None, 0.0) is None
 
 
 def test_an_invalid_server_is_passed_over() -> None:
     servers = [standing("A", "m", dead=True), standing("B", "m", in_flight=("m",))]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "idle")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "idle")
 
 
 def test_invalid_servers_do_not_hide_that_the_valid_ones_are_full() -> None:
     servers = [standing("A", "m", dead=True), standing("B", "m", limit=1, in_flight=("m",))]
 
-    assert choose(ASK, servers, None) is None
+    assert choose(ASK, servers, None, 0.0) is None
 
 
 def test_when_all_are_invalid_the_first_is_tried_anyway() -> None:
     servers = [standing("A", "m", dead=True), standing("B", "m", dead=True)]
 
-    assert choose(ASK, servers, None) == Choice("A", "m", "last_resort")
+    assert choose(ASK, servers, None, 0.0) == Choice("A", "m", "last_resort")
 
 
 def test_even_the_last_resort_keeps_its_limit() -> None:
     servers = [standing("A", "m", dead=True, limit=1, in_flight=("m",))]
 
-    assert choose(ASK, servers, None) is None
+    assert choose(ASK, servers, None, 0.0) is None
 
 
 def test_a_server_known_not_to_have_the_model_is_passed_over() -> None:
     servers = [standing("A", "other"), standing("B", "m")]
 
-    assert choose(ASK, servers, None) == Choice("B", "m", "free_instance")
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "free_instance")
 
 
 def test_a_server_whose_models_are_unknown_may_have_any() -> None:
-    assert choose(ASK, [standing("A")], None) == Choice("A", "m", "free_instance")
+    assert choose(ASK, [standing("A")], None, 0.0) == Choice("A", "m", "free_instance")
 
 
 def test_a_model_that_nobody_lists_is_for_the_servers_to_refuse() -> None:
-    assert choose(ASK, [standing("A", "other")], None) == Choice("A", "m", "free_instance")
+    assert choose(ASK, [standing("A", "other")], None, 0.0) == Choice("A", "m", "free_instance")
 
 
 def test_the_pin_decides_over_the_order_and_keeps_the_instance() -> None:
     servers = [standing("A", "m"), standing("B", "m", "m-2")]
 
-    assert choose(ASK, servers, pin("B", "m-2")) == Choice("B", "m-2", "sticky")
+    assert choose(ASK, servers, pin("B", "m-2"), 0.0) == Choice("B", "m-2", "sticky")
 
 
 def test_the_pin_holds_while_its_instance_works_on_something_else() -> None:
     servers = [standing("A", "m"), standing("B", "m", limit=2, in_flight=("m",))]
 
-    assert choose(ASK, servers, pin("B")) == Choice("B", "m", "sticky")
+    assert choose(ASK, servers, pin("B"), 0.0) == Choice("B", "m", "sticky")
 
 
 def test_the_pin_gives_way_when_its_server_is_full_or_invalid_or_lost_the_instance() -> None:
@@ -146,16 +147,18 @@ def test_the_pin_gives_way_when_its_server_is_full_or_invalid_or_lost_the_instan
     dead = standing("B", "m", dead=True)
     changed = standing("B", "m")
 
-    assert choose(ASK, [free, full], pin("B")) == Choice("A", "m", "free_instance")
-    assert choose(ASK, [free, dead], pin("B")) == Choice("A", "m", "free_instance")
-    assert choose(ASK, [free, changed], pin("B", "m-2")) == Choice("A", "m", "free_instance")
+    assert choose(ASK, [free, full], pin("B"), 0.0) == Choice("A", "m", "free_instance")
+    assert choose(ASK, [free, dead], pin("B"), 0.0) == Choice("A", "m", "free_instance")
+    assert choose(ASK, [free, changed], pin("B", "m-2"), 0.0) == Choice("A", "m", "free_instance")
 
 
 def test_each_server_gets_the_name_that_it_knows_the_model_by() -> None:
     ask = Ask("gpt-oss-high", ("gpt-oss-high", "gpt-oss"), "alice", "")
 
-    assert choose(ask, [standing("A", "gpt-oss-high")], None) == Choice(
+    assert choose(ask, [standing("A", "gpt-oss-high")], None, 0.0) == Choice(
         "A", "gpt-oss-high", "free_instance"
     )
-    assert choose(ask, [standing("A", "gpt-oss")], None) == Choice("A", "gpt-oss", "free_instance")
-    assert choose(ask, [standing("A")], None) == Choice("A", "gpt-oss", "free_instance")
+    assert choose(ask, [standing("A", "gpt-oss")], None, 0.0) == Choice(
+        "A", "gpt-oss", "free_instance"
+    )
+    assert choose(ask, [standing("A")], None, 0.0) == Choice("A", "gpt-oss", "free_instance")

@@ -22,13 +22,13 @@ def event(**members: object) -> bytes:
     ("tail", "usage"),
     [
         (json.dumps({"choices": [], "usage": OPENAI}).encode(), Usage(10, 4, 7)),
-        (b'{"usage" : {"prompt_tokens": 3, "completion_tokens": 1}}', Usage(3, 0, 1)),
+        (b'{"usage" : {"prompt_tokens": 3, "completion_tokens": 1}}', Usage(3, None, 1)),
         (event(choices=[], usage=OPENAI) + b"data: [DONE]\n\n", Usage(10, 4, 7)),
         (event(usage=OPENAI) + event(usage=None), Usage(10, 4, 7)),
         (b'oken"}}]}\n\n' + event(usage=OPENAI), Usage(10, 4, 7)),
         (event(timings={"prompt_n": 6, "cache_n": 94, "predicted_n": 5}), Usage(100, 94, 5)),
-        (event(timings={"prompt_n": 6, "predicted_n": 5}), Usage(6, 0, 5)),
-        (event(usage={"input_tokens": 8, "output_tokens": 2}), Usage(8, 0, 2)),
+        (event(timings={"prompt_n": 6, "predicted_n": 5}), Usage(6, None, 5)),
+        (event(usage={"input_tokens": 8, "output_tokens": 2}), Usage(8, None, 2)),
         (event(usage={"input_tokens": 8, "cache_read_input_tokens": 5}), Usage(8, 5, 0)),
         (event(choices=[{"delta": {"content": 'the "usage": {"prompt_tokens": 1}'}}]), None),
         (b'{"usage": {"prompt_tokens": 3, "compl', None),
@@ -52,4 +52,4 @@ def test_what_a_model_says_is_never_taken_for_its_usage(said: str, prompt: int, 
     usage = {"prompt_tokens": prompt, "completion_tokens": made}
     answer = {"usage": usage, "choices": [{"message": {"content": said}}]}
 
-    assert read_usage(json.dumps(answer).encode()) == Usage(prompt, 0, made)
+    assert read_usage(json.dumps(answer).encode()) == Usage(prompt, None, made)

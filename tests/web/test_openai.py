@@ -24,7 +24,7 @@ def test_the_client_is_the_user_of_the_system_message() -> None:
     request = chat(system("The user's name is alice."))
 
     assert request.username == "alice"
-    assert request.ask == Ask("m", ("m",), "alice", "10.0.0.1")
+    assert request.ask._replace(prompt=None) == Ask("m", ("m",), "alice", "10.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,22 @@ def test_a_whole_surrogate_pair_is_a_character() -> None:
 @pytest.mark.parametrize(("stream", "streams"), [(True, True), (False, False), ("yes", False)])
 def test_whether_the_answer_streams_is_told(stream: object, streams: bool) -> None:
     assert chat({"model": "m", "stream": stream}).streams is streams
+
+
+def test_the_slot_is_named_in_the_body_and_nothing_else_changes() -> None:
+    raw = b'{"model": "m", "messages": []}'
+
+    assert chat(raw).body_for("m", 3) == b'{"model": "m", "messages": [],"id_slot":3}'
+
+
+def test_a_slot_that_the_client_names_stays() -> None:
+    raw = b'{"model": "m", "id_slot": 1}'
+
+    assert chat(raw).body_for("m", 3) == raw
+
+
+def test_a_prompt_is_read_only_where_it_matters() -> None:
+    raw = json.dumps(system("Hello")).encode()
+
+    assert ChatRequest(raw, "", PATTERN, Rewrites(), reads_prompt=False).ask.prompt is None
+    assert chat(raw).ask.prompt is not None

@@ -1,0 +1,190 @@
+"""Which prompts a model server holds in its cache, slot by slot, as far as can be known."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+from enum import IntEnum
+from typing import NamedTuple
+
+from app.routing.prompt import Prompt
+
+WORTH_KEEPING = 256
+"""Prompts shorter than this, in characters, are read again faster than they are looked for."""
+
+PAST = 256
+"""How many prompts that have left their slots are remembered."""
+
+GUESSED_DEPTH = 16
+"""How many prompts a server is believed to hold that does not tell of slots."""
+
+
+class Match(IntEnum):
+    """How well a prompt goes with what a server holds, the best first."""
+
+    CONTINUES = 0
+    """A free slot holds the prompt that this one continues."""
+    REMEMBERED = 1
+    """The server holds that prompt outside of its slots, as llama.cpp does in RAM."""
+    EMPTY = 2
+    """A free slot holds nothing that anybody will come back to."""
+    EVICTS = 3
+    """Every free slot holds a conversation: one will have to be read again."""
+
+
+class Slot:
+    """One parallel sequence of a model, and the prompt in its cache."""
+
+    __slots__ = ("busy", "number", "prompt", "touched", "used_at")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.prompt: Prompt | None = None
+        self.busy = False
+        self.used_at = 0.0
+        self.touched = False
+        """Taken or given back since the server last told which of its slots are busy."""
+
+    def worth(self, now: float) -> float:
+        """Weigh what would be lost: much text counts, and how recently it was used."""
+        if self.prompt is None:
+            return 0.0
+        return self.prompt.size / (1.0 + now - self.used_at)
+
+
+class Fit(NamedTuple):
+    """The best that a server's caches can do for a prompt."""
+
+    match: Match
+    slot: Slot | None
+    known: int
+    """Characters of the prompt that need no work."""
+    worth: float
+    """What is lost where somebody's prompt must go."""
+    anchor: int = 0
+    """The prompt that is continued, where it has left its slot."""
+
+
+class Claim(NamedTuple):
+    """What a request was placed for: held against what its answer tells."""
+
+    match: Match
+    share: float
+    """The part of the prompt that should come from the cache, from 0 to 1."""
+    rank: int | None
+    """How many prompts left their slots after the one that is continued, if it left its own."""
+
+
+class Residency:
+    """The slots of one instance of a model, and the prompts that have left them.
+
+    Without a number of slots, every prompt is one of the past: then the server manages its
+    cache by itself, and is believed to hold the last `depth` prompts. That number is learned.
+    """
+
+    def __init__(self, count: int | None, *, stale_after: float) -> None:
+        self.slots: list[Slot] = []
+        self.depth = GUESSED_DEPTH if count is None else 0
+        """How many prompts of the past the server is believed to hold."""
+        self._past: OrderedDict[int, None] = OrderedDict()  # anchors, the newest last
+        self._stale_after = stale_after
+        self.resize(count)
+
+    def resize(self, count: int | None) -> None:
+        """Take in how many slots there are."""
+        wanted = count or 0
+        if wanted != len(self.slots):
+            self.slots = self.slots[:wanted] + [
+                Slot(number) for number in range(len(self.slots), wanted)
+            ]
+
+    def forget(self) -> None:
+        """Believe that nothing is held: the server was away."""
+        self._past.clear()
+        for slot in self.slots:
+            slot.prompt = None
+
+    def fit(self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()) -> Fit | None:
+        """Find the best place for a prompt; None where no slot is free.
+
+        Slots whose numbers are in `elsewhere` are busy with what did not come through us.
+        """
+        free = [x for x in self.slots if not x.busy and x.number not in elsewhere]
+        if self.slots and not free:
+            return None
+        continued, known = None, 0
+        for slot in free:
+            if slot.prompt is not None and (shared := prompt.shared(slot.prompt)) > known:
+                continued, known = slot, shared
+        if continued is not None and known >= WORTH_KEEPING:
+            return Fit(Match.CONTINUES, continued, known, 0.0)
+        victim = min(free, key=lambda x: self._sacrifice(x, now), default=None)
+        anchor = self._recall(prompt)
+        if anchor and self._rank(anchor) < self.depth:
+            return Fit(Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor)
+        if victim is None or not self._lives(victim, now):
+            return Fit(Match.EMPTY, victim, 0, 0.0, anchor)
+        return Fit(Match.EVICTS, victim, 0, victim.worth(now), anchor)
+
+    def take(self, fit: Fit, prompt: Prompt, now: float) -> None:
+        """Let a prompt have the place that was found for it."""
+        slot = fit.slot
+        self._past.pop(fit.anchor, None)
+        if slot is None:
+            self._remember(prompt)
+            return
+        if slot.prompt is not None and fit.match is not Match.CONTINUES:
+            self._remember(slot.prompt)
+        slot.prompt = prompt
+        slot.busy = slot.touched = True
+        slot.used_at = now
+
+    def give_back(self, slot: Slot, now: float) -> None:
+        """Free a slot; what it holds stays."""
+        slot.busy = False
+        slot.touched = True
+        slot.used_at = now
+
+    def claim(self, fit: Fit, prompt: Prompt) -> Claim:
+        """Put down what is expected of a place, before it is taken."""
+        rank = self._rank(fit.anchor) if fit.anchor else None
+        return Claim(fit.match, fit.known / (prompt.size or 1), rank)
+
+    def correct(self, rank: int, *, held: bool) -> None:
+        """Learn from an answer whether a prompt of the past was still held.
+
+        `rank` is how many had left their slots after it when the request was placed.
+        """
+        self.depth = max(self.depth, rank + 1) if held else min(self.depth, rank)
+
+    def occupied(self, now: float) -> int:
+        """Count the slots that somebody will come back to; prompts, where there are no slots."""
+        if not self.slots:
+            return min(len(self._past), self.depth)
+        return sum(slot.busy or self._lives(slot, now) for slot in self.slots)
+
+    def _sacrifice(self, slot: Slot, now: float) -> tuple[bool, float]:
+        return self._lives(slot, now), slot.worth(now)
+
+    def _lives(self, slot: Slot, now: float) -> bool:
+        return (
+            slot.prompt is not None
+            and slot.prompt.size >= WORTH_KEEPING
+            and now - slot.used_at < self._stale_after
+        )
+
+    def _recall(self, prompt: Prompt) -> int:
+        """Find the longest prompt of the past that this one continues: its anchor, else 0."""
+        return max(self._past.keys() & prompt.ends.keys(), key=prompt.ends.__getitem__, default=0)
+
+    def _rank(self, anchor: int) -> int:
+        for rank, known in enumerate(reversed(self._past)):
+            if known == anchor:
+                return rank
+        return len(self._past)
+
+    def _remember(self, prompt: Prompt) -> None:
+        if prompt.size < WORTH_KEEPING:
+            return
+        self._past[prompt.anchor] = None
+        self._past.move_to_end(prompt.anchor)
+        if len(self._past) > PAST:
+            self._past.popitem(last=False)

@@ -1,0 +1,176 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.routing.prompt import Prompt
+from app.routing.residency import GUESSED_DEPTH, Fit, Match, Residency
+
+SYSTEM = "system\n" + "You are kind. " * 40
+
+
+def turn(who: str, number: int = 1) -> Prompt:
+    """Write what somebody sends in a turn: all before it, and something new."""
+    said = [f"user\nI am {who}.", *(f"assistant\n{n} " + "blah " * 99 for n in range(1, number))]
+    return Prompt([SYSTEM, *said], opening=1)
+
+
+class Server:
+    """Slots, and a clock that goes on by a second with each request."""
+
+    def __init__(self, slots: int | None, stale_after: float = 180.0) -> None:
+        self.residency = Residency(slots, stale_after=stale_after)
+        self.now = 0.0
+
+    def asked(self, prompt: Prompt) -> Fit:
+        fit = self.took(prompt)
+        if fit.slot is not None:
+            self.residency.give_back(fit.slot, self.now)
+        return fit
+
+    def took(self, prompt: Prompt) -> Fit:
+        self.now += 1.0
+        fit = self.residency.fit(prompt, self.now)
+        assert fit is not None
+        self.residency.take(fit, prompt, self.now)
+        return fit
+
+
+def test_a_conversation_stays_in_its_slot() -> None:
+    server = Server(2)
+    slots = {who: server.asked(turn(who)).slot for who in ("alice", "bob")}
+
+    for number in (2, 3):
+        for who in ("bob", "alice"):
+            fit = server.asked(turn(who, number))
+            assert (fit.match, fit.slot) == (Match.CONTINUES, slots[who])
+            assert fit.known == turn(who, number - 1).size
+
+
+def test_who_shares_a_system_prompt_gets_an_empty_slot_and_evicts_nobody() -> None:
+    server = Server(2)
+    first = server.asked(turn("alice"))
+
+    second = server.asked(turn("bob"))
+
+    assert second.match is Match.EMPTY
+    assert second.slot is not first.slot
+
+
+def test_without_an_empty_slot_the_conversation_unused_for_longest_goes() -> None:
+    server = Server(2)
+    alice = server.asked(turn("alice"))
+    server.asked(turn("bob"))
+
+    fit = server.asked(turn("carol"))
+
+    assert (fit.match, fit.slot) == (Match.EVICTS, alice.slot)
+
+
+def test_a_short_conversation_goes_rather_than_a_long_one() -> None:
+    server = Server(2)
+    server.asked(turn("alice", 9))
+    bob = server.asked(turn("bob"))
+
+    assert server.asked(turn("carol")).slot is bob.slot
+
+
+def test_a_conversation_that_nobody_went_on_with_leaves_its_slot_empty() -> None:
+    server = Server(1, stale_after=60.0)
+    server.asked(turn("alice"))
+    server.now += 60.0
+
+    assert server.residency.fit(turn("bob"), server.now).match is Match.EMPTY  # type: ignore[union-attr]
+    assert server.asked(turn("alice", 2)).match is Match.CONTINUES
+
+
+def test_a_busy_slot_is_nobodys_and_without_a_free_one_nothing_fits() -> None:
+    server = Server(1)
+    server.took(turn("alice"))
+
+    assert server.residency.fit(turn("alice", 2), 5.0) is None
+
+
+def test_a_slot_that_is_busy_with_somebody_elses_request_is_left_alone() -> None:
+    server = Server(2)
+
+    fit = server.residency.fit(turn("alice"), 1.0, elsewhere={0})
+
+    assert fit is not None
+    assert fit.slot is server.residency.slots[1]
+
+
+def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
+    server = Server(1)
+    server.asked(turn("alice"))
+    server.asked(turn("bob"))
+    back = server.residency.fit(turn("alice", 2), server.now)
+    assert back is not None
+    assert back.match is Match.EVICTS
+
+    claim = server.residency.claim(back, turn("alice", 2))
+    assert claim.rank is not None
+    server.residency.correct(claim.rank, held=True)
+
+    assert server.asked(turn("alice", 2)).match is Match.REMEMBERED
+
+
+def test_a_server_that_lost_a_prompt_is_believed_to_hold_fewer() -> None:
+    server = Server(None)
+    for who in ("alice", "bob", "carol"):
+        server.asked(turn(who))
+    assert server.residency.fit(turn("alice", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+
+    server.residency.correct(2, held=False)
+
+    assert server.residency.fit(turn("alice", 2), 9.0).match is Match.EMPTY  # type: ignore[union-attr]
+    assert server.residency.fit(turn("bob", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+
+
+def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:
+    server = Server(None)
+    server.asked(turn("alice"))
+    for number in range(GUESSED_DEPTH - 1):
+        server.asked(turn(f"guest {number}"))
+    assert server.residency.fit(turn("alice", 2), 99.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+
+    server.asked(turn("one more"))
+
+    assert server.residency.fit(turn("alice", 2), 99.0).match is Match.EMPTY  # type: ignore[union-attr]
+
+
+def test_a_server_that_was_away_holds_nothing() -> None:
+    server = Server(1)
+    server.asked(turn("alice"))
+
+    server.residency.forget()
+
+    assert server.asked(turn("alice", 2)).match is Match.EMPTY
+
+
+def test_fewer_slots_than_before_keep_what_the_first_ones_hold() -> None:
+    server = Server(2)
+    server.asked(turn("alice"))
+
+    server.residency.resize(1)
+
+    assert server.asked(turn("alice", 2)).match is Match.CONTINUES
+    assert len(server.residency.slots) == 1
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60))
+def test_no_slot_is_ever_taken_twice_and_conversations_that_have_slots_keep_them(
+    slots: int, steps: list[tuple[int, bool]]
+) -> None:
+    server = Server(slots)
+    turns = dict.fromkeys(range(6), 0)
+    at_work: dict[int, Fit] = {}
+    for person, starts in steps:
+        if starts and person not in at_work and len(at_work) < slots:
+            turns[person] += 1
+            at_work[person] = server.took(turn(str(person), turns[person]))
+        elif not starts and person in at_work:
+            slot = at_work.pop(person).slot
+            assert slot is not None
+            server.residency.give_back(slot, server.now)
+        busy = [fit.slot for fit in at_work.values()]
+        assert len(set(map(id, busy))) == len(busy)
+        assert server.residency.occupied(server.now) <= slots

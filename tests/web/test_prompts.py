@@ -1,0 +1,63 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.web.prompts import chat_prompt
+
+LONG = "All work and no play. " * 20
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def user(content: object) -> dict[str, object]:
+    return {"role": "user", "content": content}
+
+
+def test_a_text_and_its_parts_are_the_same_prompt() -> None:
+    whole = chat_prompt({"messages": [user(LONG)]}.get)
+    parts = chat_prompt(
+        {"messages": [user([{"type": "text", "text": x} for x in (LONG[:9], LONG[9:])])]}.get
+    )
+
+    assert whole is not None
+    assert parts is not None
+    assert whole.end == parts.end
+
+
+def test_tools_stand_before_the_messages() -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    with_tools = chat_prompt({"messages": [user("Hi")], "tools": tools}.get)
+    without = chat_prompt({"messages": [user("Hi")]}.get)
+
+    assert with_tools is not None
+    assert without is not None
+    assert with_tools.shared(without) == without.shared(with_tools) == 0
+
+
+def test_an_image_and_a_tool_call_are_part_of_the_prompt() -> None:
+    image = [{"type": "image_url", "image_url": {"url": "data:,1"}}]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    prompts = [
+        chat_prompt({"messages": [user(image), call]}.get),
+        chat_prompt({"messages": [user([]), call]}.get),
+        chat_prompt({"messages": [user(image), {**call, "tool_calls": []}]}.get),
+    ]
+
+    assert len({prompt.end for prompt in prompts if prompt}) == 3
+
+
+def test_without_messages_there_is_no_prompt() -> None:
+    assert chat_prompt({}.get) is None
+    assert chat_prompt({"messages": "Hello"}.get) is None
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "tools"]), json_values))
+def test_any_json_can_be_read(body: dict[str, object]) -> None:
+    chat_prompt(body.get)
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional={"role": json_values, "content": json_values})))
+def test_any_messages_can_be_read(messages: list[dict[str, object]]) -> None:
+    chat_prompt({"messages": messages}.get)
