@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import itertools
+import math
 import re
 import secrets
 from collections import Counter
@@ -21,10 +22,10 @@ from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
 from app.web.headers import Origin, request_head, route_headers
 from app.web.openai import INFERENCE_PATHS, ROUTED_PATH, ChatRequest
 from app.web.rewrites import Rewrites
-from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
+from app.web.waiting import QueueFull, QueueTimeout, TurnedAway, WaitingRoom
 
-RETRY_AFTER = 5
-"""Seconds after which a client that was turned away may try again."""
+RETRY_AFTER = 5, 60
+"""A client that was turned away may try again after so many seconds at least, and at most."""
 
 NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -148,14 +149,17 @@ class Relay:
             limit = self._max_body_bytes
             message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
             await exchange.refuse(413, "invalid_request_error", message, _CLOSE)
-        except QueueFull:
+        except QueueFull as full:
             record.outcome, record.rejection = "rejected", "queue_full"
-            message = f"{self._waiting.capacity} requests are waiting already; try again later"
-            await exchange.refuse(429, "rate_limit_error", message, _RETRY_LATER)
-        except QueueTimeout:
+            message = f"{full.ahead} requests are waiting already, as many as may"
+            await _turn_away(exchange, 429, "rate_limit_error", message, full)
+        except QueueTimeout as late:
             record.outcome, record.rejection = "rejected", "queue_timeout"
-            message = "every server was busy for the whole time that a request may wait"
-            await exchange.refuse(503, "server_busy", message, _RETRY_LATER)
+            message = (
+                "every server was busy for the whole time that a request may wait; "
+                f"{late.ahead} others were still ahead"
+            )
+            await _turn_away(exchange, 503, "server_busy", message, late)
 
     async def _place_and_carry(
         self,
@@ -171,7 +175,10 @@ class Relay:
             if lease is Refusal.FULL:
                 asked = monotonic()
                 lease = await self._waiting.wait(
-                    record.model, functools.partial(place, record.failures)
+                    record.username or record.address,
+                    record.model,
+                    functools.partial(place, record.failures),
+                    record.failures,
                 )
                 record.waited += monotonic() - asked
             if isinstance(lease, Refusal):
@@ -287,7 +294,17 @@ class Relay:
 
 
 _CLOSE = ((b"connection", b"close"),)
-_RETRY_LATER = ((b"retry-after", b"%d" % RETRY_AFTER),)
+
+
+async def _turn_away(
+    exchange: Exchange, status: int, kind: str, message: str, why: TurnedAway
+) -> None:
+    shortest, longest = RETRY_AFTER
+    seconds = shortest
+    if why.expected is not None:
+        seconds = min(longest, max(shortest, math.ceil(why.expected)))
+        message += f"; a place is expected in about {math.ceil(why.expected)} s"
+    await exchange.refuse(status, kind, message, ((b"retry-after", b"%d" % seconds),))
 
 
 async def _refuse_unconfigured(exchange: Exchange) -> None:

@@ -1,21 +1,37 @@
 """Where requests wait while every server that may take them is full."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
 
 Place = Callable[[], Lease | Refusal]
 
+PACE = 32
+"""How many of the last places handed out tell how fast the queue moves."""
 
-class QueueFull(Exception):
+
+class TurnedAway(Exception):
+    """There is no place; `ahead` were waiting before, and the wait may last `expected` seconds.
+
+    It is None while too few were served to tell.
+    """
+
+    def __init__(self, ahead: int, expected: float | None) -> None:
+        super().__init__(ahead, expected)
+        self.ahead = ahead
+        self.expected = expected
+
+
+class QueueFull(TurnedAway):
     """As many wait as may wait."""
 
 
-class QueueTimeout(Exception):
+class QueueTimeout(TurnedAway):
     """No place became free in time."""
 
 
@@ -23,81 +39,128 @@ class QueueTimeout(Exception):
 class Waiter:
     """One request that waits, and how it tries for a place."""
 
+    client: str
     model: str
+    tried: tuple[str, ...]
     place: Place
     since: float
     turn: "asyncio.Future[Lease | Refusal]" = field(repr=False)
 
 
 class WaitingRoom:
-    """A bounded queue, first come, first served.
+    """A bounded, fair queue: clients take turns, and each is served in the order it asked.
 
-    A freed place is handed to the first waiter that can use it in the moment it becomes
-    free. So nobody waits beside a free place, and whoever finds one has passed nobody by.
+    A freed place is handed, in the moment it becomes free, to the client whose last turn is
+    longest ago and that can use it. So nobody waits beside a free place, whoever finds one
+    has passed nobody by, and one who asks a hundred times at once holds nobody up.
     `timeout` is in seconds.
     """
 
     def __init__(self, balancer: Balancer, *, capacity: int, timeout: float) -> None:
         self.capacity = capacity
         self._timeout = timeout
-        self._waiters: dict[Waiter, None] = {}  # in the order of arrival
+        # In the order of their turns; each client's requests in the order of arrival.
+        self._lines: dict[str, dict[Waiter, None]] = {}
+        self._handed_out: deque[float] = deque(maxlen=PACE)
         balancer.on_room = self.hand_out
 
-    async def wait(self, model: str, place: Place) -> Lease | Refusal:
+    async def wait(
+        self, client: str, model: str, place: Place, tried: tuple[str, ...] = ()
+    ) -> Lease | Refusal:
         """Wait until `place`, which has found all full, gets a lease.
+
+        `tried` names the servers that are out for this request.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
             QueueTimeout: no place became free in time.
         """
-        if len(self._waiters) >= self.capacity:
-            raise QueueFull
+        if len(self) >= self.capacity:
+            raise QueueFull(len(self), self._expected(len(self)))
         loop = asyncio.get_running_loop()
-        waiter = Waiter(model, place, loop.time(), loop.create_future())
-        self._waiters[waiter] = None
+        waiter = Waiter(client, model, tried, place, monotonic(), loop.create_future())
+        self._lines.setdefault(client, {})[waiter] = None
         try:
             async with asyncio.timeout(self._timeout):
                 return await waiter.turn
         except TimeoutError:
+            ahead = self._ahead(waiter)
             self._leave(waiter)
-            raise QueueTimeout from None
+            raise QueueTimeout(ahead, self._expected(ahead)) from None
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
 
     def hand_out(self) -> None:
-        """Give free places to those who wait, in their order."""
-        if not self._waiters:
-            return
-        for waiter in list(self._waiters):
-            if waiter.turn.done():
-                continue  # it is leaving
-            answer = waiter.place()
-            if answer is not Refusal.FULL:
-                waiter.turn.set_result(answer)
-                del self._waiters[waiter]
+        """Give free places to those who wait: each client gets one, then another."""
+        full: set[tuple[str, tuple[str, ...]]] = set()
+        served = True
+        while served:
+            served = False
+            for client in list(self._lines):
+                if self._serve(self._lines[client], full):
+                    served = True
+                    if line := self._lines.pop(client):
+                        self._lines[client] = line  # its next turn comes after everybody else's
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return sum(map(len, self._lines.values()))
 
     def by_model(self) -> Counter[str]:
         """Count the waiters for each model."""
-        return Counter(waiter.model for waiter in self._waiters)
+        return Counter(waiter.model for line in self._lines.values() for waiter in line)
 
     def snapshot(self) -> dict[str, object]:
         """Tell how many wait, for which models, and for how many seconds the first has."""
-        now = asyncio.get_running_loop().time()
-        waits = [now - waiter.since for waiter in self._waiters]
+        now = monotonic()
+        waits = [now - waiter.since for line in self._lines.values() for waiter in line]
+        expected = self._expected(len(waits))
         return {
             "waiting": len(waits),
             "max": self.capacity,
+            "clients": len(self._lines),
             "by_model": dict(self.by_model()),
-            "oldest_wait_seconds": round(waits[0], 3) if waits else 0.0,
+            "oldest_wait_seconds": round(max(waits, default=0.0), 3),
+            "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
+
+    def _serve(self, line: dict[Waiter, None], full: set[tuple[str, tuple[str, ...]]]) -> bool:
+        """Find a place for the first of a client's requests that can have one.
+
+        `full` gathers that for which no place is left, lest all who wait ask again.
+        """
+        for waiter in line:
+            wish = waiter.model, waiter.tried
+            if waiter.turn.done() or wish in full:
+                continue  # it is leaving, or there is nothing to be had
+            answer = waiter.place()
+            if answer is not Refusal.FULL:
+                waiter.turn.set_result(answer)
+                del line[waiter]
+                self._handed_out.append(monotonic())
+                return True
+            full.add(wish)
+        return False
+
+    def _ahead(self, waiter: Waiter) -> int:
+        """Count those who will be served before a waiter."""
+        before = list(self._lines[waiter.client]).index(waiter)
+        others = (line for client, line in self._lines.items() if client != waiter.client)
+        return before + sum(min(len(line), before + 1) for line in others)
+
+    def _expected(self, ahead: int) -> float | None:
+        """Estimate, in seconds, how long it takes until so many and one more are served."""
+        times = self._handed_out
+        if len(times) < 2:
+            return None
+        return (ahead + 1) * (times[-1] - times[0]) / (len(times) - 1)
 
     def _leave(self, waiter: Waiter) -> None:
         """Take a waiter out; a place that it got in this very moment goes to the next."""
-        self._waiters.pop(waiter, None)
+        line = self._lines.get(waiter.client, {})
+        line.pop(waiter, None)
+        if not line:
+            self._lines.pop(waiter.client, None)
         if waiter.turn.done() and not waiter.turn.cancelled():
             answer = waiter.turn.result()
             if isinstance(answer, Lease):

@@ -33,7 +33,7 @@ class House:
         ask = Ask(model, (model,), client, "10.0.0.1")
         answer = self.balancer.place(ask)
         if answer is Refusal.FULL:
-            answer = await self.room.wait(model, lambda: self.balancer.place(ask))
+            answer = await self.room.wait(client, model, lambda: self.balancer.place(ask))
         assert isinstance(answer, Lease)
         return answer
 
@@ -78,6 +78,52 @@ async def test_who_came_first_is_served_first() -> None:
     assert [waiter.done() for waiter in waiters] == [True, False]
     waiters[0].result().release()
     assert (await waiters[1]).client == "carol"
+
+
+async def test_one_who_asks_often_holds_nobody_up() -> None:
+    house = House()
+    held = await house.lease()
+    greedy = [house.knock(client="bob") for _ in range(5)]
+    await settle()
+    modest = house.knock(client="carol")
+    await settle()
+
+    held.release()
+    (await greedy[0]).release()
+
+    assert (await modest).client == "carol"
+    assert not greedy[1].done()
+
+
+async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
+    house = House()
+    lease = await house.lease()
+    order = []
+    waiters = [house.knock(client=client) for client in ("b", "b", "b", "c", "d", "c")]
+    await settle()
+    for _ in waiters:
+        lease.release()
+        await settle()
+        lease = next(w.result() for w in waiters if w.done() and w.result().open)
+        order.append(lease.client)
+
+    assert order == ["b", "c", "d", "b", "c", "b"]
+    assert [waiter.done() for waiter in waiters] == [True] * 6
+
+
+async def test_who_is_turned_away_learns_how_many_were_ahead() -> None:
+    house = House(capacity=3)
+    await house.lease()
+    waiters = [house.knock(client=client) for client in ("b", "b", "c")]
+    await settle()
+
+    with pytest.raises(QueueFull) as told:
+        await house.lease(client="d")
+
+    assert (told.value.ahead, told.value.expected) == (3, None)
+    for waiter in waiters:
+        waiter.cancel()
+    await settle()
 
 
 async def test_who_cannot_use_the_free_place_lets_the_next_one_pass() -> None:
@@ -156,8 +202,10 @@ async def test_the_snapshot_tells_who_waits_for_what() -> None:
     assert house.room.snapshot() == {
         "waiting": 0,
         "max": 7,
+        "clients": 0,
         "by_model": {},
         "oldest_wait_seconds": 0.0,
+        "expected_wait_seconds": None,
     }
     await house.lease("a")
     waiters = [house.knock("a"), house.knock("a")]
