@@ -25,10 +25,11 @@ from app.telemetry.outbox import Outbox
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
-from app.web import api, monitor
+from app.web import api, monitor, steering
+from app.web.explain import explain
 from app.web.gateway import Gateway
 from app.web.headers import Origin
-from app.web.openai import ROUTED_PATH
+from app.web.model_request import ModelRequest
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
@@ -71,7 +72,7 @@ def create_app(
         window_seconds=settings.window_seconds,
         busy_percent=settings.gpu_busy_percent,
     )
-    in_flight = Counter({ROUTED_PATH: 0, "other": 0})
+    in_flight = Counter(dict.fromkeys([*settings.routed_paths, "other"], 0))
     meters = Metrics(
         balancer,
         sampler,
@@ -95,21 +96,27 @@ def create_app(
         logs.RequestLog().finished,
         functools.partial(_count, stats),
     )
-    relay = Relay(
-        balancer,
-        pools,
-        waiting,
-        origin=Origin(ip_network(text) for text in settings.trusted_proxies),
+    read = functools.partial(
+        ModelRequest,
+        username_pattern=re.compile(settings.username_pattern),
         rewrites=Rewrites(
             reasoning=settings.rewrite_reasoning,
             edit_suffix=settings.rewrite_edit_suffix,
             grammar=settings.rewrite_grammar,
         ),
-        username_pattern=re.compile(settings.username_pattern),
+        aliases=settings.aliases,
+        reads_prompt=settings.affinity == "prompt",
+    )
+    relay = Relay(
+        balancer,
+        pools,
+        waiting,
+        origin=Origin(ip_network(text) for text in settings.trusted_proxies),
+        read=read,
+        routed_paths=settings.routed_paths,
         max_body_bytes=settings.max_body_bytes,
         finished=outbox.put,
         in_flight=in_flight,
-        by_prompt=settings.affinity == "prompt",
         tells_route=settings.route_headers,
     )
 
@@ -148,6 +155,13 @@ def create_app(
             metrics_type=metrics.CONTENT_TYPE,
         ),
         monitor.routes(state, counted, stopping or asyncio.Event()),
+        steering.routes(
+            explain=lambda *request: explain(balancer, read(*request).ask, time.time()),
+            drain=lambda server, on: balancer.drain(server, on=on),
+            servers=lambda: balancer.fleet.servers,
+            admin_key=settings.admin_key.get_secret_value() if settings.admin_key else None,
+            max_body_bytes=settings.max_body_bytes,
+        ),
     ]
     for router in routers:
         control.include_router(router)

@@ -7,6 +7,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -15,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.routing.fleet import Fleet
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
+from app.settings.paths import CHAT_PATH, RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
     USERNAME_PATTERN,
@@ -63,6 +65,17 @@ class Settings(BaseSettings):
         description="The server that takes what no pattern matches; the first one if not set.",
         examples=["PC1"],
     )
+    aliases: Annotated[dict[str, str], BeforeValidator(from_json)] = Field(
+        default={},
+        description="Other names for models: a request for the first gets the second.",
+        examples=[{"gpt-4o": "qwen3:8b"}],
+    )
+    routed_paths: RoutedPaths = Field(
+        default=(CHAT_PATH,),
+        description="Paths whose requests go where their model is; other requests that make a "
+        "model work go to the fallback server. `all` is all that can be.",
+        examples=[[CHAT_PATH, "/v1/embeddings"]],
+    )
     overflow: Annotated[Literal["queue", "first"], BeforeValidator(lower)] = Field(
         default="queue",
         description="Where a request goes that finds all its servers full: into the `queue`, or "
@@ -72,7 +85,17 @@ class Settings(BaseSettings):
     queue_max: int = Field(
         default=100, ge=0, description="How many requests may wait in the queue."
     )
+    queue_keepalive: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0,
+        description="Seconds between signs of life to a client that waits for a stream; 0 for "
+        "none. The first of them settles the status: it is 200, whatever comes after.",
+    )
 
+    affinity: Annotated[Literal["prompt", "client"], BeforeValidator(lower)] = Field(
+        default="prompt",
+        description="What brings a request to where its prompt is in a cache: the `prompt` itself, "
+        "or only the `client`.",
+    )
     adopt_slots: bool = Field(
         default=True,
         description="Take the number of slots that a llama.cpp server tells as its `request_max`, "
@@ -83,11 +106,6 @@ class Settings(BaseSettings):
         description="Tell in `x-balancer-server`, `-instance` and `-reason` where a request went.",
     )
 
-    affinity: Annotated[Literal["prompt", "client"], BeforeValidator(lower)] = Field(
-        default="prompt",
-        description="What brings a request to where its prompt is in a cache: the `prompt` itself, "
-        "or only the `client`.",
-    )
     sticky_ttl: Seconds = Field(
         default=180,
         description="How long a client stays with its server after its last request, in seconds.",
@@ -101,6 +119,14 @@ class Settings(BaseSettings):
     trusted_proxies: Networks = Field(
         default=("127.0.0.0/8", "::1/128"),
         description="Addresses and networks whose `X-Forwarded-For` is believed.",
+    )
+
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        description="Key for what changes the balancer's mind, such as draining a server; none "
+        "of that is allowed where it is not set.",
+        examples=["a-long-random-text"],
     )
 
     probe_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(

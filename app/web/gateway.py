@@ -1,5 +1,6 @@
 """The outermost ASGI callable: what is ours goes to FastAPI, everything else to the relay."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,22 +11,34 @@ from fastapi.routing import APIRoute
 class Gateway:
     """Tells the control endpoints from what is to be proxied, before any framework runs.
 
-    Only GET and HEAD of exactly the paths of the `own` routes are ours; a POST to one of them,
-    or a path below it, belongs to the model servers.
+    Only the methods and exactly the paths of the `own` routes are ours; another method of one
+    of them, or a path below it, belongs to the model servers.
     """
 
     def __init__(self, control: Any, relay: Any, own: Iterable[APIRouter]) -> None:
         self._control = control
         self._relay = relay
-        self._own = frozenset(
-            route.path for router in own for route in router.routes if isinstance(route, APIRoute)
-        )
+        self._own: dict[str, set[str]] = defaultdict(set)
+        self._below: dict[str, set[str]] = defaultdict(set)
+        for router in own:
+            for route in router.routes:
+                if isinstance(route, APIRoute):
+                    fixed, parameter, _ = route.path.partition("{")
+                    place = self._below if parameter else self._own
+                    place[fixed] |= route.methods or set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            if scope["path"] in self._own and scope["method"] in ("GET", "HEAD"):
+            if scope["method"] in self._methods(scope["path"]):
                 await self._control(scope, receive, send)
             else:
                 await self._relay(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._control(scope, receive, send)
+
+    def _methods(self, path: str) -> Iterable[str]:
+        """Name the methods that are ours for a path."""
+        methods: Iterable[str] = self._own.get(path, ())
+        if not methods and path.startswith("/llmhealth-"):
+            methods = next((m for fixed, m in self._below.items() if path.startswith(fixed)), ())
+        return methods

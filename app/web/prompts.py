@@ -15,15 +15,60 @@ def chat_prompt(get: Get) -> Prompt | None:
     """Read the prompt of a chat request: its tools, then its messages in their order.
 
     Templates write them in this order; what they add between them is the same for all. What
-    is merely written in another way, as one text or as parts, gives the same prompt.
+    is merely written in another way, as one text or as parts, gives the same prompt. OpenAI's
+    chat completions, Anthropic's messages and Ollama's chat differ in the system message only.
     """
+    return _conversation(get("tools"), get("system"), get("messages"))
+
+
+def response_prompt(get: Get) -> Prompt | None:
+    """Read the prompt of OpenAI's responses: what went before it is not in the request."""
+    given = get("input")
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    return _conversation(get("tools"), get("instructions"), given)
+
+
+def plain_prompt(get: Get) -> Prompt | None:
+    """Read the prompt of a plain completion, OpenAI's or Ollama's."""
+    prompt = get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        return None
+    system = get("system")
+    return Prompt([system, prompt] if isinstance(system, str) and system else [prompt])
+
+
+PROMPTS: dict[str, Callable[[Get], Prompt | None]] = {
+    "/api/chat": chat_prompt,
+    "/api/generate": plain_prompt,
+    "/completion": plain_prompt,
+    "/completions": plain_prompt,
+    "/v1/chat/completions": chat_prompt,
+    "/v1/completions": plain_prompt,
+    "/v1/messages": chat_prompt,
+    "/v1/responses": response_prompt,
+}
+"""How to read the prompt of a request, by path. Others leave nothing in a cache."""
+
+
+def system_text(get: Get) -> str:
+    """Find what the first system message says, in whatever way an API writes it."""
     messages = get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") in ("system", "developer"):
+            return _text(message.get("content"), "\n")
+    return _text(get("system"), "\n") or _text(get("instructions"), "\n")
+
+
+def _conversation(tools: object, system: object, messages: object) -> Prompt | None:
     if not isinstance(messages, list):
         return None
     texts = []
     opening = None
-    if tools := get("tools"):
+    if tools:
         texts.append(_written(tools))
+    if system:
+        texts.append(_message({"role": "system", "content": system}))
     for message in messages:
         if isinstance(message, dict):
             if opening is None and message.get("role") == "user":
@@ -40,6 +85,14 @@ def _message(message: Mapping[str, object]) -> str:
     if calls := message.get("tool_calls"):
         text += _written(calls)
     return text
+
+
+def _text(content: object, between: str) -> str:
+    """Join a text that may come in parts; what is no text is left out."""
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        content = between.join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _part(part: object) -> str:

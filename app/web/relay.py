@@ -7,25 +7,28 @@ import math
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import Any
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
 from app.routing.news import Failure
+from app.settings.paths import CHAT_PATH
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 from app.web.body import BadRequest
 from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
 from app.web.headers import Origin, request_head, route_headers
-from app.web.openai import INFERENCE_PATHS, ROUTED_PATH, ChatRequest
-from app.web.rewrites import Rewrites
+from app.web.model_request import INFERENCE_PATHS, ModelRequest
 from app.web.waiting import QueueFull, QueueTimeout, TurnedAway, WaitingRoom
 
 RETRY_AFTER = 5, 60
 """A client that was turned away may try again after so many seconds at least, and at most."""
+
+Read = Callable[[str, bytes, str, bytes], ModelRequest]
+"""Reads a request: its path, its body, the client's address, the body's type."""
 
 NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -44,6 +47,7 @@ class Relay:
     bracket, on every way out. It is tried at the next server only where nothing can have been
     acted on: no connection came about, or a kept one turned out to be closed. `finished`
     is told of every request in the end; `in_flight` counts those under way, by endpoint.
+    Requests to the `routed_paths` go where their model is, as `read` finds it.
     """
 
     def __init__(
@@ -53,30 +57,29 @@ class Relay:
         waiting: WaitingRoom,
         *,
         origin: Origin,
-        rewrites: Rewrites,
-        username_pattern: re.Pattern[str],
+        read: Read,
+        routed_paths: Collection[str] = (CHAT_PATH,),
         max_body_bytes: int,
         finished: Callable[[Record], None],
         in_flight: Counter[str] | None = None,
-        by_prompt: bool = True,
         tells_route: bool = True,
     ) -> None:
         self._balancer = balancer
         self._pools = pools
         self._waiting = waiting
         self._origin = origin
-        self._rewrites = rewrites
-        self._username_pattern = username_pattern
+        self._read = read
+        self._routed_paths = frozenset(routed_paths)
+        self._model_paths = INFERENCE_PATHS | self._routed_paths
         self._max_body_bytes = max_body_bytes
         self._finished = finished
-        self._by_prompt = by_prompt
         self._tells_route = tells_route
         self._in_flight: Counter[str] = Counter() if in_flight is None else in_flight
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"]
-        model_request = path in INFERENCE_PATHS and scope["method"] == "POST"
+        model_request = path in self._model_paths and scope["method"] == "POST"
         peer = scope["client"][0] if scope["client"] else ""
         fields = dict(scope["headers"])
         record = Record(
@@ -109,20 +112,6 @@ class Relay:
             record.ended = monotonic()
             self._finished(record)
 
-    def read(self, raw: bytes, address: str) -> ChatRequest:
-        """Read the body of a request that is routed by its model.
-
-        Raises:
-            BadRequest: there is no such thing in it.
-        """
-        return ChatRequest(
-            raw,
-            address,
-            self._username_pattern,
-            self._rewrites,
-            reads_prompt=self._by_prompt,
-        )
-
     # A request that makes a model work
 
     async def _serve_model(self, exchange: Exchange) -> None:
@@ -130,8 +119,9 @@ class Relay:
         try:
             raw = await exchange.read_body(self._max_body_bytes)
             record.ready = monotonic()
-            if record.endpoint == ROUTED_PATH:
-                request = self.read(raw, record.address)
+            if record.endpoint in self._routed_paths:
+                content_type = exchange.fields.get(b"content-type", b"")
+                request = self._read(record.endpoint, raw, record.address, content_type)
                 record.username = request.username
                 record.model = request.ask.model or NO_MODEL
                 record.stream = request.streams

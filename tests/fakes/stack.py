@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from app.routing.fleet import Fleet, Server
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.web.headers import Origin
+from app.web.model_request import ModelRequest
 from app.web.relay import Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol
@@ -248,8 +250,9 @@ async def relaying(
         pools,
         waiting,
         origin=Origin(ip_network(text) for text in trusted),
-        rewrites=Rewrites(),
-        username_pattern=re.compile(r"name is (\w+)"),
+        read=functools.partial(
+            ModelRequest, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
+        ),
         max_body_bytes=max_body_bytes,
         finished=stack.finished,
     )

@@ -1,19 +1,23 @@
+import functools
 import json
 import re
 
 import pytest
 
 from app.routing.choice import Ask
+from app.settings.paths import CHAT_PATH
 from app.web.body import BadRequest
-from app.web.openai import SYSTEM_TEXT_LIMIT, ChatRequest
+from app.web.model_request import SYSTEM_TEXT_LIMIT, ModelRequest
 from app.web.rewrites import Rewrites
 
-PATTERN = re.compile(r"name is (\w+)")
+read = functools.partial(
+    ModelRequest, CHAT_PATH, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
+)
 
 
-def chat(body: object, address: str = "10.0.0.1") -> ChatRequest:
+def chat(body: object, address: str = "10.0.0.1") -> ModelRequest:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return ChatRequest(raw, address, PATTERN, Rewrites())
+    return read(raw, address)
 
 
 def system(content: object, role: str = "system") -> dict[str, object]:
@@ -51,11 +55,12 @@ def test_the_system_message_may_come_in_parts_or_as_the_developers() -> None:
 
 
 def test_half_a_surrogate_pair_in_a_name_is_made_harmless() -> None:
-    request = ChatRequest(
+    request = ModelRequest(
+        CHAT_PATH,
         rb'{"model":"m","messages":[{"role":"system","content":"name is \ud800"}]}',
         "10.0.0.1",
-        re.compile("name is (.)"),
-        Rewrites(),
+        username_pattern=re.compile("name is (.)"),
+        rewrites=Rewrites(),
     )
 
     assert request.username == "?"
@@ -113,5 +118,60 @@ def test_a_slot_that_the_client_names_stays() -> None:
 def test_a_prompt_is_read_only_where_it_matters() -> None:
     raw = json.dumps(system("Hello")).encode()
 
-    assert ChatRequest(raw, "", PATTERN, Rewrites(), reads_prompt=False).ask.prompt is None
+    assert read(raw, "", reads_prompt=False).ask.prompt is None
     assert chat(raw).ask.prompt is not None
+
+
+def other(path: str, body: object, **options: object) -> ModelRequest:
+    make = functools.partial(
+        ModelRequest, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
+    )
+    return make(path, json.dumps(body).encode(), "10.0.0.1", **options)  # type: ignore[arg-type]
+
+
+def test_an_alias_is_routed_and_sent_on_as_the_model_that_it_stands_for() -> None:
+    request = other(CHAT_PATH, {"model": "gpt-4o"}, aliases={"gpt-4o": "qwen3:8b"})
+
+    assert request.ask.model == "qwen3:8b"
+    assert json.loads(request.body_for("qwen3:8b")) == {"model": "qwen3:8b"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"system": [{"type": "text", "text": "name is bob"}]}),
+        ("/v1/messages", {"system": "name is bob"}),
+        ("/v1/responses", {"instructions": "name is bob", "input": "Hi"}),
+        ("/api/generate", {"system": "name is bob", "prompt": "Hi"}),
+        ("/api/chat", {"messages": [{"role": "system", "content": "name is bob"}]}),
+    ],
+)
+def test_the_system_message_is_found_in_every_api(path: str, body: dict[str, object]) -> None:
+    assert other(path, {"model": "m", **body}).username == "bob"
+
+
+def test_only_chat_completions_are_rewritten_beyond_the_model() -> None:
+    request = other("/v1/completions", {"model": "gpt-oss-high", "prompt": "Hi"})
+
+    assert json.loads(request.body_for("gpt-oss")) == {"model": "gpt-oss", "prompt": "Hi"}
+
+
+def test_a_slot_is_named_only_where_the_server_reads_it() -> None:
+    body = {"model": "m", "input": "Hi"}
+
+    assert json.loads(other("/v1/embeddings", body).body_for("m", 1)) == body
+
+
+FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+    b"Content-Type: audio/wav\r\n\r\n\x00model\xff\r\n"
+    b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--x--\r\n'
+)
+
+
+def test_the_model_of_an_uploaded_recording_is_read_and_replaced_and_nothing_else() -> None:
+    request = read(FORM, "10.0.0.1", b"multipart/form-data; boundary=x")
+
+    assert request.ask.model == "whisper"
+    assert request.body_for("whisper") == FORM
+    assert request.body_for("whisper-2") == FORM.replace(b"whisper", b"whisper-2")
