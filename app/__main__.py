@@ -91,7 +91,8 @@ def _described(server: Server) -> str:
 
 def _import(arguments: argparse.Namespace) -> None:
     settings = validated(_old_settings(arguments.file))
-    servers = {name: one.model_dump(exclude_none=True) for name, one in settings.servers.items()}
+    told = settings.servers.items()
+    servers = {name: one.model_dump(exclude_defaults=True) for name, one in told}
     print(f"BALANCER_SERVERS={_quoted_json(servers)}")
     print(f"BALANCER_MODELS={_quoted_json(settings.models)}")
     if name := settings.fallback_server:

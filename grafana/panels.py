@@ -25,7 +25,13 @@ ALL_UP: Steps = (("red", None), ("green", 1))
 NOBODY_WAITS: Steps = (("green", None), ("orange", 1))
 QUICK: Steps = (("green", None), ("orange", 30))
 COOL: Steps = (("green", None), ("red", 87))
-STATES = {0: ("idle", "green"), 1: ("busy", "orange"), 2: ("invalid", "red")}
+STATES = {
+    0: ("idle", "green"),
+    1: ("busy", "orange"),
+    2: ("invalid", "red"),
+    3: ("loading", "blue"),
+    4: ("draining", "purple"),
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ SERVER = 'server=~"$server"'
 GPU = 'gpu=~"$gpu"'
 BUSY = 'state="busy"'
 INVALID = 'state="invalid"'
+LOADING = 'state="loading"'
+DRAINING = 'state="draining"'
 
 
 def build(dashboard: Dashboard) -> Json:

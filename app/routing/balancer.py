@@ -31,6 +31,9 @@ Forecast = Literal["hit", "miss", "surprise", "none"]
 """What came of what a server's cache was believed to hold: it was there; it was not; it was,
 unexpectedly; nothing was expected and nothing was there."""
 
+Source = Literal["cache", "work"]
+"""Where a prompt's tokens came from: they were in a cache, or had to be worked on."""
+
 DECISIONS = 30
 """How many of the last decisions are kept to be shown."""
 
@@ -71,6 +74,8 @@ class Balancer:
         """Requests by what came of their client's pin."""
         self.forecasts: Counter[tuple[str, Forecast]] = Counter()
         """Answers that told of their cache, by server and what came of our belief."""
+        self.tokens: Counter[tuple[str, Source]] = Counter()
+        """Tokens of prompts, by server and where they came from."""
         self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
         """The last leases."""
         self._adopt_slots = adopt_slots
@@ -162,6 +167,10 @@ class Balancer:
             standing.entered[standing.status] += 1
             self.on_room()
 
+    def now(self) -> float:
+        """Tell the time, in seconds since the epoch."""
+        return self._clock()
+
     def standings(self) -> Iterator[Standing]:
         """Go through the servers, in configured order, as they stand now."""
         yield from self._standings.values()
@@ -222,14 +231,18 @@ class Balancer:
         read = news.prompt - (news.cached or 0)
         if news.seconds is not None and news.seconds > 0 and read >= MEASURABLE:
             standing.read_prompt(read, news.seconds)
-        claim = news.claim
-        if claim is None or news.cached is None or not news.prompt:
+        if news.cached is None or not news.prompt:
+            return
+        name, claim = standing.server.name, news.claim
+        self.tokens[name, "cache"] += news.cached
+        self.tokens[name, "work"] += read
+        if claim is None:
             return
         share = news.cached / news.prompt
         expected = claim.match <= Match.REMEMBERED
         held = share >= HELD * claim.share if expected else share >= HELD
         result: Forecast = ("hit" if held else "miss") if expected else "surprise"
-        self.forecasts[standing.server.name, result if expected or held else "none"] += 1
+        self.forecasts[name, result if expected or held else "none"] += 1
         if claim.rank is not None:
             standing.residency(news.instance).correct(claim.rank, held=held)
 

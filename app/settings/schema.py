@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_json)] = Field(
         default={},
         description="The model servers, in order of preference: each has an `addr`, and may have a "
-        "`health_port`, a `model_port` and a `request_max`.",
+        "`health_port`, a `model_port`, a `request_max`, a `health`, a `tier` and a `weight`.",
         examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
     )
     models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(

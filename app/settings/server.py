@@ -50,6 +50,8 @@ class ServerSettings(BaseModel):
     health_port: Port | None = Field(default=None, examples=[18000])
     model_port: Port | None = Field(default=None, examples=[8081])
     request_max: int | None = Field(default=None, ge=1, examples=[1])
+    tier: int = Field(default=1, ge=1, examples=[2])
+    weight: float = Field(default=1.0, gt=0, le=1000, examples=[0.5])
 
     @model_validator(mode="before")
     @classmethod
@@ -74,4 +76,6 @@ class ServerSettings(BaseModel):
             model_base=f"{host}:{model_port}" if model_port else host,
             health_base=f"{host}:{self.health_port}" if self.health_port else None,
             request_max=self.request_max,
+            tier=self.tier,
+            weight=self.weight,
         )

@@ -6,7 +6,7 @@ from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from app.routing.balancer import Balancer
+from app.routing.balancer import Balancer, Forecast
 from app.routing.standing import Standing, Status
 from app.telemetry.gpu import Gpu, GpuSampler
 
@@ -38,6 +38,7 @@ class State:
         yield from self._requests(models, model_of)
         yield self._served(standings)
         yield from self._stickiness()
+        yield from self._caches(standings)
         yield from self._gpus()
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
@@ -121,6 +122,33 @@ class State:
         for reason, count in self._balancer.evictions.items():
             evictions.add_metric([reason], count)
         yield from (lookups, entries, evictions)
+
+    def _caches(self, standings: Iterable[Standing]) -> Iterator[Metric]:
+        forecasts = self._counter(
+            "prompt_cache_forecasts",
+            "Answers by what came of what the server's cache was believed to hold.",
+            *("server", "result"),
+        )
+        held = self._gauge("server_prompts_held", "Prompts believed to be in a cache.", "server")
+        slots = self._gauge("server_slots", "Slots that a server tells of.", "server")
+        foreign = self._gauge(
+            "server_foreign_requests", "Requests at a server that others sent.", "server"
+        )
+        speed = self._gauge(
+            "server_prefill_tokens_per_second", "How fast prompts are read, as measured.", "server"
+        )
+        now = self._balancer.now()
+        for standing in standings:
+            name = standing.server.name
+            for result in get_args(Forecast):
+                forecasts.add_metric([name, result], self._balancer.forecasts[name, result])
+            held.add_metric([name], sum(r.occupied(now) for _, r in standing.residencies()))
+            if standing.told is not None and standing.told.slots is not None:
+                slots.add_metric([name], standing.told.slots)
+            foreign.add_metric([name], standing.ledger.foreign)
+            if standing.prefill is not None:
+                speed.add_metric([name], standing.prefill)
+        yield from (forecasts, held, slots, foreign, speed)
 
     def _gpus(self) -> Iterator[Metric]:
         sampler = self._sampler

@@ -1,11 +1,12 @@
 """The state of everything at one moment, for scripts and for the monitor page."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import app
-from app.routing.balancer import Balancer
+from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
+from app.routing.ledger import Lease
 from app.routing.standing import Standing
 from app.routing.window import Sample
 from app.telemetry.gpu import GpuSampler
@@ -50,7 +51,7 @@ def snapshot(
             }
             for gpu in sampler.gpus
         ],
-        "backends": [_backend(standing) for standing in standings],
+        "backends": [_backend(balancer, standing, now) for standing in standings],
         "servers": {server.name: _server(server) for server in fleet.servers.values()},
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
@@ -58,17 +59,9 @@ def snapshot(
         "sticky": sticky,
         "queue": waiting.snapshot(),
         "leases": [
-            {
-                "server": lease.server,
-                "instance": lease.instance,
-                "model": lease.model,
-                "client": lease.client,
-                "reason": lease.reason,
-                "age_seconds": round(now - lease.since, 3),
-            }
-            for standing in standings
-            for lease in standing.ledger.leases()
+            _lease(lease, now) for standing in standings for lease in standing.ledger.leases()
         ],
+        "decisions": [_lease(lease, now) for lease in reversed(balancer.decisions)],
     }
 
 
@@ -82,8 +75,22 @@ def _base(server: Server) -> str:
     return server.health_base or server.model_base
 
 
-def _backend(standing: Standing) -> SnapshotJson:
+def _lease(lease: Lease, now: float) -> SnapshotJson:
+    return {
+        "server": lease.server,
+        "instance": lease.instance,
+        "slot": lease.slot,
+        "model": lease.model,
+        "client": lease.client,
+        "reason": lease.reason,
+        "expected_share": None if lease.claim is None else round(lease.claim.share, 3),
+        "age_seconds": round(now - lease.since, 3),
+    }
+
+
+def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson:
     server, ledger, window = standing.server, standing.ledger, standing.window
+    told = standing.told
     return {
         "name": server.name,
         "base": _base(server),
@@ -94,6 +101,31 @@ def _backend(standing: Standing) -> SnapshotJson:
         "model_inflight": ledger.by_instance(),
         "request_max": ledger.limit,
         "models": None if standing.models is None else sorted(standing.models),
+        "kind": None if told is None else told.kind,
+        "tier": server.tier,
+        "weight": server.weight,
+        "draining": standing.draining,
+        "others_inflight": ledger.foreign,
+        "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
+        "slots": [
+            {
+                "instance": instance,
+                "number": slot.number,
+                "busy": slot.busy,
+                "others": slot.number in standing.elsewhere,
+                "characters": 0 if slot.prompt is None else slot.prompt.size,
+                "unused_seconds": round(now - slot.used_at, 1) if slot.used_at else None,
+            }
+            for instance, residency in standing.residencies()
+            for slot in residency.slots
+        ],
+        "prefill_tokens_per_second": standing.prefill and round(standing.prefill, 1),
+        "prompt_tokens": {
+            source: balancer.tokens[server.name, source] for source in get_args(Source)
+        },
+        "forecasts": {
+            result: balancer.forecasts[server.name, result] for result in get_args(Forecast)
+        },
     }
 
 

@@ -3,7 +3,9 @@
 from grafana.panels import (
     ALL_UP,
     BUSY,
+    DRAINING,
     INVALID,
+    LOADING,
     SERVER,
     Dashboard,
     Panel,
@@ -13,7 +15,10 @@ from grafana.panels import (
     rate,
 )
 
-STATE = f"max by (server) ({metric('server_state', SERVER, BUSY)}) + 2 * max by (server) ({metric('server_state', SERVER, INVALID)})"
+STATE = " + ".join(
+    f"{number} * max by (server) ({metric('server_state', SERVER, state)})"
+    for number, state in enumerate((BUSY, INVALID, LOADING, DRAINING), 1)
+)
 
 SERVERS = Dashboard(
     "llama-balancer-servers",
@@ -26,7 +31,7 @@ SERVERS = Dashboard(
             (
                 Panel(
                     "State",
-                    "Invalid servers get no requests. Busy is what the machine says of its GPUs.",
+                    "Invalid, loading and draining servers get no requests. Busy is what the machine says of its GPUs.",
                     {"{{server}}": STATE},
                     "state-timeline",
                     width=16,
@@ -110,6 +115,39 @@ SERVERS = Dashboard(
                     },
                     unit="percentunit",
                     most=1,
+                ),
+                Panel(
+                    "Forecasts of the cache",
+                    "Answers per second: what the cache was believed to hold was there (hit) or not (miss), or was there unexpectedly (surprise).",
+                    {
+                        "{{server}}, {{result}}": rate(
+                            "prompt_cache_forecasts_total", SERVER, by="server, result"
+                        )
+                    },
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Prompts held",
+                    "Prompts believed to be in a cache, and the slots that a server tells of.",
+                    {
+                        "{{server}}": f"sum by (server) ({metric('server_prompts_held', SERVER)})",
+                        "{{server}}, slots": f"sum by (server) ({metric('server_slots', SERVER)})",
+                    },
+                ),
+                Panel(
+                    "Requests of others",
+                    "Requests at a server that did not come through the balancer, as far as it tells.",
+                    {
+                        "{{server}}": f"sum by (server) ({metric('server_foreign_requests', SERVER)})"
+                    },
+                ),
+                Panel(
+                    "Prompts read",
+                    "Tokens of prompts per second of work on one, as measured at the first token of streams.",
+                    {
+                        "{{server}}": f"avg by (server) ({metric('server_prefill_tokens_per_second', SERVER)})"
+                    },
                 ),
                 Panel(
                     "Bytes",

@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
 from app.routing.window import Sample
 from app.telemetry.answer import Answer
 from app.telemetry.gpu import Gpu, GpuSampler
@@ -23,6 +23,8 @@ async def emitted() -> dict[str, frozenset[str]]:
     balancer.learn(ModelsAnswer("PC1", ["m"]))
     balancer.learn(HealthAnswer("PC1", Sample(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
+    balancer.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
+    balancer.learn(Reuse("PC1", "m", None, 500, 100, 1.0))
     sampler = GpuSampler(
         OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"))
     )

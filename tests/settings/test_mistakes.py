@@ -124,13 +124,14 @@ def test_an_unknown_key_of_a_server_is_a_mistake_with_what_may_be_meant(
 ) -> None:
     told = mistakes(
         environment,
-        BALANCER_SERVERS='{"PC1": {"addr": "http://h", "model-prot": 1, "weight": 2}}',
+        BALANCER_SERVERS='{"PC1": {"addr": "http://h", "model-prot": 1, "colour": 2}}',
     )
 
     start = "BALANCER_SERVERS: PC1"
     assert told == (
         f"{start}.model_prot: is no setting; did you mean model_port?",
-        f"{start}.weight: is no setting; there are addr, health_port, model_port, request_max",
+        f"{start}.colour: is no setting; there are "
+        "addr, health_port, model_port, request_max, tier, weight",
     )
 
 

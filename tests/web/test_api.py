@@ -12,7 +12,8 @@ from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.prompt import Prompt
 from app.routing.window import Sample
 from app.telemetry.gpu import GpuSampler, NoReader
 from app.web import api
@@ -57,7 +58,7 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
 
     assert told["now"] == "1970-01-01T00:01:00Z"
     assert told["local"] == {"status": "idle", "gpu_util_max5s": 0.0, "window_seconds": 5}
-    assert told["backends"] == [
+    expected: list[dict[str, object]] = [
         {
             "name": "PC1",
             "base": "http://pc1:18000",
@@ -86,6 +87,8 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
             "models": None,
         },
     ]
+    keys = expected[0].keys()
+    assert [{key: one[key] for key in keys} for one in told["backends"]] == expected
     assert told["servers"] == {
         "PC1": {
             "health_base": "http://pc1:18000",
@@ -111,9 +114,11 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
         {
             "server": "PC1",
             "instance": "m",
+            "slot": None,
             "model": "m",
             "client": "alice",
             "reason": "free_instance",
+            "expected_share": None,
             "age_seconds": 60.0,
         }
     ]
@@ -226,3 +231,27 @@ def test_prometheus_is_told_every_agent_by_its_machine() -> None:
         {"targets": ["pc1:18000"], "labels": {"machine": "PC1", "__scheme__": "http"}},
         {"targets": ["[fd00::3]:443"], "labels": {"machine": "PC3", "__scheme__": "https"}},
     ]
+
+
+async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
+    b = balancer(Clock(50.0))
+    b.learn(HealthAnswer("PC1", Sample(busy=False, gpu_percent=0.0, at=49.0)))
+    b.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
+    prompt = Prompt(["user\n" + "x" * 500], 0)
+    lease = b.place(Ask("m", ("m",), "alice", "10.0.0.9", prompt))
+    assert isinstance(lease, Lease)
+    b.learn(Reuse("PC1", "m", lease.claim, prompt=500, cached=100, seconds=2.0))
+
+    told = await taken(b)
+
+    first = told["backends"][0]
+    assert (first["kind"], first["others_inflight"]) == ("llamacpp", 0)
+    assert [(s["busy"], s["others"], s["characters"]) for s in first["slots"]] == [
+        (True, False, 505),
+        (False, False, 0),
+    ]
+    assert first["prompt_tokens"] == {"cache": 100, "work": 400}
+    assert first["prefill_tokens_per_second"] == 200.0
+    assert first["forecasts"]["none"] == 1
+    decision = told["decisions"][0]
+    assert (decision["reason"], decision["slot"], decision["age_seconds"]) == ("empty_slot", 0, 10)
