@@ -33,7 +33,7 @@ from app.web.model_request import ModelRequest
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
-from app.web.snapshot import snapshot
+from app.web.snapshot import SnapshotJson, snapshot
 from app.web.waiting import WaitingRoom
 
 KEEP_ALIVE = 75
@@ -143,7 +143,10 @@ def create_app(
         outbox.flush()
         return stats.snapshot()
 
-    state = functools.partial(_snapshot_now, balancer, waiting, sampler)
+    def state() -> SnapshotJson:
+        may_drain = settings.admin_key is not None
+        return snapshot(balancer, waiting, sampler, time.time(), may_drain=may_drain)
+
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     routers = [
         api.routes(
@@ -192,12 +195,6 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config, stopping.set).run()
-
-
-def _snapshot_now(
-    balancer: Balancer, waiting: WaitingRoom, sampler: GpuSampler
-) -> dict[str, object]:
-    return snapshot(balancer, waiting, sampler, time.time())
 
 
 def _learn(balancer: Balancer, record: Record) -> None:

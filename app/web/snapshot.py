@@ -16,9 +16,17 @@ SnapshotJson = dict[str, Any]
 
 
 def snapshot(
-    balancer: Balancer, waiting: WaitingRoom, sampler: GpuSampler, now: float
+    balancer: Balancer,
+    waiting: WaitingRoom,
+    sampler: GpuSampler,
+    now: float,
+    *,
+    may_drain: bool = False,
 ) -> SnapshotJson:
-    """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch."""
+    """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
+
+    `may_drain` tells whether a key allows to drain servers.
+    """
     standings = list(balancer.standings())
     fleet = balancer.fleet
     sticky = [
@@ -55,6 +63,7 @@ def snapshot(
         "servers": {server.name: _server(server) for server in fleet.servers.values()},
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
+        "drain": may_drain,
         "sticky_count": len(sticky),
         "sticky": sticky,
         "queue": waiting.snapshot(),

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from app.web import monitor
 from tests.fakes.browser import AVAILABLE, Browser, browser
 from tests.fakes.serving import serving
-from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, State
+from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, STEERED, State
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
 
@@ -94,6 +94,32 @@ def test_a_change_is_shown_without_a_reload(page: Page) -> None:
 
     page.browser.wait_until("document.body.innerText.includes('unreachable')")
     assert page.browser.evaluate("return window.same && document.querySelector('details').open")
+
+
+def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
+    page.show(STEERED)
+    page.browser.evaluate("""
+        window.sent = [];
+        window.prompt = () => 'opensesame';
+        window.fetch = async (url, options) => {
+            sent.push([url, options.method, options.headers.authorization]);
+            return { ok: true };
+        };
+        for (const button of [...document.querySelectorAll('button')].slice(0, 2)) button.click();
+    """)
+
+    page.browser.wait_until("sent.length === 2")
+
+    assert page.browser.evaluate("return sent") == [
+        ["/llmhealth-drain/tower", "DELETE", "Bearer opensesame"],
+        ["/llmhealth-drain/workstation", "POST", "Bearer opensesame"],
+    ]
+
+
+def test_without_a_key_there_is_nothing_to_drain_with(page: Page) -> None:
+    page.show(BUSY)
+
+    assert "Drain" not in page.text()
 
 
 def test_without_servers_the_page_says_how_to_configure_them(page: Page) -> None:

@@ -25,6 +25,27 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "model_inflight": {},
         "request_max": 2,
         "models": ["gpt-oss:20b", "gpt-oss:20b-2", "qwen3:8b"],
+        "kind": None,
+        "tier": 1,
+        "weight": 1.0,
+        "draining": status == "draining",
+        "others_inflight": 0,
+        "loaded": None,
+        "slots": [],
+        "prefill_tokens_per_second": None,
+        "prompt_tokens": {"cache": 0, "work": 0},
+        "forecasts": {"hit": 0, "miss": 0, "surprise": 0, "none": 0},
+    } | facts
+
+
+def slot(number: int, characters: int = 0, **facts: Any) -> State:
+    return {
+        "instance": "",
+        "number": number,
+        "busy": False,
+        "others": False,
+        "characters": characters,
+        "unused_seconds": 30.5 if characters else None,
     } | facts
 
 
@@ -44,7 +65,9 @@ def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> St
             "sticky_count": len(snapshot.get("sticky", ())),
             "sticky": [],
             "queue": {"waiting": 0, "max": 100, "by_model": {}, "oldest_wait_seconds": 0.0},
+            "drain": False,
             "leases": [],
+            "decisions": [],
         }
         | snapshot,
         "stats": {
@@ -76,15 +99,17 @@ def pin(key: str, model: str = "gpt-oss:20b", server: str = "tower", **facts: An
     } | facts
 
 
-def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower") -> State:
+def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower", **facts: Any) -> State:
     return {
         "server": server,
         "instance": model,
+        "slot": None,
         "model": model,
         "client": client,
         "reason": "free_instance",
+        "expected_share": None,
         "age_seconds": 12.4,
-    }
+    } | facts
 
 
 def gpu(index: int, **facts: Any) -> State:
@@ -125,7 +150,19 @@ BUSY = state(
     backend(
         "tower", "busy", total_inflight=2, model_inflight={"gpt-oss:20b": 1, "gpt-oss:20b-2": 1}
     ),
-    backend("workstation", "busy", total_inflight=1, model_inflight={"qwen3:8b": 1}),
+    backend(
+        "workstation",
+        "busy",
+        total_inflight=1,
+        model_inflight={"qwen3:8b": 1},
+        kind="llamacpp",
+        request_max=4,
+        others_inflight=1,
+        slots=[slot(0, 8_200, busy=True), slot(1, 31_000), slot(2, others=True), slot(3)],
+        prefill_tokens_per_second=1843.2,
+        prompt_tokens={"cache": 1_204_000, "work": 163_000},
+        forecasts={"hit": 411, "miss": 3, "surprise": 2, "none": 57},
+    ),
     backend("attic", request_max=None, total_inflight=1, model_inflight={"gpt-oss:20b": 1}),
     gpu_backend="nvml",
     local={"status": "busy", "gpu_util_max5s": 87.0, "window_seconds": 5},
@@ -147,10 +184,22 @@ BUSY = state(
         lease("太郎", "qwen3:8b", "workstation"),
         lease("192.168.1.5", server="attic"),
     ],
+    decisions=[
+        lease(
+            "太郎", "qwen3:8b", "workstation", reason="cached_prompt", slot=0, expected_share=0.93
+        ),
+        lease("Alice"),
+    ],
     stats=traffic({"Alice": 120, "太郎": 64, "Bob": 22}),
 )
 SERVER_DOWN = state(
     backend("tower", "invalid", last=None, models=None), backend("workstation"), backend("attic")
+)
+STEERED = state(
+    backend("tower", "draining", total_inflight=1, model_inflight={"gpt-oss:20b": 1}),
+    backend("workstation", "loading", kind="llamacpp", slots=[slot(0)]),
+    backend("attic", loaded=["qwen3:8b"], kind="ollama"),
+    drain=True,
 )
 LONG_NAMES = state(
     backend(LONG_NAME, "busy", total_inflight=1, model_inflight={LONG_NAME: 1}, models=[LONG_NAME]),
@@ -174,6 +223,7 @@ STATES = {
     "idle": IDLE,
     "busy": BUSY,
     "server-down": SERVER_DOWN,
+    "steered": STEERED,
     "long-names": LONG_NAMES,
     "hostile": HOSTILE,
 }

@@ -50,6 +50,7 @@ function age(seconds) {
 
 const since = (now, time) => (Date.parse(now) - Date.parse(time)) / 1000;
 const percent = (value) => (value === null || value === undefined ? null : `${Math.round(value)} %`);
+const compact = (number) => Intl.NumberFormat("en", { notation: "compact" }).format(number);
 const gibibytes = (bytes) => (bytes === null ? null : (bytes / 2 ** 30).toFixed(1));
 
 /* Parts of a card */
@@ -97,19 +98,69 @@ function card() {
   return node;
 }
 
-function serverCard(node, backend, now) {
+/* A square for each slot: at work, at work for others, holding a prompt, or empty. */
+function slots(card, backend) {
+  let strip = card.querySelector(".slots");
+  if (!strip) card.append((strip = make("div", "slots")));
+  const shown = backend.slots.slice(0, 64);
+  strip.hidden = !shown.length;
+  keep(strip, shown, (slot) => `${slot.instance} ${slot.number}`, () => make("span"), (square, slot) => {
+    const held = slot.characters > 0;
+    square.dataset.is = slot.busy ? "busy" : slot.others ? "others" : held ? "held" : "empty";
+    const unused = slot.busy || slot.unused_seconds === null ? "" : `, unused for ${age(slot.unused_seconds)}`;
+    square.title = `Slot ${slot.number}: ${{ busy: "at work", others: "at work for others", held: "holds a prompt", empty: "empty" }[square.dataset.is]}`
+      + (held ? `, ${compact(slot.characters)} characters${unused}` : "");
+  });
+}
+
+function drainButton(card, backend, allowed) {
+  let button = card.querySelector("button");
+  if (!button) {
+    card.append((button = make("button")));
+    button.addEventListener("click", () => drain(backend.name, button.dataset.method));
+  }
+  button.hidden = !allowed;
+  button.dataset.method = backend.draining ? "DELETE" : "POST";
+  set(button, backend.draining ? "Give it requests again" : "Drain");
+  button.title = backend.draining ? "" : "No new requests; those in flight go on";
+}
+
+async function drain(name, method) {
+  const key = sessionStorage.getItem("key") || prompt("BALANCER_ADMIN_KEY");
+  if (!key) return;
+  const headers = { authorization: `Bearer ${key}` };
+  const answer = await fetch(`/llmhealth-drain/${encodeURIComponent(name)}`, { method, headers });
+  if (answer.ok) sessionStorage.setItem("key", key);
+  else {
+    sessionStorage.removeItem("key");
+    alert((await answer.json()).error.message);
+  }
+}
+
+const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains" };
+
+function serverCard(node, backend, { now, drain: mayDrain }) {
   node.dataset.status = backend.status;
   labelled(node.querySelector(".name"), backend.name);
   const status = node.querySelector(".status");
   status.dataset.status = backend.status;
-  set(status, backend.status === "invalid" ? "unreachable" : backend.status);
+  set(status, STATUSES[backend.status] || backend.status);
   const limit = backend.request_max;
   const total = backend.total_inflight;
   meter(node, "flight", "In flight", limit === null ? total : `${total} of ${limit}`,
     limit === null ? null : total / limit);
   const last = backend.last;
   meter(node, "gpu", "GPU, 5 s peak", last && percent(last.gpu_util_max5s), last && last.gpu_util_max5s / 100);
+  slots(node, backend);
   const pairs = Object.entries(backend.model_inflight).map(([model, count]) => [model, count]);
+  if (backend.others_inflight) pairs.push(["Of others", backend.others_inflight]);
+  const { cache, work } = backend.prompt_tokens;
+  if (cache + work) pairs.push(["Prompts from its cache", `${percent(100 * cache / (cache + work))}, ${compact(cache)} tokens`]);
+  const { hit, miss } = backend.forecasts;
+  if (hit + miss) pairs.push(["Expected there, and was not", `${miss} of ${hit + miss}`]);
+  if (backend.prefill_tokens_per_second) pairs.push(["Reads prompts at", `${compact(backend.prefill_tokens_per_second)} tokens/s`]);
+  if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
+  if (backend.kind) pairs.push(["Kind", backend.kind]);
   pairs.push(["Models at", backend.model_base]);
   if (last) pairs.push(["Load told", `${age(since(now, last.updated_at))} ago`]);
   facts(node, pairs);
@@ -122,6 +173,7 @@ function serverCard(node, backend, now) {
   const models = backend.models || [];
   set(fold.querySelector("summary"), backend.models === null ? "models unknown" : models.length === 1 ? "1 model" : `${models.length} models`);
   keep(fold.querySelector("ul"), models, (model) => model, () => make("li"), labelled);
+  drainButton(node, backend, mayDrain);
 }
 
 function gpuCard(node, gpu) {
@@ -221,6 +273,8 @@ function minutes(series, now) {
 function totals(snapshot, stats) {
   const queue = snapshot.queue;
   const flying = snapshot.backends.reduce((sum, backend) => sum + backend.total_inflight, 0);
+  const cached = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.cache, 0);
+  const worked = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.work, 0);
   const well = snapshot.backends.filter((backend) => backend.status !== "invalid").length;
   const waiting = Object.entries(queue.by_model).map(([model, count]) => `${model}: ${count}`).join(", ");
   const items = [
@@ -228,7 +282,8 @@ function totals(snapshot, stats) {
     ["In flight", flying, ""],
     ["Waiting", queue.waiting, queue.waiting ? `longest ${age(queue.oldest_wait_seconds)}` : `of at most ${queue.max}`, waiting],
     ["Requests, last hour", stats.total_requests, ""],
-    ["Clients with a cache", snapshot.sticky_count, ""],
+    ["Prompt tokens saved", cached + worked ? percent(100 * cached / (cached + worked)) : null,
+      cached ? `${compact(cached)} of ${compact(cached + worked)}` : ""],
     ["This machine's GPUs", snapshot.gpu_backend === "none" ? "none" : snapshot.local.status,
       snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
   ];
@@ -244,22 +299,28 @@ function totals(snapshot, stats) {
   });
 }
 
+const placed = (lease) => (lease.slot === null ? lease.server : `${lease.server}, slot ${lease.slot}`);
+
 function show({ snapshot, stats }) {
   const configured = snapshot.backends.length > 0;
   $("empty").hidden = configured;
-  for (const id of ["totals", "servers-part", "traffic", "leases-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
+  for (const id of ["totals", "servers-part", "traffic", "leases-part", "decisions-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
   keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
   if (!configured) return;
   totals(snapshot, stats);
-  keep($("servers"), snapshot.backends, (backend) => backend.name, card, (node, backend) => serverCard(node, backend, snapshot.now));
+  keep($("servers"), snapshot.backends, (backend) => backend.name, card, (node, backend) => serverCard(node, backend, snapshot));
   minutes(stats.time_series, snapshot.now);
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);
   bars($("by-address"), stats.ip_counts);
   const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
   rows($("leases"), numbered, (lease) => lease.index, (lease) =>
-    [lease.client, lease.instance, lease.server, lease.reason.replace("_", " "), age(lease.age_seconds)]);
+    [lease.client, lease.instance, placed(lease), lease.reason.replace("_", " "), age(lease.age_seconds)]);
+  const decided = snapshot.decisions.slice(0, 12).map((lease, index) => ({ ...lease, index }));
+  rows($("decisions"), decided, (lease) => lease.index, (lease) =>
+    [lease.client, lease.instance, placed(lease), lease.reason.replace("_", " "),
+      lease.expected_share ? percent(100 * lease.expected_share) : null, `${age(lease.age_seconds)} ago`]);
   rows($("sticky"), [...snapshot.sticky].reverse(), (pin) => `${pin.model} ${pin.key}`, (pin) =>
     [pin.key, pin.ip, pin.model, pin.instance === pin.model ? pin.server : `${pin.server}, ${pin.instance}`,
       `${age(since(snapshot.now, pin.updated_at))} ago`]);
