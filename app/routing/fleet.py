@@ -4,9 +4,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 NAME_LIMIT = 256
 """Longest model name, in characters, that is matched against the patterns."""
+
+
+HealthKind = Literal[
+    "auto", "llmhealth", "llamacpp", "ollama", "vllm", "llama-swap", "lmstudio", "openai"
+]
+"""What a server is asked about itself; `llmhealth` and `openai`: nothing more than its models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,8 @@ class Server:
     """Servers of a higher number get new conversations only while those before have no room."""
     weight: float = 1.0
     """How much it can carry, compared with the others."""
+    health: HealthKind = "auto"
+    """What its model API is asked for, beside its models."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from app.routing.fleet import Server
+from app.routing.fleet import HealthKind, Server
 from app.settings.mistakes import mistake
-from app.settings.values import Port, from_json
+from app.settings.values import Port, from_json, lower
 from app.settings.variables import plain
 
 
@@ -50,6 +50,9 @@ class ServerSettings(BaseModel):
     health_port: Port | None = Field(default=None, examples=[18000])
     model_port: Port | None = Field(default=None, examples=[8081])
     request_max: int | None = Field(default=None, ge=1, examples=[1])
+    health: Annotated[HealthKind, BeforeValidator(lower)] = Field(
+        default="auto", examples=["llamacpp"]
+    )
     tier: int = Field(default=1, ge=1, examples=[2])
     weight: float = Field(default=1.0, gt=0, le=1000, examples=[0.5])
 
@@ -76,6 +79,7 @@ class ServerSettings(BaseModel):
             model_base=f"{host}:{model_port}" if model_port else host,
             health_base=f"{host}:{self.health_port}" if self.health_port else None,
             request_max=self.request_max,
+            health=self.health,
             tier=self.tier,
             weight=self.weight,
         )

@@ -1,6 +1,7 @@
 """Asks every server, again and again, how it is and which models it has."""
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -10,10 +11,11 @@ from typing import Literal
 import httpx
 import structlog
 
-from app.routing.choice import Standing
 from app.routing.fleet import NAME_LIMIT, Server
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.standing import Standing
 from app.routing.window import Sample, Side
+from app.upstream.sensing import Sensing, Silent
 
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
@@ -29,11 +31,12 @@ class Unusable(Exception):
 
 
 class Prober:
-    """One task for each server, so that a dead one never delays the news of the others.
+    """Two tasks for each server, so that a dead one never delays the news of the others.
 
     Every `interval` seconds a server's health address is asked for its GPU load, and every
     `models_ttl` seconds its model API for its models; every `interval` while that fails, and
-    where there is no health address. `learn` is told what came of it; `checked` of each probe
+    where there is no health address. Servers are also asked what they tell of themselves, as
+    long as they can be reached. `learn` is told what came of it; `checked` of each probe
     of a health address, or of a model list in its stead, and how many seconds it took.
     Timeouts are in seconds.
     """
@@ -57,6 +60,10 @@ class Prober:
         self._models_ttl = models_ttl
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
         self._clock = clock
+        self._senses = {
+            s.server.name: Sensing(s.server.name, s.server.health, clock) for s in self._standings
+        }
+        self._reached: set[str] = set()
         self._listed_at: dict[str, float] = {}
         self._client: httpx.AsyncClient | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,8 +71,9 @@ class Prober:
     def start(self) -> None:
         """Probe from now on."""
         self._tasks = [
-            asyncio.create_task(self._watch(standing), name=f"probe {standing.server.name}")
+            asyncio.create_task(watch, name=f"probe {standing.server.name}")
             for standing in self._standings
+            for watch in (self._watch(standing), self._listen(standing.server))
         ]
 
     async def stop(self) -> None:
@@ -87,7 +95,7 @@ class Prober:
             due.append(self._ask(server, "health", url, self._health))
         listed_at = self._listed_at.get(server.name, -math.inf)
         if (
-            not due
+            server.health_base is None
             or standing.window.troubled
             or standing.models is None
             or self._clock() - listed_at >= self._models_ttl
@@ -112,6 +120,35 @@ class Prober:
                 log.warning("server.up" if valid else "server.down", server=standing.server.name)
             await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
 
+    async def _listen(self, server: Server) -> None:
+        """Ask for a server's own words apart from the rest: it may be slow to find them."""
+        while True:
+            try:
+                await self.sense(server)
+            except Exception:
+                log.exception("sensing.failed", server=server.name)
+            await asyncio.sleep(self._interval)
+
+    async def sense(self, server: Server) -> None:
+        """Ask a server that can be reached what it tells of itself.
+
+        Silence says nothing: llama.cpp's answers such questions between two batches only, and
+        one batch of a long prompt can take longer than we wait.
+        """
+        if server.name not in self._reached:
+            return
+
+        async def get(path: str) -> tuple[int, bytes]:
+            try:
+                return await self._get(server.model_base + path)
+            except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
+                raise Silent from error
+
+        with contextlib.suppress(Silent):
+            report = await self._senses[server.name].report(get)
+            if report is not None:
+                self._learn(report)
+
     async def _ask(
         self, server: Server, side: Side, url: str, read: Callable[[str, int, bytes], News]
     ) -> None:
@@ -123,6 +160,9 @@ class Prober:
             refused = isinstance(error, httpx.ConnectError)
             result = "refused" if refused else "timeout"
             news = Failure(server.name, side, unreachable=True)
+            if side == "models":
+                self._reached.discard(server.name)
+                self._senses[server.name].forget()
         except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
             silent = isinstance(error, httpx.TimeoutException)
             result = "timeout" if silent else "bad_response"
@@ -151,7 +191,10 @@ class Prober:
         return HealthAnswer(server, Sample(busy, percent, self._clock()))
 
     def _models(self, server: str, status: int, body: bytes) -> News:
-        if status >= 500:  # llama-server answers 503 while it loads a model
+        self._reached.add(server)
+        if (loading := self._senses[server].loads(status, body)) is not None:
+            return loading
+        if status >= 500:
             raise Unusable(f"status {status}")
         self._listed_at[server] = self._clock()
         return ModelsAnswer(server, _names(body) if status == 200 else None)

@@ -38,6 +38,8 @@ class Completion:
     endless: bool
     stream: bool
     include_usage: bool
+    slot: int | None = None
+    """The number of the slot that was asked for."""
     number: int = 0
     cached: int = 0
     answer: list[str] = field(default_factory=list)
@@ -56,6 +58,7 @@ class Completion:
         endless = body.get("ignore_eos") is True
         if endless and most is None:
             raise BadRequest("ignore_eos needs max_tokens here: nothing else ends the answer")
+        slot = body.get("id_slot")
         return cls(
             model,
             server,
@@ -65,6 +68,7 @@ class Completion:
             endless,
             stream=body.get("stream") is True,
             include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+            slot=slot if isinstance(slot, int) and slot >= 0 else None,
         )
 
     @property

@@ -57,15 +57,16 @@ class ModelServer:
         models: Sequence[str] = ("qwen3:8b",),
         *,
         slots: int = 1,
+        ram: int = 0,
         speed: Speed = INSTANT,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
-        self.slots = {model: Slots(slots) for model in models}
+        self.slots = {model: Slots(slots, ram) for model in models}
         self.active = self.peak = self.served = self.cancelled = 0
         self.requests: deque[Request] = deque(maxlen=100)
-        self._room = {model: asyncio.Semaphore(slots) for model in models}
+        self._room = {model: asyncio.Condition() for model in models}
         self._numbers = itertools.count(1)
         self._load = Load(WINDOW_SECONDS)
         self._speed = speed
@@ -114,6 +115,8 @@ class ModelServer:
                 return {"status": "ok"}
             case "/llmhealth":
                 return self._health()
+            case "/props" | "/slots" if len(self.slots) > 1:
+                return None  # llama-server has one model; this is more like llama-swap
             case "/props":
                 return {
                     "default_generation_settings": {"n_ctx": CONTEXT},
@@ -123,9 +126,9 @@ class ModelServer:
                 }
             case "/slots":
                 return [
-                    {"id": slot.number, "model": model, "n_ctx": CONTEXT}
+                    {"id": slot.number, "n_ctx": CONTEXT}
                     | {"is_processing": slot.busy, "n_prompt_tokens_cache": len(slot.tokens)}
-                    for model, slots in self.slots.items()
+                    for slots in self.slots.values()
                     for slot in slots
                 ]
             case "/v1/models":
@@ -162,13 +165,19 @@ class ModelServer:
                 else:
                     chat = path == "/v1/chat/completions"
                     completion = Completion.read(body, model, self.name, chat=chat)
+                    if completion.slot is not None and completion.slot >= len(self.slots[model]):
+                        raise BadRequest("id_slot names no slot")
                     await self._complete(completion, answer)
         except ValueError as error:
             await answer.refuse(400, str(error))
 
     async def _complete(self, completion: Completion, answer: Answer) -> None:
         completion.number = next(self._numbers)
-        async with self._slot(completion.model, completion.prompt) as (slot, completion.cached):
+        wanted = completion.slot
+        async with self._slot(completion.model, completion.prompt, wanted) as (
+            slot,
+            completion.cached,
+        ):
             tokens = answer_to(completion.prompt, completion.most, endless=completion.endless)
             if not completion.stream:
                 completion.answer = list(tokens)
@@ -206,18 +215,23 @@ class ModelServer:
         await answer.page({"object": "list", "model": model, "data": data, "usage": usage})
 
     @asynccontextmanager
-    async def _slot(self, model: str, prompt: list[str]) -> AsyncIterator[tuple[Slot, int]]:
+    async def _slot(
+        self, model: str, prompt: list[str], wanted: int | None = None
+    ) -> AsyncIterator[tuple[Slot, int]]:
         """Wait for a slot and let it read the prompt."""
-        async with self._room[model]:
-            slot, cached = self.slots[model].take(prompt)
-            self._load.change(+1, self._clock())
-            try:
-                await self._work(len(prompt) - cached, self._speed.prefill)
-                slot.tokens = prompt.copy()
-                yield slot, cached
-            finally:
-                self.slots[model].give_back(slot, self._clock())
-                self._load.change(-1, self._clock())
+        slots, room = self.slots[model], self._room[model]
+        async with room:
+            await room.wait_for(lambda: slots.free(wanted))
+            slot, cached = slots.take(prompt, wanted)
+        self._load.change(+1, self._clock())
+        try:
+            await self._work(len(prompt) - cached, self._speed.prefill)
+            slot.tokens = prompt.copy()
+            yield slot, cached
+        finally:
+            slots.give_back(slot, self._clock())
+            self._load.change(-1, self._clock())
+            asyncio.get_running_loop().create_task(_announce(room))
 
     async def _work(self, tokens: int, speed: float) -> None:
         if math.isfinite(speed):
@@ -244,6 +258,12 @@ class ModelServer:
                 self._changed.notify_all()
 
 
+async def _announce(room: asyncio.Condition) -> None:
+    """Tell those who wait for a slot that one is free; who leaves one cannot wait for that."""
+    async with room:
+        room.notify_all()
+
+
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Do some work; cancel it when the client leaves."""
     working = asyncio.ensure_future(work)
@@ -267,11 +287,13 @@ def main() -> None:
     parser.add_argument("--name", default="PC1")
     parser.add_argument("--models", default="qwen3:8b", help="names, separated by commas")
     parser.add_argument("--slots", type=int, default=1, help="of each model")
+    parser.add_argument("--ram", type=int, default=0, help="prompts kept that left their slots")
     parser.add_argument("--prefill", type=float, default=math.inf, help="tokens per second")
     parser.add_argument("--decode", type=float, default=math.inf, help="tokens per second")
     asked = parser.parse_args()
     speed = Speed(asked.prefill, asked.decode)
-    server = ModelServer(asked.name, asked.models.split(","), slots=asked.slots, speed=speed)
+    models = asked.models.split(",")
+    server = ModelServer(asked.name, models, slots=asked.slots, ram=asked.ram, speed=speed)
     uvicorn.run(
         server.app,
         host=asked.host,

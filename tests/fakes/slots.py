@@ -21,17 +21,25 @@ class Slot:
 
     def knows(self, prompt: Sequence[str]) -> int:
         """Count the tokens at the prompt's beginning that the cache holds."""
-        for count, (known, asked) in enumerate(zip(self.tokens, prompt, strict=False)):
-            if known != asked:
-                return count
-        return min(len(self.tokens), len(prompt))
+        return _common(self.tokens, prompt)
+
+
+def _common(tokens: Sequence[str], prompt: Sequence[str]) -> int:
+    for count, (known, asked) in enumerate(zip(tokens, prompt, strict=False)):
+        if known != asked:
+            return count
+    return min(len(tokens), len(prompt))
 
 
 class Slots:
-    """A model's slots. Who takes one has made sure that one is free."""
+    """A model's slots, and the last prompts that had to leave them, which are kept in RAM.
 
-    def __init__(self, count: int) -> None:
+    Who takes a slot has made sure that it is free.
+    """
+
+    def __init__(self, count: int, ram: int = 0) -> None:
         self._slots = [Slot(number) for number in range(count)]
+        self._ram: deque[list[str]] = deque(maxlen=ram)
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
@@ -39,21 +47,40 @@ class Slots:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def take(self, prompt: Sequence[str]) -> tuple[Slot, int]:
+    def free(self, wanted: int | None = None) -> bool:
+        """Whether a slot, or the one that is wanted, could be taken now."""
+        if wanted is None:
+            return not all(slot.busy for slot in self._slots)
+        return not self._slots[wanted].busy
+
+    def take(self, prompt: Sequence[str], wanted: int | None = None) -> tuple[Slot, int]:
         """Choose a free slot for a prompt; also tell how many of its tokens need no work.
 
-        The slot that knows the most of the prompt is taken, or the one unused for longest
-        where none knows enough. The last token is always worked on: the first token of the
-        answer comes from it.
+        Unless one is wanted, the slot that knows the most of the prompt is taken, or the one
+        unused for longest where none knows enough. The last token is always worked on: the
+        first token of the answer comes from it.
         """
-        free = [slot for slot in self._slots if not slot.busy]
-        slot = max(free, key=lambda slot: slot.knows(prompt))
-        if slot.knows(prompt) <= SIMILAR * len(prompt):
-            slot = min(free, key=lambda slot: slot.used_at)
+        if wanted is None:
+            free = [slot for slot in self._slots if not slot.busy]
+            slot = max(free, key=lambda slot: slot.knows(prompt))
+            if slot.knows(prompt) <= SIMILAR * len(prompt):
+                slot = min(free, key=lambda slot: slot.used_at)
+        else:
+            slot = self._slots[wanted]
+        self._exchange(slot, prompt)
         cached = max(0, min(slot.knows(prompt), len(prompt) - 1))
         del slot.tokens[cached:]
         slot.busy = True
         return slot, cached
+
+    def _exchange(self, slot: Slot, prompt: Sequence[str]) -> None:
+        """Save what a slot holds of another prompt, and load what the RAM holds of this one."""
+        kept = slot.knows(prompt)
+        saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
+        if kept < len(slot.tokens) / 2:
+            self._ram.append(slot.tokens.copy())
+        if _common(saved, prompt) > kept:
+            slot.tokens = saved.copy()
 
     def give_back(self, slot: Slot, now: float) -> None:
         """Free a slot; its cache stays."""

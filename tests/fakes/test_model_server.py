@@ -135,17 +135,36 @@ async def test_each_model_has_slots_of_its_own_and_other_requests_wait_inside() 
     asked = [asyncio.create_task(chat(server, model=model)) for model in ("a", "a", "a-2")]
     await asyncio.to_thread(server.wait_until, lambda: server.active == 3)
 
-    async with inside(server) as client:
-        slots = (await client.get("/slots")).json()
+    busy = {model: [slot.busy for slot in slots] for model, slots in server.slots.items()}
     for task in asked:
         task.cancel()
     await asyncio.wait(asked)
 
-    assert [(slot["model"], slot["is_processing"]) for slot in slots] == [
-        ("a", True),
-        ("a-2", True),
-    ]
+    assert busy == {"a": [True], "a-2": [True]}
     assert (server.active, server.peak, server.served, server.cancelled) == (0, 3, 0, 3)
+
+
+async def test_a_request_gets_the_slot_that_it_names() -> None:
+    server = ModelServer(slots=2)
+
+    for slot in (1, 1, 0):
+        assert (await chat(server, id_slot=slot)).status_code == 200
+    async with inside(server) as client:
+        slots = (await client.get("/slots")).json()
+
+    assert [slot["n_prompt_tokens_cache"] > 0 for slot in slots] == [True, True]
+    assert (await chat(server, id_slot=2)).status_code == 400
+
+
+async def test_a_slot_that_is_named_and_busy_is_waited_for() -> None:
+    server = ModelServer(slots=2, speed=HELD, sleep=for_ever)
+    asked = [asyncio.create_task(chat(server, id_slot=0)) for _ in range(2)]
+    await asyncio.to_thread(server.wait_until, lambda: server.active == 2)
+
+    assert [slot.busy for slot in server.slots["qwen3:8b"]] == [True, False]
+    for task in asked:
+        task.cancel()
+    await asyncio.wait(asked)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

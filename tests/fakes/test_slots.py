@@ -64,3 +64,26 @@ def test_the_load_is_the_peak_of_the_last_seconds() -> None:
 @given(st.text())
 def test_tokens_joined_are_the_text(text: str) -> None:
     assert "".join(tokens_of(text)) == text
+
+
+def test_the_slot_that_is_wanted_is_taken_whatever_others_know() -> None:
+    slots = Slots(2)
+    slot, _ = slots.take("abcdef")
+    slot.tokens = list("abcdef")
+    slots.give_back(slot, now=1.0)
+
+    assert slots.take("abcdef", wanted=1)[0].number == 1
+    assert not slots.free(1)
+    assert slots.free(0)
+
+
+def test_a_prompt_that_left_its_slot_comes_back_from_ram() -> None:
+    slots = Slots(1, ram=1)
+    for prompt in ("abcdef", "uvwxyz"):
+        slot, _ = slots.take(prompt)
+        slot.tokens = list(prompt)
+        slots.give_back(slot, now=1.0)
+
+    _, cached = slots.take("abcdefgh")
+
+    assert cached == 6

@@ -1,6 +1,7 @@
 import pytest
 
 from app.settings import SettingsError, load
+from app.settings.server import ServerSettings
 from tests.fakes.environment import Environment
 
 ADDR = "http://192.168.1.20"
@@ -130,8 +131,7 @@ def test_an_unknown_key_of_a_server_is_a_mistake_with_what_may_be_meant(
     start = "BALANCER_SERVERS: PC1"
     assert told == (
         f"{start}.model_prot: is no setting; did you mean model_port?",
-        f"{start}.colour: is no setting; there are "
-        "addr, health_port, model_port, request_max, tier, weight",
+        f"{start}.colour: is no setting; there are {', '.join(ServerSettings.model_fields)}",
     )
 
 

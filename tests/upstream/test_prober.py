@@ -26,7 +26,7 @@ def serving(health: bytes = b'{"status":"idle"}', models: bytes = MODELS) -> Scr
         while True:
             message = await visit.message()
             path = message.start.split()[1]
-            await visit.say(ok({"/llmhealth": health, "/v1/models": models}[path]))
+            await visit.say(ok({"/llmhealth": health, "/v1/models": models}.get(path, b"")))
 
     return script
 
@@ -196,7 +196,7 @@ async def test_a_dead_server_does_not_delay_the_news_of_others() -> None:
 
     async with listening(silent) as dead, listening(serving()) as alive:
         servers = [
-            Server(name, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
+            Server(name, (url := f"http://127.0.0.1:{port}"), url, health="llmhealth")
             for name, port in (("dead", dead), ("alive", alive))
         ]
         balancer = Balancer(Fleet.of(servers), clock=Clock())
@@ -229,7 +229,7 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
         raise ValueError("a fault of ours")
 
     async with listening(serving()) as port:
-        server = Server("A", f"http://127.0.0.1:{port}")
+        server = Server("A", f"http://127.0.0.1:{port}", health="openai")
         balancer = Balancer(Fleet.of([server]), clock=Clock())
         prober = Prober(balancer.standings(), learn, interval=0.01)
         prober.start()

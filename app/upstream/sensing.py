@@ -1,0 +1,204 @@
+"""What model servers tell of themselves: slots, requests at work, models in memory.
+
+Only ever asked by GET, and only for what wakes or loads no model.
+"""
+
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from app.routing.fleet import HealthKind
+from app.routing.news import Report
+
+Get = Callable[[str], Awaitable[tuple[int, bytes]]]
+"""Asks for a path; gives status and body.
+
+Raises:
+    Silent: there is no answer that could be read.
+"""
+
+LOOK_AGAIN = 600.0
+"""Seconds after which a server that seemed to be nothing particular is looked at again."""
+
+
+class Silent(Exception):
+    """No answer came, or none that can be read."""
+
+
+class Sensing:
+    """Follows one server. Of kind `auto`, it first finds out what the server is."""
+
+    def __init__(self, server: str, kind: HealthKind, clock: Callable[[], float]) -> None:
+        self._server = server
+        self._kind = kind
+        self._clock = clock
+        self._found: HealthKind | None = None if kind == "auto" else kind
+        self._looked_at = -math.inf
+        self._total_slots: int | None = None
+
+    def forget(self) -> None:
+        """Note that the server was away: another may come back."""
+        self._total_slots = None
+        self._looked_at = -math.inf
+        if self._kind == "auto":
+            self._found = None
+
+    def loads(self, status: int, body: bytes) -> Report | None:
+        """Tell from any answer whether it is that of a llama.cpp server that loads its model."""
+        if self._kind in ("auto", "llamacpp") and status == 503 and b"Loading model" in body:
+            self._found = "llamacpp"
+            return Report(self._server, "llamacpp", loading=True)
+        return None
+
+    async def report(self, get: Get) -> Report | None:
+        """Ask the server how it is; None where it does not tell.
+
+        Raises:
+            Silent: it did not answer.
+        """
+        if self._found is None or (
+            self._found != self._kind == "auto"
+            and self._found == "openai"
+            and self._clock() - self._looked_at >= LOOK_AGAIN
+        ):
+            self._found = await _find_out(get)
+            self._looked_at = self._clock()
+        match self._found:
+            case "llamacpp":
+                return await self._llamacpp(get)
+            case "ollama":
+                told = _objects(_json(await get("/api/ps")), "models")
+                return self._loaded(_texts(told, "name") | _texts(told, "model"))
+            case "llama-swap":
+                told = _objects(_json(await get("/running")), "running")
+                return self._loaded(_texts((x for x in told if x.get("state") == "ready"), "model"))
+            case "lmstudio":
+                told = _objects(_json(await get("/api/v0/models")), "data")
+                return self._loaded(_texts((x for x in told if x.get("state") == "loaded"), "id"))
+            case "vllm":
+                active = _sum(await get("/metrics"), _VLLM)
+                return Report(self._server, "vllm", active=active)
+        return None
+
+    def _loaded(self, models: frozenset[str]) -> Report:
+        return Report(self._server, self._found or "", loaded=models)
+
+    async def _llamacpp(self, get: Get) -> Report:
+        """Ask llama.cpp's server (its README, "GET /slots", "GET /props", "GET /metrics")."""
+        answer = await get("/slots")
+        if (loading := self.loads(*answer)) is not None:
+            return loading
+        slots = _json(answer)
+        numbers = [x.get("id") for x in slots or ()] if _is_list_of_objects(slots) else []
+        if numbers and len(set(numbers)) == len(numbers) and all(map(_is_number, numbers)):
+            busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
+            return Report(
+                self._server,
+                "llamacpp",
+                slots=len(numbers),
+                busy_slots=busy,
+                active=len(busy),
+            )
+        return await self._llamacpp_without_slots(get)
+
+    async def _llamacpp_without_slots(self, get: Get) -> Report:
+        """Make do with less: `--no-slots`, or a router in front of several models."""
+        if self._total_slots is None:
+            props = _json(await get("/props"))
+            if isinstance(props, dict) and props.get("role") == "router":
+                told = _objects(_json(await get("/models")), "data")
+                ready = (x for x in told if _value(x.get("status")) == "loaded")
+                return Report(self._server, "llamacpp", loaded=_texts(ready, "id"))
+            total = props.get("total_slots") if isinstance(props, dict) else None
+            self._total_slots = total if _is_number(total) else None
+        active = _sum(await get("/metrics"), _LLAMACPP)
+        return Report(self._server, "llamacpp", slots=self._total_slots, active=active)
+
+
+async def _find_out(get: Get) -> HealthKind:
+    """Ask for what only servers of one kind answer."""
+    questions: tuple[tuple[HealthKind, str, Callable[[tuple[int, bytes]], bool]], ...] = (
+        # Another balancer: its paths lead to one of many servers, whose slots are its own matter.
+        ("openai", "/llmhealth-snapshot", lambda x: "backends" in _members(x)),
+        ("llamacpp", "/props", lambda x: {"total_slots", "role"} & _members(x).keys() != set()),
+        ("llama-swap", "/running", lambda x: isinstance(_members(x).get("running"), list)),
+        ("ollama", "/api/ps", lambda x: isinstance(_members(x).get("models"), list)),
+        (
+            "lmstudio",
+            "/api/v0/models",
+            lambda x: any("state" in m for m in _objects(_json(x), "data")),
+        ),
+        ("vllm", "/metrics", lambda x: x[0] == 200 and b"vllm:" in x[1]),
+    )
+    for kind, path, fits in questions:
+        try:
+            answer = await get(path)
+        except Silent:
+            continue
+        if fits(answer):
+            return kind
+        if answer[0] == 503 and b"Loading model" in answer[1]:
+            return "llamacpp"
+    return "openai"
+
+
+_VLLM = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{[^\n]*\})? (\S+)", re.MULTILINE)
+_LLAMACPP = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
+
+
+def _sum(answer: tuple[int, bytes], series: re.Pattern[bytes]) -> int | None:
+    """Add up some series of a page of metrics; None where there are none."""
+    status, body = answer
+    if status != 200:
+        return None
+    values = []
+    for text in series.findall(body):
+        try:
+            value = float(text)
+        except ValueError:
+            continue
+        if math.isfinite(value) and value >= 0:
+            values.append(int(value))
+    return sum(values) if values else None
+
+
+def _json(answer: tuple[int, bytes]) -> Any:
+    status, body = answer
+    if status != 200:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _members(answer: tuple[int, bytes]) -> dict[str, Any]:
+    told = _json(answer)
+    return told if isinstance(told, dict) else {}
+
+
+def _objects(told: Any, name: str) -> list[dict[str, Any]]:
+    found = told.get(name) if isinstance(told, dict) else None
+    return [x for x in found if isinstance(x, dict)] if isinstance(found, list) else []
+
+
+def _tells_states(models: list[dict[str, Any]]) -> bool:
+    return any("state" in model for model in models)
+
+
+def _texts(objects: Iterable[dict[str, Any]], name: str) -> frozenset[str]:
+    return frozenset(x[name] for x in objects if isinstance(x.get(name), str))
+
+
+def _value(status: object) -> object:
+    return status.get("value") if isinstance(status, dict) else status
+
+
+def _is_list_of_objects(told: Any) -> bool:
+    return isinstance(told, list) and all(isinstance(x, dict) for x in told)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

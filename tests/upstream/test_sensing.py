@@ -1,0 +1,197 @@
+"""What model servers tell of themselves, and what is made of it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.routing.fleet import HealthKind
+from app.routing.news import Report
+from app.upstream.sensing import LOOK_AGAIN, Sensing, Silent
+from tests.fakes.balancer import free_port
+from tests.fakes.clock import Clock
+from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
+
+pytestmark = pytest.mark.anyio
+
+LOADING = (503, b'{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}')
+SLOTS = [{"id": 0, "is_processing": False}, {"id": 1, "is_processing": True}]
+PROPS = {"total_slots": 2, "model_path": "x.gguf"}
+
+
+class Pages:
+    """A server with some pages, of which it notes who asked for them."""
+
+    def __init__(self, pages: Mapping[str, object]) -> None:
+        self.pages = dict(pages)
+        self.asked: list[str] = []
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        self.asked.append(path)
+        page = self.pages.get(path, (404, b"not found"))
+        if isinstance(page, Silent):
+            raise page
+        if isinstance(page, tuple):
+            return page
+        return 200, page if isinstance(page, bytes) else json.dumps(page).encode()
+
+
+async def told(kind: HealthKind, pages: Mapping[str, object]) -> Report | None:
+    return await Sensing("A", kind, Clock()).report(Pages(pages).get)
+
+
+async def test_llama_cpp_tells_its_slots_and_which_are_at_work() -> None:
+    assert await told("llamacpp", {"/slots": SLOTS}) == Report(
+        "A", "llamacpp", slots=2, busy_slots=frozenset({1}), active=1
+    )
+
+
+async def test_llama_cpp_without_slots_tells_how_many_there_are_and_what_is_at_work() -> None:
+    metrics = b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
+
+    assert await told("llamacpp", {"/props": PROPS, "/metrics": metrics}) == Report(
+        "A", "llamacpp", slots=2, active=4
+    )
+
+
+async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
+    models = {"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "b", "status": {}}]}
+
+    assert await told("llamacpp", {"/props": {"role": "router"}, "/models": models}) == Report(
+        "A", "llamacpp", loaded=frozenset({"a"})
+    )
+
+
+async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
+    assert await told("llamacpp", {"/slots": LOADING}) == Report("A", "llamacpp", loading=True)
+    assert await told("auto", {"/props": LOADING, "/slots": LOADING}) == Report(
+        "A", "llamacpp", loading=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "pages", "report"),
+    [
+        (
+            "ollama",
+            {"/api/ps": {"models": [{"name": "qwen3:8b", "model": "qwen3:8b"}]}},
+            Report("A", "ollama", loaded=frozenset({"qwen3:8b"})),
+        ),
+        (
+            "llama-swap",
+            {"/running": {"running": [{"model": "a", "state": "ready"}, {"model": "b"}]}},
+            Report("A", "llama-swap", loaded=frozenset({"a"})),
+        ),
+        (
+            "lmstudio",
+            {"/api/v0/models": {"data": [{"id": "a", "state": "loaded"}, {"id": "b"}]}},
+            Report("A", "lmstudio", loaded=frozenset({"a"})),
+        ),
+        (
+            "vllm",
+            {
+                "/metrics": b'vllm:num_requests_running{model_name="m"} 3.0\n'
+                b'vllm:num_requests_waiting{model_name="m",engine="0"} 2.0\n'
+                b'vllm:num_requests_waiting_x{a="b"} 7.0\n'
+            },
+            Report("A", "vllm", active=5),
+        ),
+        ("llamacpp", {"/slots": SLOTS, "/props": PROPS}, Report("A", "llamacpp", slots=2)),
+        ("openai", {}, None),
+    ],
+)
+async def test_each_kind_tells_its_own_and_is_found_by_it(
+    kind: HealthKind, pages: Mapping[str, object], report: Report | None
+) -> None:
+    by_name, found = await told(kind, pages), await told("auto", pages)
+
+    assert found == by_name
+    if report is None or kind != "llamacpp":
+        assert found == report
+
+
+async def test_another_balancer_is_taken_for_no_more_than_an_api() -> None:
+    pages = {"/llmhealth-snapshot": {"backends": [{}]}, "/props": PROPS, "/slots": SLOTS}
+
+    assert await told("auto", pages) is None
+
+
+async def test_a_kind_is_found_once_and_looked_for_again_after_an_outage() -> None:
+    server = Pages({"/api/ps": {"models": []}})
+    sensing = Sensing("A", "auto", Clock())
+    await sensing.report(server.get)
+    server.asked.clear()
+    await sensing.report(server.get)
+    assert server.asked == ["/api/ps"]
+
+    sensing.forget()
+    server.pages = {"/running": {"running": []}}
+
+    assert await sensing.report(server.get) == Report("A", "llama-swap", loaded=frozenset())
+
+
+async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None:
+    server, clock = Pages({}), Clock()
+    sensing = Sensing("A", "auto", clock)
+    assert await sensing.report(server.get) is None
+    server.pages = {"/api/ps": {"models": []}}
+    assert await sensing.report(server.get) is None
+
+    clock.tick(LOOK_AGAIN)
+
+    assert await sensing.report(server.get) is not None
+
+
+async def test_one_silent_page_does_not_stop_the_search() -> None:
+    pages = {"/props": Silent(), "/api/ps": {"models": []}}
+
+    assert await told("auto", pages) == Report("A", "ollama", loaded=frozenset())
+
+
+KINDS: list[HealthKind] = ["auto", "llamacpp", "ollama", "vllm", "llama-swap", "lmstudio"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "running", "models", "data", "state", "status", "total_slots"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+ANSWERS = st.tuples(
+    st.sampled_from([200, 404, 500, 503]),
+    st.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).encode()),
+)
+
+
+@given(st.sampled_from(KINDS), ANSWERS)
+async def test_any_answer_is_a_report_or_none(kind: HealthKind, answer: tuple[int, bytes]) -> None:
+    async def get(_: str) -> tuple[int, bytes]:
+        return answer
+
+    report = await Sensing("A", kind, Clock()).report(get)
+
+    assert report is None or isinstance(report, Report)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
+async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port(), slots=3) as url:
+        async with httpx.AsyncClient(base_url=url) as client:
+
+            async def get(path: str) -> tuple[int, bytes]:
+                answer = await client.get(path)
+                return answer.status_code, answer.content
+
+            report = await Sensing("A", "auto", Clock()).report(get)
+
+    assert report == Report("A", "llamacpp", slots=3, busy_slots=frozenset(), active=0)
