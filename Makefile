@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-stack lint format bench up down lock dashboards clean
+.PHONY: help install demo test test-stack lint format bench bench-routing up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ format: .venv/installed  ## let ruff put the code in order
 
 bench: .venv/installed  ## CPU and memory beside the controls, one table
 	$(BIN)/python -m tests.bench
+
+bench-routing: .venv/installed  ## Cached tokens and waits beside other balancers, on modelled servers
+	$(BIN)/python -m tests.bench.routing
 
 up:  ## the balancer, Prometheus and Grafana in containers
 	docker compose up --build --wait

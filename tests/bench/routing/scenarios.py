@@ -1,0 +1,122 @@
+"""Who asks what of which fleet."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.fakes.completion import Speed
+
+PREFILL, DECODE = 1_000.0, 60.0
+"""Tokens per second of an ordinary machine."""
+
+WORDS = (
+    *("alpha", "beta", "gamma", "delta", "kappa", "lambda", "omega", "sigma", "theta", "zeta"),
+    *("north", "south", "river", "stone", "cloud", "forest", "harbour", "island", "meadow"),
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Conversations on a fleet of four servers.
+
+    A conversation has so many `turns`, each with `question` words beside what was said before,
+    and pauses of up to `think` seconds between them. Prompts begin with `system` words, the
+    same for all where they are `shared`. With `growing`, the first conversation is an agent
+    that says all in one message, which gets longer.
+    """
+
+    name: str
+    about: str
+    slots: int
+    conversations: int
+    turns: int = 6
+    system: int = 250
+    question: int = 60
+    shared: bool = False
+    one_address: bool = False
+    growing: bool = False
+    think: float = 1.5
+    speeds: tuple[Speed, ...] = (Speed(PREFILL, DECODE),) * 4
+
+    @property
+    def fits(self) -> bool:
+        """Whether each conversation can have a slot of its own."""
+        return self.conversations <= self.slots * len(self.speeds)
+
+
+SCENARIOS = (
+    Scenario("own-prompts", "own system prompts, one slot a server", 1, 4),
+    Scenario(
+        "shared-prompt", "a shared system prompt and address", 1, 4, shared=True, one_address=True
+    ),
+    Scenario(
+        "four-slots",
+        "a shared system prompt and address, four slots",
+        4,
+        14,
+        shared=True,
+        one_address=True,
+    ),
+    Scenario("overload", "16 conversations on 8 slots", 2, 16, shared=True, turns=4, think=0.5),
+    Scenario(
+        "slow-machine",
+        "one machine of a quarter of the speed",
+        2,
+        6,
+        shared=True,
+        speeds=(Speed(PREFILL, DECODE),) * 3 + (Speed(PREFILL / 4, DECODE / 4),),
+    ),
+    Scenario("agent", "an agent's growing message beside chats", 1, 4, growing=True, shared=True),
+)
+
+
+@dataclass
+class Conversation:
+    """One conversation, of which each turn repeats all before it."""
+
+    name: str
+    address: str
+    random: Random
+    scenario: Scenario
+    system: str
+    grows: bool
+    history: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history.append({"role": "system", "content": self.system})
+
+    def ask(self) -> list[dict[str, str]]:
+        """Say something more; gives all the messages."""
+        question = prose(self.random, self.scenario.question)
+        if self.grows and len(self.history) > 1:
+            self.history[1:] = [
+                {"role": "user", "content": f"{self.history[1]['content']} {question}"}
+            ]
+        else:
+            self.history.append({"role": "user", "content": question})
+        return list(self.history)
+
+    def hear(self, answer: str) -> None:
+        """Take an answer in."""
+        if not self.grows:
+            self.history.append({"role": "assistant", "content": answer})
+
+    def pause(self) -> float:
+        """Think, for so many seconds."""
+        return self.random.uniform(0.2, 1.0) * self.scenario.think
+
+
+def conversations(scenario: Scenario) -> Iterator[Conversation]:
+    """Make the conversations, the same ones each time."""
+    shared = prose(Random(scenario.name), scenario.system)
+    for number in range(scenario.conversations):
+        random = Random(f"{scenario.name} {number}")
+        system = shared if scenario.shared else prose(random, scenario.system)
+        address = "10.0.0.1" if scenario.one_address else f"10.0.0.{number + 1}"
+        grows = scenario.growing and number == 0
+        yield Conversation(f"{number}", address, random, scenario, system, grows)
+
+
+def prose(random: Random, words: int) -> str:
+    """Say so many words."""
+    return " ".join(random.choice(WORDS) for _ in range(words))
