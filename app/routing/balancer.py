@@ -28,8 +28,8 @@ Lookup = Literal["hit", "miss", "expired", "unusable"]
 """What came of a client's pin; unusable where the request went elsewhere."""
 
 Forecast = Literal["hit", "miss", "surprise", "none"]
-"""What came of what a server's cache was believed to hold: it was there; it was not; it was,
-unexpectedly; nothing was expected and nothing was there."""
+"""What came of what a server's cache was believed to hold: the prompt that is continued was
+there; it was not; it was, although it was believed gone; it was gone, or there is none."""
 
 Source = Literal["cache", "work"]
 """Where a prompt's tokens came from: they were in a cache, or had to be worked on."""
@@ -37,8 +37,12 @@ Source = Literal["cache", "work"]
 DECISIONS = 30
 """How many of the last decisions are kept to be shown."""
 
-HELD = 0.5
-"""The part of what was expected from a cache that must have come for it to have been there."""
+HELD = 0.8
+"""The part of what was expected from a cache that must have come for it to have been there.
+
+Less may be a system prompt that all share. More cannot be asked for: prompts are measured in
+characters here, and in tokens there.
+"""
 
 MEASURABLE = 200
 """Fewest tokens whose reading tells something about a server's speed."""
@@ -117,6 +121,13 @@ class Balancer:
     ) -> Lease | Refusal:
         """Book a lease at the fallback for a model request that is not routed by its model."""
         return self._place_on_fallback(Ask(endpoint, (endpoint,), client, client), tried)
+
+    def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
+        """Whether a request, placed now, would find its prompt in a cache."""
+        names = self.fleet.candidates(ask.model)
+        candidates = [self._standings[name] for name in names or () if name not in tried]
+        choice = choose(ask, candidates, None, self._clock()) if candidates else None
+        return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
         """Tell who might get a request and who would, and send nothing anywhere."""
@@ -238,11 +249,13 @@ class Balancer:
         self.tokens[name, "work"] += read
         if claim is None:
             return
-        share = news.cached / news.prompt
-        expected = claim.match <= Match.REMEMBERED
-        held = share >= HELD * claim.share if expected else share >= HELD
-        result: Forecast = ("hit" if held else "miss") if expected else "surprise"
-        self.forecasts[name, result if expected or held else "none"] += 1
+        expected = claim.share or claim.possible
+        held = expected > 0 and news.cached / news.prompt >= HELD * expected
+        if claim.match <= Match.REMEMBERED:
+            result: Forecast = "hit" if held else "miss"
+        else:
+            result = "surprise" if held else "none"
+        self.forecasts[name, result] += 1
         if claim.rank is not None:
             standing.residency(news.instance).correct(claim.rank, held=held)
 

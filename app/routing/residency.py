@@ -69,8 +69,10 @@ class Claim(NamedTuple):
     match: Match
     share: float
     """The part of the prompt that should come from the cache, from 0 to 1."""
-    rank: int | None
+    rank: int | None = None
     """How many prompts left their slots after the one that is continued, if it left its own."""
+    possible: float = 0.0
+    """The part that comes from the cache if that prompt is still held."""
 
 
 class Residency:
@@ -145,8 +147,11 @@ class Residency:
 
     def claim(self, fit: Fit, prompt: Prompt) -> Claim:
         """Put down what is expected of a place, before it is taken."""
-        rank = self._rank(fit.anchor) if fit.anchor else None
-        return Claim(fit.match, fit.known / (prompt.size or 1), rank)
+        share = fit.known / (prompt.size or 1)
+        if not fit.anchor:
+            return Claim(fit.match, share)
+        possible = prompt.ends[fit.anchor] / prompt.size
+        return Claim(fit.match, share, self._rank(fit.anchor), possible)
 
     def correct(self, rank: int, *, held: bool) -> None:
         """Learn from an answer whether a prompt of the past was still held.

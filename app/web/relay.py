@@ -126,7 +126,8 @@ class Relay:
                 record.model = request.ask.model or NO_MODEL
                 record.stream = request.streams
                 place = functools.partial(self._balancer.place, request.ask)
-                await self._place_and_carry(exchange, place, request.body_for)
+                held = functools.partial(self._balancer.holds, request.ask)
+                await self._place_and_carry(exchange, place, request.body_for, held)
             else:
                 record.model = record.endpoint
                 place = functools.partial(
@@ -156,6 +157,7 @@ class Relay:
         exchange: Exchange,
         place: Callable[[tuple[str, ...]], Lease | Refusal],
         body_for: Callable[[str, int | None], bytes],
+        held: Callable[[tuple[str, ...]], bool] = lambda _: False,
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
@@ -169,6 +171,7 @@ class Relay:
                     record.model,
                     functools.partial(place, record.failures),
                     record.failures,
+                    functools.partial(held, record.failures),
                 )
                 record.waited += monotonic() - asked
             if isinstance(lease, Refusal):

@@ -1,6 +1,7 @@
 """Where requests wait while every server that may take them is full."""
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,15 @@ from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
 
 Place = Callable[[], Lease | Refusal]
+
+Wish = tuple[str, tuple[str, ...]]
+"""A model, and the servers that are out: whoever wishes the same finds the same."""
+
+REACH = 4
+"""Among how many next waiters one whose prompt is in a cache may go first."""
+
+PATIENCE = 2
+"""How often the next one may be passed by for that."""
 
 PACE = 32
 """How many of the last places handed out tell how fast the queue moves."""
@@ -43,16 +53,25 @@ class Waiter:
     model: str
     tried: tuple[str, ...]
     place: Place
+    held: Callable[[], bool]
     since: float
     turn: "asyncio.Future[Lease | Refusal]" = field(repr=False)
+    passed: int = 0
+    """How often others went first whose prompt was in a cache."""
+
+    @property
+    def wish(self) -> Wish:
+        """What it waits for."""
+        return self.model, self.tried
 
 
 class WaitingRoom:
     """A bounded, fair queue: clients take turns, and each is served in the order it asked.
 
     A freed place is handed, in the moment it becomes free, to the client whose last turn is
-    longest ago and that can use it. So nobody waits beside a free place, whoever finds one
-    has passed nobody by, and one who asks a hundred times at once holds nobody up.
+    longest ago and that can use it, or to one of the next few whose prompt is in the cache
+    there. So nobody waits beside a free place, whoever finds one has passed nobody by, and
+    one who asks a hundred times at once holds nobody up.
     `timeout` is in seconds.
     """
 
@@ -65,11 +84,17 @@ class WaitingRoom:
         balancer.on_room = self.hand_out
 
     async def wait(
-        self, client: str, model: str, place: Place, tried: tuple[str, ...] = ()
+        self,
+        client: str,
+        model: str,
+        place: Place,
+        tried: tuple[str, ...] = (),
+        held: Callable[[], bool] = lambda: False,
     ) -> Lease | Refusal:
         """Wait until `place`, which has found all full, gets a lease.
 
-        `tried` names the servers that are out for this request.
+        `tried` names the servers that are out for this request; `held` tells whether the
+        place that there is now has its prompt in a cache.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
@@ -78,7 +103,7 @@ class WaitingRoom:
         if len(self) >= self.capacity:
             raise QueueFull(len(self), self._expected(len(self)))
         loop = asyncio.get_running_loop()
-        waiter = Waiter(client, model, tried, place, monotonic(), loop.create_future())
+        waiter = Waiter(client, model, tried, place, held, monotonic(), loop.create_future())
         self._lines.setdefault(client, {})[waiter] = None
         try:
             async with asyncio.timeout(self._timeout):
@@ -93,15 +118,16 @@ class WaitingRoom:
 
     def hand_out(self) -> None:
         """Give free places to those who wait: each client gets one, then another."""
-        full: set[tuple[str, tuple[str, ...]]] = set()
+        full: set[Wish] = set()
         served = True
         while served:
             served = False
-            for client in list(self._lines):
+            for client in self._turns(full):
                 if self._serve(self._lines[client], full):
                     served = True
                     if line := self._lines.pop(client):
                         self._lines[client] = line  # its next turn comes after everybody else's
+                    break
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -124,14 +150,37 @@ class WaitingRoom:
             "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
 
-    def _serve(self, line: dict[Waiter, None], full: set[tuple[str, tuple[str, ...]]]) -> bool:
+    def _turns(self, full: set[Wish]) -> list[str]:
+        """List the clients in the order of their turns.
+
+        Among the next few, one whose prompt is in the cache of the free place may go first,
+        unless that would pass the very next one by once too often.
+        """
+        clients = list(self._lines)
+        able = (
+            (client, waiter)
+            for client in clients
+            for waiter in self._lines[client]
+            if not waiter.turn.done() and waiter.wish not in full
+        )
+        near = list(itertools.islice(able, REACH))
+        if len(near) > 1 and near[0][1].passed < PATIENCE:
+            for client, waiter in near:
+                if waiter.held():
+                    if waiter is not near[0][1]:
+                        near[0][1].passed += 1
+                        clients.remove(client)
+                        clients.insert(0, client)
+                    break
+        return clients
+
+    def _serve(self, line: dict[Waiter, None], full: set[Wish]) -> bool:
         """Find a place for the first of a client's requests that can have one.
 
         `full` gathers that for which no place is left, lest all who wait ask again.
         """
         for waiter in line:
-            wish = waiter.model, waiter.tried
-            if waiter.turn.done() or wish in full:
+            if waiter.turn.done() or waiter.wish in full:
                 continue  # it is leaving, or there is nothing to be had
             answer = waiter.place()
             if answer is not Refusal.FULL:
@@ -139,7 +188,7 @@ class WaitingRoom:
                 del line[waiter]
                 self._handed_out.append(monotonic())
                 return True
-            full.add(wish)
+            full.add(waiter.wish)
         return False
 
     def _ahead(self, waiter: Waiter) -> int:

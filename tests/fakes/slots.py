@@ -63,21 +63,28 @@ class Slots:
         if wanted is None:
             free = [slot for slot in self._slots if not slot.busy]
             slot = max(free, key=lambda slot: slot.knows(prompt))
+            keeps = slot.knows(prompt) >= len(slot.tokens) / 2
             if slot.knows(prompt) <= SIMILAR * len(prompt):
                 slot = min(free, key=lambda slot: slot.used_at)
+                keeps = False
         else:
             slot = self._slots[wanted]
-        self._exchange(slot, prompt)
+            keeps = False
+        if not keeps:
+            self._exchange(slot, prompt)
         cached = max(0, min(slot.knows(prompt), len(prompt) - 1))
         del slot.tokens[cached:]
         slot.busy = True
         return slot, cached
 
     def _exchange(self, slot: Slot, prompt: Sequence[str]) -> None:
-        """Save what a slot holds of another prompt, and load what the RAM holds of this one."""
+        """Save what a slot holds of another prompt, and load what the RAM holds of this one.
+
+        llama.cpp's server does so unless it chose the slot for the better part of what it holds.
+        """
         kept = slot.knows(prompt)
         saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
-        if kept < len(slot.tokens) / 2:
+        if kept < len(slot.tokens):
             self._ram.append(slot.tokens.copy())
         if _common(saved, prompt) > kept:
             slot.tokens = saved.copy()

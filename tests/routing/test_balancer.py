@@ -2,7 +2,8 @@ from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.prompt import Prompt
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
 
@@ -128,3 +129,174 @@ def test_news_of_health_reaches_the_window() -> None:
     b.learn(HealthAnswer("A", Sample(True, 90.0, 5.0)))
 
     assert b.standing("A").window.last == Sample(True, 90.0, 5.0)
+
+
+def turn(number: int = 1, who: str = "alice") -> Prompt:
+    """Write what somebody sends in a turn: all before it, and something new."""
+    said = [f"user\n{who} {n} " + "blah " * 99 for n in range(number)]
+    return Prompt(["system\n" + "kind " * 99, *said], opening=1)
+
+
+def test_a_conversation_is_found_again_whoever_s_address_it_comes_from() -> None:
+    b = balancer(request_max=2)
+    placed(b.place(ask("10.0.0.1")._replace(prompt=turn(who="alice")))).release()
+    placed(b.place(ask("10.0.0.1")._replace(prompt=turn(who="bob")))).release()
+
+    found = [
+        placed(b.place(ask("10.0.0.9")._replace(prompt=turn(2, who)))) for who in ("bob", "alice")
+    ]
+
+    assert [(lease.server, lease.reason) for lease in found] == [
+        ("B", "cached_prompt"),
+        ("A", "cached_prompt"),
+    ]
+
+
+def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.learn(Report("B", "vllm", active=0))
+
+    leases = [placed(b.place(ask()._replace(prompt=turn(who=who)))) for who in "abcd"]
+
+    assert sorted((lease.server, lease.slot) for lease in leases[::2]) == [("A", 0), ("A", 1)]
+    assert {lease.slot for lease in leases[1::2]} == {None}
+
+
+def test_a_server_that_is_busy_with_somebody_else_s_requests_counts_as_busy() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "vllm", active=2))
+
+    assert placed(b.place(ask())).server == "B"
+
+
+def test_what_we_sent_ourselves_is_nobody_else_s() -> None:
+    b = balancer(request_max=3)
+    lease = placed(b.place(ask()))
+
+    b.learn(Report("A", "vllm", active=1))
+    lease.release()
+    b.learn(Report("A", "vllm", active=1))
+
+    assert b.standing("A").ledger.foreign == 0
+
+
+def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
+    b = balancer(request_max=None)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.learn(Report("B", "llamacpp", slots=1, busy_slots=frozenset()))
+
+    for client in "abc":
+        assert placed(b.place(ask(client)))
+    assert b.place(ask("d")) is Refusal.FULL
+
+
+def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
+    told = Report("A", "llamacpp", slots=2, busy_slots=frozenset())
+    free, limited = balancer(request_max=None, adopt_slots=False), balancer(request_max=5)
+    for b in (free, limited):
+        b.learn(told)
+
+    assert (free.standing("A").ledger.limit, limited.standing("A").ledger.limit) == (None, 5)
+
+
+def test_a_server_that_loads_its_model_is_waited_for() -> None:
+    b = balancer()
+    for name in ("A", "B"):
+        b.learn(Report(name, "llamacpp", loading=True))
+    assert b.place(ask()) is Refusal.FULL
+    assert b.standing("A").status == "loading"
+
+    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
+
+    assert placed(b.place(ask())).server == "A"
+
+
+def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it() -> None:
+    b = balancer()
+    b.learn(Report("A", "ollama", loaded=frozenset({"other"})))
+    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+
+    assert placed(b.place(ask("alice"))).server == "B"
+    assert placed(b.place(ask("bob")._replace(prompt=turn()))).server == "A"
+
+
+def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit() -> None:
+    b = balancer()
+    for number, cached in ((1, 0), (2, 90), (3, 10)):
+        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        b.learn(Reuse(lease.server, "m", lease.claim, prompt=100, cached=cached, seconds=None))
+        lease.release()
+
+    assert {result: count for (_, result), count in b.forecasts.items()} == {
+        "none": 1,
+        "hit": 1,
+        "miss": 1,
+    }
+    assert b.tokens == {("A", "cache"): 100, ("A", "work"): 200}
+
+
+def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
+    b = balancer()
+    lease = placed(b.place(ask()._replace(prompt=turn())))
+
+    b.learn(Reuse("A", "m", lease.claim, prompt=100, cached=None, seconds=None))
+
+    assert not b.forecasts
+
+
+def test_the_speed_of_reading_is_learned_from_long_prompts() -> None:
+    b = balancer()
+    b.learn(Reuse("A", "m", None, prompt=1000, cached=200, seconds=2.0))
+    b.learn(Reuse("A", "m", None, prompt=10, cached=None, seconds=2.0))
+
+    assert b.standing("A").prefill == 400.0
+
+
+def test_a_server_that_was_away_is_believed_to_hold_nothing() -> None:
+    b = balancer()
+    placed(b.place(ask()._replace(prompt=turn()))).release()
+
+    b.learn(Failure("A", "models", unreachable=True))
+    b.learn(ModelsAnswer("A", ["m"]))
+
+    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "empty_slot"
+
+
+def test_a_second_tier_gets_new_conversations_once_the_first_is_full_and_keeps_them() -> None:
+    servers = [
+        Server("A", "http://a", request_max=1, tier=2),
+        Server("B", "http://b", request_max=1),
+    ]
+    b = Balancer(Fleet.of(servers, {"m": ["A", "B"]}), clock=Clock())
+
+    first = placed(b.place(ask("alice")._replace(prompt=turn(who="alice"))))
+    second = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+    for lease in (first, second):
+        lease.release()
+
+    assert (first.server, second.server) == ("B", "A")
+    assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).server == "A"
+    assert placed(b.place(ask("carol"))).server == "B"
+
+
+def test_a_server_of_twice_the_weight_carries_twice_as_much() -> None:
+    servers = [
+        Server("A", "http://a", request_max=9),
+        Server("B", "http://b", request_max=9, weight=2.0),
+    ]
+    b = Balancer(Fleet.of(servers, {"m": ["A", "B"]}), clock=Clock())
+
+    taken = [placed(b.place(ask()._replace(prompt=turn(who=who)))).server for who in "abcdef"]
+
+    assert sorted(taken) == ["A", "A", "B", "B", "B", "B"]
+
+
+def test_a_place_that_holds_the_prompt_is_told_from_one_that_does_not() -> None:
+    b = balancer()
+    placed(b.place(ask()._replace(prompt=turn()))).release()
+
+    assert b.holds(ask()._replace(prompt=turn(2)))
+    assert not b.holds(ask()._replace(prompt=turn(2, "bob")))
+    assert not b.holds(ask(model="unknown")._replace(prompt=turn(2)))
+    assert not b.holds(ask()._replace(prompt=turn(2)), tried=("A",))

@@ -27,15 +27,25 @@ class House:
     def __init__(self, *, capacity: int = 100, timeout: float = 60.0) -> None:
         servers = [Server(name, f"http://{name}", request_max=n) for name, n in LIMITS.items()]
         self.balancer = Balancer(Fleet.of(servers, MODELS), clock=Clock())
+        self.cached: set[str] = set()
+        """Clients whose prompt is in the cache of whatever place becomes free."""
         self.room = WaitingRoom(self.balancer, capacity=capacity, timeout=timeout)
 
     async def lease(self, model: str = "a", client: str = "alice") -> Lease:
         ask = Ask(model, (model,), client, "10.0.0.1")
         answer = self.balancer.place(ask)
         if answer is Refusal.FULL:
-            answer = await self.room.wait(client, model, lambda: self.balancer.place(ask))
+            answer = await self.room.wait(
+                client,
+                model,
+                lambda: self.balancer.place(ask),
+                held=lambda: client in self.cached and not self.full(model),
+            )
         assert isinstance(answer, Lease)
         return answer
+
+    def full(self, model: str) -> bool:
+        return all(self.balancer.standing(name).ledger.full for name in MODELS[model])
 
     def knock(self, model: str = "a", client: str = "alice") -> "asyncio.Task[Lease]":
         return asyncio.ensure_future(self.lease(model, client))
@@ -109,6 +119,39 @@ async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
 
     assert order == ["b", "c", "d", "b", "c", "b"]
     assert [waiter.done() for waiter in waiters] == [True] * 6
+
+
+async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for_ever() -> None:
+    house = House()
+    lease = await house.lease()
+    house.cached = {"c", "d", "e"}
+    waiters = [house.knock(client=client) for client in ("b", "c", "d", "e")]
+    await settle()
+    order = []
+    for _ in waiters:
+        lease.release()
+        await settle()
+        lease = next(w.result() for w in waiters if w.done() and w.result().open)
+        order.append(lease.client)
+
+    assert order == ["c", "d", "b", "e"]
+    lease.release()
+
+
+async def test_one_far_back_does_not_go_first_whatever_the_cache_holds() -> None:
+    house = House()
+    held = await house.lease()
+    house.cached = {"z"}
+    waiters = [house.knock(client=client) for client in "bcdez"]
+    await settle()
+
+    held.release()
+    await settle()
+
+    assert [waiter.done() for waiter in waiters] == [True, False, False, False, False]
+    for waiter in waiters:
+        waiter.cancel()
+    await settle()
 
 
 async def test_who_is_turned_away_learns_how_many_were_ahead() -> None:
@@ -231,6 +274,7 @@ class Waiting(RuleBasedStateMachine):
     def open(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.house = House(capacity=4)
+        self.house.cached = {"bob"}
 
     def settle(self) -> None:
         self.loop.run_until_complete(settle())

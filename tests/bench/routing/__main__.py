@@ -28,7 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.routing", description=__doc__)
     parser.add_argument("--scenarios", default=",".join(one.name for one in SCENARIOS))
     parser.add_argument("--contenders", default=",".join(NAMES))
-    parser.add_argument("--ram", type=int, default=0, help="prompts a server keeps beside slots")
     parser.add_argument("--real", action="store_true", help="four real llama.cpp servers")
     asked = parser.parse_args(arguments)
     names = [name for name in asked.contenders.split(",") if installed(name)]
@@ -39,16 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
             results = {}
             for name in names:
                 with tempfile.TemporaryDirectory() as folder:
-                    results[name] = _measure(
-                        name, scenario, Path(folder), asked.ram, real=asked.real
-                    )
+                    results[name] = _measure(name, scenario, Path(folder), real=asked.real)
                 print(row(NAMES[name], results[name]), flush=True)
             missed += misses(scenario, results, real=asked.real)
     print("\n" + ("\n".join(missed) or "Every bar is cleared."))
     return 1 if missed else 0
 
 
-def _measure(name: str, scenario: Scenario, folder: Path, ram: int, *, real: bool) -> Result:
+def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Result:
     if real:
         with contextlib.ExitStack() as stack:
             model = folder / "tiny.gguf"
@@ -58,7 +55,7 @@ def _measure(name: str, scenario: Scenario, folder: Path, ram: int, *, real: boo
                 stack.enter_context(llama_cpp(model, port, slots=scenario.slots))
             url = stack.enter_context(running(name, "tiny", ports, scenario.slots, folder))
             return asyncio.run(play(url, "tiny", scenario))
-    with _fleet(scenario, ram) as (servers, ports):
+    with _fleet(scenario) as (servers, ports):
         with running(name, "chat", ports, scenario.slots, folder) as url:
             result = asyncio.run(play(url, "chat", scenario))
         result.peaks = tuple(server.peak for server in servers)
@@ -66,9 +63,9 @@ def _measure(name: str, scenario: Scenario, folder: Path, ram: int, *, real: boo
 
 
 @contextlib.contextmanager
-def _fleet(scenario: Scenario, ram: int) -> Iterator[tuple[list[ModelServer], list[int]]]:
+def _fleet(scenario: Scenario) -> Iterator[tuple[list[ModelServer], list[int]]]:
     servers = [
-        ModelServer(f"PC{number}", ["chat"], slots=scenario.slots, ram=ram, speed=speed)
+        ModelServer(f"PC{number}", ["chat"], slots=scenario.slots, ram=scenario.ram, speed=speed)
         for number, speed in enumerate(scenario.speeds, 1)
     ]
     with contextlib.ExitStack() as stack:

@@ -22,7 +22,8 @@ class Scenario:
     A conversation has so many `turns`, each with `question` words beside what was said before,
     and pauses of up to `think` seconds between them. Prompts begin with `system` words, the
     same for all where they are `shared`. With `growing`, the first conversation is an agent
-    that says all in one message, which gets longer.
+    that says all in one message, which gets longer. A server keeps `ram` prompts that had to
+    leave their slots, as llama.cpp does.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Scenario:
     one_address: bool = False
     growing: bool = False
     think: float = 1.5
+    ram: int = 0
     speeds: tuple[Speed, ...] = (Speed(PREFILL, DECODE),) * 4
 
     @property
@@ -58,6 +60,16 @@ SCENARIOS = (
         one_address=True,
     ),
     Scenario("overload", "16 conversations on 8 slots", 2, 16, shared=True, turns=4, think=0.5),
+    Scenario(
+        "overload-ram",
+        "16 conversations on 8 slots, and RAM for what leaves them",
+        2,
+        16,
+        shared=True,
+        turns=4,
+        think=0.5,
+        ram=64,
+    ),
     Scenario(
         "slow-machine",
         "one machine of a quarter of the speed",
