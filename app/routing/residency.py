@@ -14,7 +14,10 @@ PAST = 256
 """How many prompts that have left their slots are remembered."""
 
 GUESSED_DEPTH = 16
-"""How many prompts a server is believed to hold that does not tell of slots."""
+"""How many prompts a server is believed to hold outside of slots before it has shown it.
+
+To believe too much costs little: the request merely goes where it was before.
+"""
 
 
 class Match(IntEnum):
@@ -84,7 +87,7 @@ class Residency:
 
     def __init__(self, count: int | None, *, stale_after: float) -> None:
         self.slots: list[Slot] = []
-        self.depth = GUESSED_DEPTH if count is None else 0
+        self.depth = GUESSED_DEPTH
         """How many prompts of the past the server is believed to hold."""
         self._past: OrderedDict[int, None] = OrderedDict()  # anchors, the newest last
         self._stale_after = stale_after
@@ -158,7 +161,10 @@ class Residency:
 
         `rank` is how many had left their slots after it when the request was placed.
         """
-        self.depth = max(self.depth, rank + 1) if held else min(self.depth, rank)
+        if held:
+            self.depth = min(PAST, max(self.depth, 2 * (rank + 1)))
+        else:
+            self.depth = min(self.depth, max(rank, self.depth // 2))
 
     def occupied(self, now: float) -> int:
         """Count the slots that somebody will come back to; prompts, where there are no slots."""

@@ -15,10 +15,10 @@ Place = Callable[[], Lease | Refusal]
 Wish = tuple[str, tuple[str, ...]]
 """A model, and the servers that are out: whoever wishes the same finds the same."""
 
-REACH = 4
+REACH = 16
 """Among how many next waiters one whose prompt is in a cache may go first."""
 
-PATIENCE = 2
+PATIENCE = 4
 """How often the next one may be passed by for that."""
 
 PACE = 32

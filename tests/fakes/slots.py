@@ -63,15 +63,11 @@ class Slots:
         if wanted is None:
             free = [slot for slot in self._slots if not slot.busy]
             slot = max(free, key=lambda slot: slot.knows(prompt))
-            keeps = slot.knows(prompt) >= len(slot.tokens) / 2
             if slot.knows(prompt) <= SIMILAR * len(prompt):
                 slot = min(free, key=lambda slot: slot.used_at)
-                keeps = False
         else:
             slot = self._slots[wanted]
-            keeps = False
-        if not keeps:
-            self._exchange(slot, prompt)
+        self._exchange(slot, prompt)
         cached = max(0, min(slot.knows(prompt), len(prompt) - 1))
         del slot.tokens[cached:]
         slot.busy = True
@@ -80,11 +76,12 @@ class Slots:
     def _exchange(self, slot: Slot, prompt: Sequence[str]) -> None:
         """Save what a slot holds of another prompt, and load what the RAM holds of this one.
 
-        llama.cpp's server does so unless it chose the slot for the better part of what it holds.
+        llama.cpp's server does not save what it keeps the better part of, named slot or not:
+        seen with a shared system prompt, whose conversations are lost while they are short.
         """
         kept = slot.knows(prompt)
         saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
-        if kept < len(slot.tokens):
+        if kept < len(slot.tokens) / 2:
             self._ram.append(slot.tokens.copy())
         if _common(saved, prompt) > kept:
             slot.tokens = saved.copy()

@@ -12,7 +12,7 @@ from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.news import ModelsAnswer
-from app.web.waiting import QueueFull, QueueTimeout, WaitingRoom
+from app.web.waiting import PATIENCE, REACH, QueueFull, QueueTimeout, WaitingRoom
 from tests.fakes.clock import Clock
 
 pytestmark = pytest.mark.anyio
@@ -124,8 +124,9 @@ async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
 async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for_ever() -> None:
     house = House()
     lease = await house.lease()
-    house.cached = {"c", "d", "e"}
-    waiters = [house.knock(client=client) for client in ("b", "c", "d", "e")]
+    clients = [f"client {number}" for number in range(PATIENCE + 2)]
+    house.cached = set(clients[1:])
+    waiters = [house.knock(client=client) for client in clients]
     await settle()
     order = []
     for _ in waiters:
@@ -134,21 +135,21 @@ async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for
         lease = next(w.result() for w in waiters if w.done() and w.result().open)
         order.append(lease.client)
 
-    assert order == ["c", "d", "b", "e"]
+    assert order == [*clients[1:-1], clients[0], clients[-1]]
     lease.release()
 
 
 async def test_one_far_back_does_not_go_first_whatever_the_cache_holds() -> None:
     house = House()
     held = await house.lease()
-    house.cached = {"z"}
-    waiters = [house.knock(client=client) for client in "bcdez"]
+    house.cached = {str(REACH)}
+    waiters = [house.knock(client=str(number)) for number in range(REACH + 1)]
     await settle()
 
     held.release()
     await settle()
 
-    assert [waiter.done() for waiter in waiters] == [True, False, False, False, False]
+    assert [waiter.done() for waiter in waiters] == [True] + [False] * REACH
     for waiter in waiters:
         waiter.cancel()
     await settle()

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench.routing.contenders import NAMES, OURS, installed, running
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
                 with tempfile.TemporaryDirectory() as folder:
                     results[name] = _measure(name, scenario, Path(folder), real=asked.real)
                 print(row(NAMES[name], results[name]), flush=True)
-            missed += misses(scenario, results, real=asked.real)
+            missed += misses(scenario, results)
     print("\n" + ("\n".join(missed) or "Every bar is cleared."))
     return 1 if missed else 0
 
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Result:
     if real:
         with contextlib.ExitStack() as stack:
+            scenario = replace(scenario, system=100, question=30)  # a token is a byte there
             model = folder / "tiny.gguf"
             write_tiny_model(model)
             ports = [free_port() for _ in scenario.speeds]
@@ -86,13 +88,13 @@ def row(title: str, result: Result) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
-def misses(scenario: Scenario, results: dict[str, Result], *, real: bool = False) -> list[str]:
+def misses(scenario: Scenario, results: dict[str, Result]) -> list[str]:
     """Tell which bars our result misses."""
     if OURS not in results:
         return []
     ours = results[OURS]
     found = []
-    if scenario.fits and ours.of_best < REUSE and not real:
+    if scenario.fits and ours.of_best < REUSE:
         found.append(f"reuses {ours.of_best:.3f} × the best possible, not {REUSE}")
     others = {n: r.quantile(0.95) for n, r in results.items() if n != OURS and not r.failures}
     if others:

@@ -22,8 +22,10 @@ class Result:
 
     prompt: int = 0
     cached: int = 0
+    length: int = 0
+    """Tokens of the prompts as modelled: a real model's are cut in another way."""
     best: int = 0
-    """Tokens that would come from a cache if every conversation had a slot of its own."""
+    """Those of them that would come from a cache if every conversation had a slot of its own."""
     waits: dict[str, list[float]] = field(default_factory=dict)
     """Times to the first token, by conversation."""
     wall: float = 0.0
@@ -37,7 +39,7 @@ class Result:
 
     @property
     def of_best(self) -> float:
-        return self.cached / self.best if self.best else 0.0
+        return self.share / (self.best / self.length) if self.best else 0.0
 
     def quantile(self, share: float) -> float:
         """Tell the time within which so many first tokens came."""
@@ -103,6 +105,7 @@ async def _hold(
         waits.append(first - begun)
         result.prompt += usage["prompt_tokens"]
         result.cached += usage["prompt_tokens_details"]["cached_tokens"]
+        result.length += len(prompt)
         result.best += _common(known, prompt)
         known = prompt + tokens_of(said)
         conversation.hear(said)

@@ -65,7 +65,6 @@ SCENARIOS = (
         "16 conversations on 8 slots, and RAM for what leaves them",
         2,
         16,
-        shared=True,
         turns=4,
         think=0.5,
         ram=64,
