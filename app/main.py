@@ -118,6 +118,7 @@ def create_app(
         finished=outbox.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,
+        keepalive=settings.queue_keepalive,
     )
 
     @contextlib.asynccontextmanager
@@ -154,6 +155,7 @@ def create_app(
             snapshot=state,
             stats=counted,
             standings=balancer.standings,
+            aliases=settings.aliases,
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),

@@ -1,17 +1,24 @@
 """Which models there are, over all servers."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from app.routing.standing import Standing
 
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 
 
-def offered(standings: Iterable[Standing]) -> list[str]:
-    """Merge the servers' model lists, sorted, without the further instances of a model."""
+def offered(
+    standings: Iterable[Standing], aliases: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """Merge the servers' model lists, sorted, without the further instances of a model.
+
+    Aliases are listed beside the models that they stand for.
+    """
     names = listed(standings)
-    return sorted(name for name in names if model_of(name, names) == name)
+    models = {name for name in names if model_of(name, names) == name}
+    return sorted(models | {alias for alias, model in aliases.items() if model in names})
 
 
 def listed(standings: Iterable[Standing]) -> set[str]:

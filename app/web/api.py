@@ -1,6 +1,7 @@
 """The control endpoints: what the balancer itself answers."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ def routes(
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
     standings: Callable[[], Iterable[Standing]],
+    aliases: Mapping[str, str] = MappingProxyType({}),
     metrics: Callable[[], Awaitable[bytes]],
     metrics_type: str,
 ) -> APIRouter:
@@ -46,7 +48,7 @@ def routes(
         """List the models of all servers, as OpenAI's API does."""
         data = [
             {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
-            for name in offered(standings())
+            for name in offered(standings(), aliases)
         ]
         return JSONResponse({"object": "list", "data": data})
 

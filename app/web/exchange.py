@@ -15,6 +15,9 @@ from app.web.headers import answer_headers
 from app.web.server import CLIENT, ClientProtocol
 from app.web.tunnel import Tunnel
 
+MISFIT_LIMIT = 64 * 1024
+"""Longest error of a server that is told within an event stream, in bytes, piece by piece."""
+
 Message = dict[str, Any]
 Fields = dict[bytes, bytes]
 """A request's headers; of one that came twice the last, which the nearest proxy has added."""
@@ -41,7 +44,9 @@ class Exchange:
         "_complete",
         "_connection",
         "_done",
+        "_early",
         "_last",
+        "_misfit",
         "_pieces",
         "_receive",
         "_send",
@@ -77,6 +82,10 @@ class Exchange:
         self._complete = False
         self._last = b""
         self._base = b""
+        self._early = False
+        """Whether an event stream was begun before there was an answer."""
+        self._misfit = False
+        """Whether the answer is none that could go on with it: then its text is gathered."""
 
     # The client's side
 
@@ -119,10 +128,13 @@ class Exchange:
         self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
         """Answer with an error of ours, in OpenAI's form."""
-        self.started = True
         self.record.status = status
         self.record.error = message
         body = json.dumps({"error": {"message": message, "type": kind, "code": status}}).encode()
+        if self._early:
+            await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
+            return
+        self.started = True
         head = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -132,6 +144,22 @@ class Exchange:
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body})
+
+    async def keep_alive(self, comment: str) -> None:
+        """Begin an event stream before there is an answer, with a comment that clients skip.
+
+        A comment is a line that begins with a colon (WHATWG HTML, section 9.2.6).
+        """
+        if not self.started:
+            self.started = self._early = True
+            head = [
+                (b"content-type", b"text/event-stream"),
+                (b"cache-control", b"no-cache"),
+                (b"x-request-id", self.record.id.encode()),
+            ]
+            await self._send({"type": "http.response.start", "status": 200, "headers": head})
+        self._last = f": {comment}\n\n".encode()
+        await self._send({"type": "http.response.body", "body": self._last, "more_body": True})
 
     # The server's side
 
@@ -173,11 +201,10 @@ class Exchange:
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record
         if head is not None:
-            record.first_byte = monotonic()
-            record.status = head.status
-            streams = _is_event_stream(head)
-            record.stream = record.stream or streams
-            record.answer = Answer(streams=streams)
+            head = self._begin(head)
+        if self._misfit:
+            self._gather(body, complete=complete)
+            return
         if body and record.answer is not None:
             record.answer.passes(body)
             # Most pieces of a stream: nothing waits before them, and they are not the last.
@@ -213,12 +240,33 @@ class Exchange:
         for the end of the answer. The caller must not end the answer as if it were complete.
         """
         between_events = self._last.endswith((b"\n\n", b"\r\n\r\n"))
-        if between_events and self._flowing:
+        if between_events and (self._flowing or self._sender is None):
             error = {"error": {"message": message, "type": kind, "code": 502}}
             event = b"data: " + json.dumps(error).encode() + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
     # Inside
+
+    def _begin(self, head: Head) -> Head | None:
+        """Take notice of an answer's beginning; None where the client has had one already."""
+        record = self.record
+        record.first_byte = monotonic()
+        record.status = head.status
+        streams = _is_event_stream(head)
+        record.stream = record.stream or streams
+        record.answer = Answer(streams=streams)
+        if not self._early:
+            return head
+        self._misfit = head.status != 200 or not streams
+        return None
+
+    def _gather(self, body: bytes, *, complete: bool) -> None:
+        """Tell an answer that cannot go on with the stream that was begun as its last event."""
+        self._last += body[:MISFIT_LIMIT]
+        if complete:
+            self._connection = None
+            self._pieces.append((None, _as_event(self._last), True))
+            self._sender = Eager(self._pass_on(), self._passed_on)
 
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._connection = self._connection, None
@@ -297,6 +345,18 @@ class Exchange:
             self._done.set_result(None)
         else:
             self._done.set_exception(error)
+
+
+def _as_event(gathered: bytes) -> bytes:
+    """Write an answer that is no event stream as an event: an error, in OpenAI's form."""
+    text = gathered.partition(b"\n\n")[2].decode(errors="replace")
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or "error" not in told:
+        told = {"error": {"message": text, "type": "upstream_error", "code": 502}}
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
 
 
 def _is_event_stream(head: Head) -> bool:

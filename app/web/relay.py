@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from time import monotonic
 from typing import Any
 
@@ -47,7 +47,8 @@ class Relay:
     bracket, on every way out. It is tried at the next server only where nothing can have been
     acted on: no connection came about, or a kept one turned out to be closed. `finished`
     is told of every request in the end; `in_flight` counts those under way, by endpoint.
-    Requests to the `routed_paths` go where their model is, as `read` finds it.
+    Requests to the `routed_paths` go where their model is, as `read` finds it. Streams that
+    wait for a place get a sign of life every `keepalive` seconds, unless that is 0.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Relay:
         finished: Callable[[Record], None],
         in_flight: Counter[str] | None = None,
         tells_route: bool = True,
+        keepalive: float = 0.0,
     ) -> None:
         self._balancer = balancer
         self._pools = pools
@@ -74,6 +76,7 @@ class Relay:
         self._max_body_bytes = max_body_bytes
         self._finished = finished
         self._tells_route = tells_route
+        self._keepalive = keepalive
         self._in_flight: Counter[str] = Counter() if in_flight is None else in_flight
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
@@ -166,13 +169,16 @@ class Relay:
             lease = place(record.failures)
             if lease is Refusal.FULL:
                 asked = monotonic()
-                lease = await self._waiting.wait(
+                waiting = self._waiting.wait(
                     record.username or record.address,
                     record.model,
                     functools.partial(place, record.failures),
                     record.failures,
                     functools.partial(held, record.failures),
                 )
+                if self._keepalive and record.stream:
+                    waiting = self._show_life(exchange, waiting)
+                lease = await waiting
                 record.waited += monotonic() - asked
             if isinstance(lease, Refusal):
                 if unreachable is not None:
@@ -193,6 +199,22 @@ class Relay:
                     record.failures += (lease.server,)
                     record.faults += (error.kind,)
                     self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+
+    async def _show_life(
+        self, exchange: Exchange, waiting: Coroutine[Any, Any, Lease | Refusal]
+    ) -> Lease | Refusal:
+        """Wait, and let the client know now and then that somebody is there."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            while not task.done():
+                await asyncio.wait((task,), timeout=self._keepalive)
+                if not task.done():
+                    await exchange.keep_alive("waiting for a free server")
+        except BaseException:
+            task.cancel()
+            task.add_done_callback(_give_back)
+            raise
+        return task.result()
 
     async def _carry(
         self, exchange: Exchange, server: str, body: bytes, length: bytes | None
@@ -298,6 +320,14 @@ async def _turn_away(
         seconds = min(longest, max(shortest, math.ceil(why.expected)))
         message += f"; a place is expected in about {math.ceil(why.expected)} s"
     await exchange.refuse(status, kind, message, ((b"retry-after", b"%d" % seconds),))
+
+
+def _give_back(waited: "asyncio.Task[Lease | Refusal]") -> None:
+    """Give back a place that came to somebody who was leaving."""
+    if not waited.cancelled() and waited.exception() is None:
+        lease = waited.result()
+        if isinstance(lease, Lease):
+            lease.release()
 
 
 async def _refuse_unconfigured(exchange: Exchange) -> None:

@@ -232,6 +232,7 @@ async def relaying(
     queue_timeout: float = 30.0,
     max_body_bytes: int = 1 << 20,
     trusted: tuple[str, ...] = (),
+    keepalive: float = 0.0,
     **timeouts: float,
 ) -> AsyncIterator[Stack]:
     """Run the relay in front of servers A, B, … on these ports; `m.*` may go to all of them."""
@@ -255,6 +256,7 @@ async def relaying(
         ),
         max_body_bytes=max_body_bytes,
         finished=stack.finished,
+        keepalive=keepalive,
     )
     config = uvicorn.Config(
         relay,

@@ -29,6 +29,13 @@ def test_the_servers_models_are_merged_without_further_instances(
     assert offered(b.standings()) == models
 
 
+def test_an_alias_is_listed_while_its_model_is() -> None:
+    b = Balancer(Fleet.of([Server("A", "http://a")]), clock=Clock())
+    b.learn(ModelsAnswer("A", ["m"]))
+
+    assert offered(b.standings(), {"gpt-4o": "m", "other": "n"}) == ["gpt-4o", "m"]
+
+
 def test_an_instance_is_told_from_a_model_that_is_named_so() -> None:
     assert model_of("m-2", {"m", "m-2"}) == "m"
     assert model_of("phi-4", {"phi-4"}) == "phi-4"

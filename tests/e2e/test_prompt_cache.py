@@ -1,0 +1,89 @@
+"""Conversations on real llama.cpp servers: each keeps the slot that holds its prompt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.fakes.balancer import Running, balancer, eventually, free_port
+from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
+
+pytestmark = [
+    pytest.mark.skipif(not AVAILABLE, reason="xllamacpp has no wheel for this machine"),
+    pytest.mark.timeout(120),
+]
+
+SYSTEM = "You answer briefly, and you never repeat what somebody has said before. " * 8
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """Two servers of two slots, of which the balancer is told neither kind nor limit."""
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port()) as a, llama_cpp(model, free_port()) as b:
+        servers = {"A": {"addr": a}, "B": {"addr": b}}
+        with balancer(servers, {"tiny.*": ["A", "B"]}) as found:
+            eventually(
+                lambda: [b["kind"] for b in found.snapshot()["backends"]] == ["llamacpp"] * 2
+            )
+            yield found
+
+
+class Conversation:
+    """Somebody who says more and more; the answers come back in the next prompt."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._messages = [{"role": "system", "content": SYSTEM}]
+        self._name = name
+        self.place: tuple[str, ...] = ()
+
+    def body(self, text: str) -> dict[str, object]:
+        said = {"role": "user", "content": f"{self._name} says: {text} " * 5}
+        return {"model": "tiny", "max_tokens": 8, "messages": [*self._messages, said]}
+
+    def say(self, text: str) -> tuple[int, int]:
+        """Give the tokens of the prompt, and those of them that came from the cache."""
+        body = self.body(text)
+        answer = httpx.post(f"{self._url}{CHAT}", json=body, timeout=60).raise_for_status()
+        told = answer.json()
+        self._messages = [*body["messages"], told["choices"][0]["message"]]  # type: ignore[misc]
+        self.place = tuple(answer.headers[f"x-balancer-{x}"] for x in ("server", "reason"))
+        usage = told["usage"]
+        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def test_conversations_behind_one_address_keep_a_slot_each(running: Running) -> None:
+    people = [Conversation(running.url, name) for name in ("Alice", "Bob", "Carol", "Dan")]
+    before = {one: one.say("hello")[0] for one in people}
+    assert sorted(one.place[0] for one in people) == ["A", "A", "B", "B"]
+
+    for text in ("and then", "and after that"):
+        for one in reversed(people):
+            prompt, cached = one.say(text)
+
+            assert one.place[1] == "cached_prompt"
+            assert cached >= 0.98 * before[one]
+            before[one] = prompt
+
+    backends = running.snapshot()["backends"]
+    eventually(
+        lambda: (
+            sum(b["forecasts"]["hit"] for b in running.snapshot()["backends"]) == 2 * len(people)
+        )
+    )
+    assert [backend["request_max"] for backend in backends] == [2, 2]
+
+
+def test_an_explanation_agrees_with_what_happens(running: Running) -> None:
+    alice = Conversation(running.url, "Alice")
+    alice.say("hello")
+
+    told = httpx.post(f"{running.url}/llmhealth-explain", json=alice.body("again")).json()
+    alice.say("again")
+
+    assert (told["choice"]["server"], told["choice"]["reason"]) == alice.place
+    assert told["choice"]["slot"] == running.snapshot()["decisions"][0]["slot"] == 0
