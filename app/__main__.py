@@ -73,7 +73,10 @@ def _summary(settings: Settings) -> list[str]:
         return [*lines, "No servers: tells this machine's GPU load on /llmhealth, and no more"]
     lines.append("Servers, in order of preference:")
     width = max(map(len, fleet.servers))
-    lines += (f"  {name:{width}}  {_described(server)}" for name, server in fleet.servers.items())
+    lines += (
+        f"  {name:{width}}  {_described(server, adopts_slots=settings.adopt_slots)}"
+        for name, server in fleet.servers.items()
+    )
     if fleet.patterns:
         lines.append("Models, the first match decides:")
         width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
@@ -81,11 +84,18 @@ def _summary(settings: Settings) -> list[str]:
     return [*lines, f"Everything else goes to {fleet.fallback}"]
 
 
-def _described(server: Server) -> str:
+def _described(server: Server, *, adopts_slots: bool) -> str:
     parts = [server.model_base]
     parts.append(f"health on {server.health_base}" if server.health_base else "no health address")
     limit = server.request_max
-    parts.append(f"at most {limit} at once" if limit else "any number at once")
+    slots = "as many at once as it tells slots" if adopts_slots else "any number at once"
+    parts.append(f"at most {limit} at once" if limit else slots)
+    if server.health != "auto":
+        parts.append(f"asked as {server.health}")
+    if server.tier != 1:
+        parts.append(f"tier {server.tier}")
+    if server.weight != 1:
+        parts.append(f"weight {server.weight:g}")
     return ", ".join(parts)
 
 

@@ -122,7 +122,7 @@ def test_check_prints_what_it_understood(
         "Listens on [::1]:18000",
         "Servers, in order of preference:",
         "  PC1  http://192.168.1.20:8081, health on http://192.168.1.20:18000, at most 1 at once",
-        "  PC2  http://[fd00::2]:9000, no health address, any number at once",
+        "  PC2  http://[fd00::2]:9000, no health address, as many at once as it tells slots",
         "Models, the first match decides:",
         "  gpt-oss.*  -> PC1, PC2",
         "  q          -> PC2",

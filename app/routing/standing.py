@@ -78,6 +78,8 @@ class Standing:
         since the last report may be busy with that still, so they are given the benefit of it.
         """
         self.told = told
+        if told.slots is not None:
+            self._take_in_slots(told.slots)
         ours = self.ledger.take_peak()
         if told.busy_slots is not None:
             slots = [slot for residency in self._residencies.values() for slot in residency.slots]
@@ -88,8 +90,6 @@ class Standing:
             self.ledger.foreign = max(0, len(told.busy_slots) - max(ours, len(touched)))
         elif told.active is not None:
             self.ledger.foreign = max(0, told.active - ours)
-        if told.slots is not None and (residency := self._residencies.get(ONE_MODEL)):
-            residency.resize(told.slots)
 
     def went_away(self) -> None:
         """Note that nothing listens there: what it held and told is no more."""
@@ -126,6 +126,13 @@ class Standing:
     def elsewhere(self) -> Collection[int]:
         """The slots that are busy with requests that did not come through us."""
         return self._elsewhere
+
+    def _take_in_slots(self, count: int) -> None:
+        """Make what was known of the one model, under whatever name, that of so many slots."""
+        if ONE_MODEL not in self._residencies and len(self._residencies) == 1:
+            self._residencies = {ONE_MODEL: self._residencies.popitem()[1]}
+        if ONE_MODEL in self._residencies:
+            self._residencies[ONE_MODEL].resize(count)
 
     def _slots_of(self, instances: int) -> int | None:
         if self.told is not None and self.told.slots is not None:

@@ -63,7 +63,7 @@ class Prober:
         self._senses = {
             s.server.name: Sensing(s.server.name, s.server.health, clock) for s in self._standings
         }
-        self._reached: set[str] = set()
+        self._reached = {s.server.name: asyncio.Event() for s in self._standings}
         self._listed_at: dict[str, float] = {}
         self._client: httpx.AsyncClient | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,6 +123,7 @@ class Prober:
     async def _listen(self, server: Server) -> None:
         """Ask for a server's own words apart from the rest: it may be slow to find them."""
         while True:
+            await self._reached[server.name].wait()
             try:
                 await self.sense(server)
             except Exception:
@@ -135,7 +136,7 @@ class Prober:
         Silence says nothing: llama.cpp's answers such questions between two batches only, and
         one batch of a long prompt can take longer than we wait.
         """
-        if server.name not in self._reached:
+        if not self._reached[server.name].is_set():
             return
 
         async def get(path: str) -> tuple[int, bytes]:
@@ -161,7 +162,7 @@ class Prober:
             result = "refused" if refused else "timeout"
             news = Failure(server.name, side, unreachable=True)
             if side == "models":
-                self._reached.discard(server.name)
+                self._reached[server.name].clear()
                 self._senses[server.name].forget()
         except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
             silent = isinstance(error, httpx.TimeoutException)
@@ -191,7 +192,7 @@ class Prober:
         return HealthAnswer(server, Sample(busy, percent, self._clock()))
 
     def _models(self, server: str, status: int, body: bytes) -> News:
-        self._reached.add(server)
+        self._reached[server].set()
         if (loading := self._senses[server].loads(status, body)) is not None:
             return loading
         if status >= 500:

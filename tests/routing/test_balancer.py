@@ -300,3 +300,14 @@ def test_a_place_that_holds_the_prompt_is_told_from_one_that_does_not() -> None:
     assert not b.holds(ask()._replace(prompt=turn(2, "bob")))
     assert not b.holds(ask(model="unknown")._replace(prompt=turn(2)))
     assert not b.holds(ask()._replace(prompt=turn(2)), tried=("A",))
+
+
+def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:
+    b = balancer(request_max=2)
+    early = placed(b.place(ask()._replace(prompt=turn())))
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0})))
+    b.drain("B", on=True)
+
+    assert placed(b.place(ask("bob")._replace(prompt=turn(who="bob")))).slot == 1
+    early.release()
+    assert placed(b.place(ask()._replace(prompt=turn(2)))).slot == 0
