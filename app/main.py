@@ -209,7 +209,7 @@ def _learn(balancer: Balancer, record: Record) -> None:
         found = Reuse(
             record.server, record.instance, record.claim, usage.prompt, usage.cached, seconds
         )
-        balancer.learn(found)
+        balancer.learn_reuse(found)
 
 
 def _count(stats: AccessStats, record: Record) -> None:

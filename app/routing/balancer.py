@@ -9,7 +9,7 @@ from app.routing.choice import Ask, Choice, choose
 from app.routing.fleet import Fleet
 from app.routing.ledger import Lease, Ledger
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
-from app.routing.residency import Match
+from app.routing.residency import WORTH_KEEPING, Match
 from app.routing.standing import Standing
 from app.routing.sticky import Pin, Sticky
 from app.routing.window import Window
@@ -122,8 +122,10 @@ class Balancer:
         """Book a lease at the fallback for a model request that is not routed by its model."""
         return self._place_on_fallback(Ask(endpoint, (endpoint,), client, client), tried)
 
-    def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
+    def holds(self, ask: Ask | None, tried: Collection[str] = ()) -> bool:
         """Whether a request, placed now, would find its prompt in a cache."""
+        if ask is None or ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
+            return False
         names = self.fleet.candidates(ask.model)
         candidates = [self._standings[name] for name in names or () if name not in tried]
         choice = choose(ask, candidates, None, self._clock()) if candidates else None
@@ -163,9 +165,6 @@ class Balancer:
                 standing.report(news)
                 if self._adopt_slots and standing.server.request_max is None:
                     standing.ledger.limit = news.slots
-            case Reuse():
-                self._learn_reuse(standing, news)
-                return
         if standing.status != before:
             standing.entered[standing.status] += 1
         self.on_room()
@@ -237,8 +236,9 @@ class Balancer:
         self.decisions.append(lease)
         return lease
 
-    def _learn_reuse(self, standing: Standing, news: Reuse) -> None:
-        """Hold what a server's cache was believed to hold against what it gave."""
+    def learn_reuse(self, news: Reuse) -> None:
+        """Hold what a server's cache was believed to hold against what an answer tells."""
+        standing = self._standings[news.server]
         read = news.prompt - (news.cached or 0)
         if news.seconds is not None and news.seconds > 0 and read >= MEASURABLE:
             standing.read_prompt(read, news.seconds)
@@ -261,7 +261,8 @@ class Balancer:
 
     def _lookup(self, ask: Ask, pin: Pin | None, choice: Choice) -> Lookup:
         if pin is not None:
-            return "hit" if pin[:2] == choice[:2] else "unusable"
+            same = pin.instance == choice.instance and pin.server == choice.server
+            return "hit" if same else "unusable"
         return "expired" if self._sticky.remembers(ask.client, ask.model) else "miss"
 
     def _pin(self, ask: Ask, choice: Choice) -> None:

@@ -90,6 +90,7 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
 def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -> Choice | None:
     """Find the place that saves the most work, or costs others the least."""
     best: tuple[tuple[float, ...], Choice] | None = None
+    alone = len(room) == 1
     for order, standing in enumerate(room):
         instances = standing.offered(ask.names)
         for instance in instances:
@@ -97,6 +98,8 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -
             fit = residency.fit(prompt, now, standing.elsewhere)
             if fit is None:
                 continue
+            if alone and len(instances) == 1:
+                return Choice(standing.server.name, instance, _REASONS[fit.match], fit)
             if fit.match <= Match.REMEMBERED:
                 rank: tuple[float, ...] = (0, fit.match, -fit.known, standing.ledger.load, order)
             else:
@@ -129,8 +132,10 @@ def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> C
     return None
 
 
-def _preferred(ask: Ask, room: Sequence[Standing]) -> list[Standing]:
+def _preferred(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
     """Keep the servers of the first tier that has room; of these, those that need not load."""
+    if len(room) == 1:
+        return room
     tier = min(s.server.tier for s in room)
     first = [s for s in room if s.server.tier == tier]
     return [s for s in first if not s.must_load(ask.names)] or first
@@ -152,7 +157,7 @@ def _least_busy(standing: Standing, ask: Ask, reason: Reason, now: float) -> Cho
 def _at(standing: Standing, instance: str, ask: Ask, reason: Reason, now: float) -> Choice:
     """Complete a choice by the slot that fits best."""
     fit = None
-    if ask.prompt is not None:
+    if ask.prompt is not None and (standing.told is not None or ask.prompt.size >= WORTH_KEEPING):
         residency = standing.residency(instance, len(standing.offered(ask.names)))
         fit = residency.fit(ask.prompt, now, standing.elsewhere)
     return Choice(standing.server.name, instance, reason, fit)

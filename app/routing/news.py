@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.routing.residency import Claim
 from app.routing.window import Sample, Side
@@ -52,8 +53,7 @@ class Report:
     """Names of the models in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reuse:
+class Reuse(NamedTuple):
     """What an answer told of the work that its prompt was."""
 
     server: str
@@ -68,4 +68,4 @@ class Reuse:
     """From sending the request to the first token, where that was seen."""
 
 
-News = Failure | HealthAnswer | ModelsAnswer | Report | Reuse
+News = Failure | HealthAnswer | ModelsAnswer | Report

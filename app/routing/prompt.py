@@ -24,31 +24,36 @@ class Prompt:
         user's first. Messages must not be empty.
         """
         ends: dict[int, int] = {}
-        mark = size = 0
-        self.anchor = 0
+        mark = size = before = own = 0
+        for index, message in enumerate(messages):
+            length = len(message)
+            before = 0
+            if length <= BLOCK:
+                mark = hash((mark, message))
+            else:
+                for start in range(0, length, BLOCK):
+                    before, mark = mark, hash((mark, message[start : start + BLOCK]))
+                    ends[mark] = size + start + BLOCK
+                if length % BLOCK == 0:
+                    before = 0
+            size += length
+            ends[mark] = size
+            if index == opening:
+                own = mark
+        self.ends = ends
+        """How many characters stand before each mark."""
+        self.size = size
+        """Length of the whole, in characters."""
+        self.end = mark
+        """The mark after all of it."""
+        self.anchor = before or mark
         """The last mark that whatever continues this prompt has, too; 0 where it is empty.
 
         A message that ends within a block may grow by more text, so of a long last message
         the last block does not count.
         """
-        self.opening = 0
+        self.opening = own
         """The mark that ends the first message of the conversation's own; 0 where there is none."""
-        for index, message in enumerate(messages):
-            length = len(message)
-            before = mark
-            for start in range(0, length, BLOCK):
-                before, mark = mark, hash((mark, message[start : start + BLOCK]))
-                ends[mark] = size + min(start + BLOCK, length)
-            size += length
-            self.anchor = before if length > BLOCK and length % BLOCK else mark
-            if index == opening:
-                self.opening = mark
-        self.end = mark
-        """The mark after all of it."""
-        self.ends = ends
-        """How many characters stand before each mark."""
-        self.size = size
-        """Length of the whole, in characters."""
 
     def shared(self, earlier: "Prompt") -> int:
         """Count the characters that this prompt surely repeats of an earlier one, if it goes on.

@@ -63,7 +63,9 @@ class Standing:
     @property
     def open(self) -> bool:
         """Whether it may get one more request."""
-        return not (self.draining or self.loading or self.ledger.full)
+        if self.draining or (self.told is not None and self.told.loading):
+            return False
+        return not self.ledger.full
 
     @property
     def names_slots(self) -> bool:

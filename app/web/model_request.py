@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from app.routing.choice import Ask
+from app.routing.prompt import Prompt
+from app.routing.residency import WORTH_KEEPING
 from app.settings.paths import CHAT_PATH, ROUTABLE_PATHS
 from app.web.body import BadRequest, Body
 from app.web.multipart import Form, boundary_of
@@ -32,6 +34,9 @@ SLOT = "id_slot"
 
 https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 """
+
+SHORT = Prompt([])
+"""Stands for every prompt that is too short to be worth a look."""
 
 _TAKE_A_SLOT = frozenset({"/completion", "/completions", "/v1/completions", CHAT_PATH})
 
@@ -62,8 +67,9 @@ class ModelRequest:
         self._rewrites = rewrites
         self.streams = body.get("stream") is True
         self._system = system = system_text(body.get)[:SYSTEM_TEXT_LIMIT]
-        read_prompt = PROMPTS.get(path) if reads_prompt else None
-        prompt = None if read_prompt is None else read_prompt(body.get)
+        prompt = None
+        if reads_prompt and (read_prompt := PROMPTS.get(path)) is not None:
+            prompt = read_prompt(body.get) if len(raw) >= WORTH_KEEPING else SHORT
         # They are long, and the answer may take minutes.
         body.forget("messages", "tools", "prompt", "input")
         named = body.get("model")

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from app.routing.balancer import Balancer, Refusal
+from app.routing.choice import Ask
 from app.routing.ledger import Lease
 from app.routing.news import Failure
 from app.settings.paths import CHAT_PATH
@@ -129,8 +130,7 @@ class Relay:
                 record.model = request.ask.model or NO_MODEL
                 record.stream = request.streams
                 place = functools.partial(self._balancer.place, request.ask)
-                held = functools.partial(self._balancer.holds, request.ask)
-                await self._place_and_carry(exchange, place, request.body_for, held)
+                await self._place_and_carry(exchange, place, request.body_for, request.ask)
             else:
                 record.model = record.endpoint
                 place = functools.partial(
@@ -160,7 +160,7 @@ class Relay:
         exchange: Exchange,
         place: Callable[[tuple[str, ...]], Lease | Refusal],
         body_for: Callable[[str, int | None], bytes],
-        held: Callable[[tuple[str, ...]], bool] = lambda _: False,
+        ask: Ask | None = None,
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
@@ -174,7 +174,7 @@ class Relay:
                     record.model,
                     functools.partial(place, record.failures),
                     record.failures,
-                    functools.partial(held, record.failures),
+                    functools.partial(self._balancer.holds, ask, record.failures),
                 )
                 if self._keepalive and record.stream:
                     waiting = self._show_life(exchange, waiting)

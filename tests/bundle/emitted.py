@@ -24,7 +24,7 @@ async def emitted() -> dict[str, frozenset[str]]:
     balancer.learn(HealthAnswer("PC1", Sample(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
     balancer.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
-    balancer.learn(Reuse("PC1", "m", None, 500, 100, 1.0))
+    balancer.learn_reuse(Reuse("PC1", "m", None, 500, 100, 1.0))
     sampler = GpuSampler(
         OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"))
     )

@@ -225,7 +225,9 @@ def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        b.learn(Reuse(lease.server, "m", lease.claim, prompt=100, cached=cached, seconds=None))
+        b.learn_reuse(
+            Reuse(lease.server, "m", lease.claim, prompt=100, cached=cached, seconds=None)
+        )
         lease.release()
 
     assert {result: count for (_, result), count in b.forecasts.items()} == {
@@ -240,15 +242,15 @@ def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
     b = balancer()
     lease = placed(b.place(ask()._replace(prompt=turn())))
 
-    b.learn(Reuse("A", "m", lease.claim, prompt=100, cached=None, seconds=None))
+    b.learn_reuse(Reuse("A", "m", lease.claim, prompt=100, cached=None, seconds=None))
 
     assert not b.forecasts
 
 
 def test_the_speed_of_reading_is_learned_from_long_prompts() -> None:
     b = balancer()
-    b.learn(Reuse("A", "m", None, prompt=1000, cached=200, seconds=2.0))
-    b.learn(Reuse("A", "m", None, prompt=10, cached=None, seconds=2.0))
+    b.learn_reuse(Reuse("A", "m", None, prompt=1000, cached=200, seconds=2.0))
+    b.learn_reuse(Reuse("A", "m", None, prompt=10, cached=None, seconds=2.0))
 
     assert b.standing("A").prefill == 400.0
 

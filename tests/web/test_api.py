@@ -240,7 +240,7 @@ async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
     prompt = Prompt(["user\n" + "x" * 500], 0)
     lease = b.place(Ask("m", ("m",), "alice", "10.0.0.9", prompt))
     assert isinstance(lease, Lease)
-    b.learn(Reuse("PC1", "m", lease.claim, prompt=500, cached=100, seconds=2.0))
+    b.learn_reuse(Reuse("PC1", "m", lease.claim, prompt=500, cached=100, seconds=2.0))
 
     told = await taken(b)
 
