@@ -65,12 +65,9 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
     to the least loaded one.
     """
     able = [s for s in candidates if not s.lacks(ask.names)] or candidates
-    valid = [s for s in able if s.window.valid]
-    room = [s for s in valid or able if s.open]
+    room = [s for s in able if s.open and s.window.valid]
     if not room:
-        return None
-    if not valid:
-        return _least_busy(room[0], ask, "last_resort", now)
+        return None if any(s.window.valid for s in able) else _last_resort(ask, able, now)
     if (
         ask.prompt is not None
         and ask.prompt.size >= WORTH_KEEPING
@@ -85,6 +82,11 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
         or next((_least_busy(s, ask, "idle", now) for s in preferred if s.window.idle), None)
         or _least_busy(min(preferred, key=lambda s: s.ledger.load), ask, "least_loaded", now)
     )
+
+
+def _last_resort(ask: Ask, able: Sequence[Standing], now: float) -> Choice | None:
+    first = next((s for s in able if s.open), None)
+    return None if first is None else _least_busy(first, ask, "last_resort", now)
 
 
 def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -> Choice | None:

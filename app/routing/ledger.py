@@ -84,7 +84,7 @@ class Ledger:
         """Requests at the server that did not come through us, as far as it tells."""
         self._weight = weight
         self._open: dict[str, set[Lease]] = {}
-        self._peak = 0
+        self._ended = 0
 
     @property
     def total(self) -> int:
@@ -104,10 +104,10 @@ class Ledger:
         """Requests at the server against its limit, or one place where it has none, and weight."""
         return (self.total + self.foreign) / ((self.limit or 1) * self._weight)
 
-    def take_peak(self) -> int:
-        """Give the most requests in flight at once since this was asked last."""
-        peak, self._peak = self._peak, self.total
-        return peak
+    def recent(self) -> int:
+        """Count the requests in flight, and those that ended since this was asked last."""
+        ended, self._ended = self._ended, 0
+        return self.total + ended
 
     def on(self, instance: str) -> int:
         """Count the requests in flight at one instance."""
@@ -125,7 +125,6 @@ class Ledger:
     def enter(self, lease: Lease) -> None:
         """Book an open lease."""
         self._open.setdefault(lease.instance, set()).add(lease)
-        self._peak = max(self._peak, self.total)
 
     def strike(self, lease: Lease) -> None:
         """Take a lease out of the book."""
@@ -133,6 +132,7 @@ class Ledger:
         leases.remove(lease)
         if not leases:
             del self._open[lease.instance]
+        self._ended += 1
 
     def __repr__(self) -> str:
         limit = "no limit" if self.limit is None else f"limit {self.limit}"

@@ -82,7 +82,7 @@ class Standing:
         self.told = told
         if told.slots is not None:
             self._take_in_slots(told.slots)
-        ours = self.ledger.take_peak()
+        ours = self.ledger.recent()
         if told.busy_slots is not None:
             slots = [slot for residency in self._residencies.values() for slot in residency.slots]
             touched = {slot.number for slot in slots if slot.busy or slot.touched}

@@ -1,7 +1,7 @@
 """The outermost ASGI callable: what is ours goes to FastAPI, everything else to the relay."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from fastapi import APIRouter
@@ -29,16 +29,15 @@ class Gateway:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            if scope["method"] in self._methods(scope["path"]):
+            path = scope["path"]
+            methods = self._own.get(path) or (path[:11] == "/llmhealth-" and self._methods(path))
+            if methods and scope["method"] in methods:
                 await self._control(scope, receive, send)
             else:
                 await self._relay(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._control(scope, receive, send)
 
-    def _methods(self, path: str) -> Iterable[str]:
-        """Name the methods that are ours for a path."""
-        methods: Iterable[str] = self._own.get(path, ())
-        if not methods and path.startswith("/llmhealth-"):
-            methods = next((m for fixed, m in self._below.items() if path.startswith(fixed)), ())
-        return methods
+    def _methods(self, path: str) -> Collection[str]:
+        """Name the methods of ours for a path whose end is a parameter."""
+        return next((m for fixed, m in self._below.items() if path.startswith(fixed)), ())

@@ -62,8 +62,7 @@ class ModelRequest:
             BadRequest: the body is no JSON object and no form, or its model is no text.
         """
         self._path = path
-        boundary = boundary_of(content_type)
-        self._body = body = Body(raw) if boundary is None else Form(raw, boundary)
+        self._body = body = _read(raw, content_type)
         self._rewrites = rewrites
         self.streams = body.get("stream") is True
         self._system = system = system_text(body.get)[:SYSTEM_TEXT_LIMIT]
@@ -104,6 +103,13 @@ class ModelRequest:
         if instance == self._named and not changes:
             return self._body.raw
         return self._body.edited({"model": instance, **changes})
+
+
+def _read(raw: bytes, content_type: bytes) -> Body | Form:
+    if content_type[:1] not in b"mM":  # most are JSON
+        return Body(raw)
+    boundary = boundary_of(content_type)
+    return Body(raw) if boundary is None else Form(raw, boundary)
 
 
 def _username(system: str, pattern: re.Pattern[str]) -> str | None:

@@ -119,7 +119,7 @@ class WaitingRoom:
     def hand_out(self) -> None:
         """Give free places to those who wait: each client gets one, then another."""
         full: set[Wish] = set()
-        served = True
+        served = bool(self._lines)
         while served:
             served = False
             for client in self._turns(full):
