@@ -160,10 +160,16 @@ class Balancer:
             case ModelsAnswer(models=models):
                 standing.window.answered()
                 standing.list_models(models)
+                if standing.loading:  # it lists its models: it does no longer
+                    standing.told = None
             case Report():
                 standing.window.answered()
                 standing.report(news)
-                if self._adopt_slots and standing.server.request_max is None:
+                if (
+                    self._adopt_slots
+                    and standing.server.request_max is None
+                    and news.slots is not None
+                ):
                     standing.ledger.limit = news.slots
         if standing.status != before:
             standing.entered[standing.status] += 1

@@ -98,11 +98,20 @@ class ModelRequest:
                     has_grammar="grammar" in self._body,
                 )
             )
-        if slot is not None and self._path in _TAKE_A_SLOT and SLOT not in self._body:
+        if slot is not None and self._takes_a_slot:
             changes[SLOT] = slot
         if instance == self._named and not changes:
             return self._body.raw
         return self._body.edited({"model": instance, **changes})
+
+    @property
+    def _takes_a_slot(self) -> bool:
+        """Whether one slot can be named; several answers at once take several."""
+        return (
+            self._path in _TAKE_A_SLOT
+            and SLOT not in self._body
+            and self._body.get("n") in (None, 1)
+        )
 
 
 def _read(raw: bytes, content_type: bytes) -> Body | Form:

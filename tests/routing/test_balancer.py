@@ -186,6 +186,8 @@ def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
     b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
     b.learn(Report("B", "llamacpp", slots=1, busy_slots=frozenset()))
 
+    b.learn(Report("B", "llamacpp"))  # for once it did not tell
+
     for client in "abc":
         assert placed(b.place(ask(client)))
     assert b.place(ask("d")) is Refusal.FULL
@@ -207,7 +209,7 @@ def test_a_server_that_loads_its_model_is_waited_for() -> None:
     assert b.place(ask()) is Refusal.FULL
     assert b.standing("A").status == "loading"
 
-    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
+    b.learn(ModelsAnswer("A", ["m"]))
 
     assert placed(b.place(ask())).server == "A"
 

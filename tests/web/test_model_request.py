@@ -115,6 +115,12 @@ def test_a_slot_that_the_client_names_stays() -> None:
     assert chat(raw).body_for("m", 3) == raw
 
 
+def test_a_request_for_several_answers_names_no_slot() -> None:
+    raw = b'{"model": "m", "n": 2}'
+
+    assert chat(raw).body_for("m", 3) == raw
+
+
 def test_a_prompt_is_read_only_where_it_matters() -> None:
     raw = json.dumps(system("Hello")).encode()
 
