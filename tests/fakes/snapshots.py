@@ -148,7 +148,14 @@ EMPTY = state()
 IDLE = state(backend("tower"), backend("workstation", request_max=None), backend("attic"))
 BUSY = state(
     backend(
-        "tower", "busy", total_inflight=2, model_inflight={"gpt-oss:20b": 1, "gpt-oss:20b-2": 1}
+        "tower",
+        "busy",
+        total_inflight=2,
+        model_inflight={"gpt-oss:20b": 1, "gpt-oss:20b-2": 1},
+        kind="llama-swap",
+        loaded=["gpt-oss:20b", "gpt-oss:20b-2"],
+        prompt_tokens={"cache": 310_000, "work": 71_000},
+        forecasts={"hit": 96, "miss": 2, "surprise": 0, "none": 31},
     ),
     backend(
         "workstation",

@@ -283,7 +283,7 @@ function totals(snapshot, stats) {
     ["Waiting", queue.waiting, queue.waiting ? `longest ${age(queue.oldest_wait_seconds)}` : `of at most ${queue.max}`, waiting],
     ["Requests, last hour", stats.total_requests, ""],
     ["Prompt tokens saved", cached + worked ? percent(100 * cached / (cached + worked)) : null,
-      cached ? `${compact(cached)} of ${compact(cached + worked)}` : ""],
+      cached ? compact(cached) : ""],
     ["This machine's GPUs", snapshot.gpu_backend === "none" ? "none" : snapshot.local.status,
       snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
   ];
