@@ -21,6 +21,9 @@ QUESTIONS = (
     "And what happens at night?",
 )
 
+RULES = "Be brief and kind, quote no more than a line, and say so where you are not sure. " * 12
+"""What a chat UI has its models told: a prompt of some length, the same for all."""
+
 
 async def ask(
     client: httpx.AsyncClient, model: str, messages: list[dict[str, str]]
@@ -43,7 +46,7 @@ async def chat(client: httpx.AsyncClient, model: str, user: str) -> None:
     """Ask questions for ever, one conversation after another."""
     random = Random(user)
     while True:
-        messages = [{"role": "system", "content": f'The user\'s name is "{user}".'}]
+        messages = [{"role": "system", "content": f'The user\'s name is "{user}". {RULES}'}]
         for question in random.sample(QUESTIONS, len(QUESTIONS)):
             await asyncio.sleep(random.uniform(3, 12))
             messages.append({"role": "user", "content": question})
