@@ -233,6 +233,7 @@ async def relaying(
     max_body_bytes: int = 1 << 20,
     trusted: tuple[str, ...] = (),
     keepalive: float = 0.0,
+    routed_paths: tuple[str, ...] = ("/v1/chat/completions",),
     **timeouts: float,
 ) -> AsyncIterator[Stack]:
     """Run the relay in front of servers A, B, … on these ports; `m.*` may go to all of them."""
@@ -257,6 +258,7 @@ async def relaying(
         max_body_bytes=max_body_bytes,
         finished=stack.finished,
         keepalive=keepalive,
+        routed_paths=routed_paths,
     )
     config = uvicorn.Config(
         relay,

@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from app.routing.news import ModelsAnswer
+from app.web.headers import route_headers
 from tests.fakes.stack import (
     Message,
     Visit,
@@ -870,3 +872,58 @@ async def test_a_client_that_leaves_after_life_was_shown_leaves_no_trace() -> No
         go.set()
         assert (await served).status == 200
         assert stack.in_flight == 0
+
+
+ROUTED = ("/v1/embeddings", "/v1/messages/count_tokens", "/v1/audio/transcriptions")
+FORM = (
+    b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nRIFF\r\n--x--\r\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "header"),
+    [
+        ("/v1/embeddings", b'{"model": "m", "input": "hi"}', b"content-type: application/json"),
+        ("/v1/messages/count_tokens", b'{"model": "m"}', b"content-type: application/json"),
+        ("/v1/audio/transcriptions", FORM, b"content-type: multipart/form-data; boundary=x"),
+    ],
+)
+async def test_a_path_that_is_routed_goes_where_its_model_is_under_its_name_there(
+    path: str, body: bytes, header: bytes
+) -> None:
+    seen: list[Message] = []
+    async with (
+        listening(answering(ok())) as elsewhere,
+        listening(answering(ok(), seen)) as port,
+        relaying(elsewhere, port, routed_paths=ROUTED) as stack,
+    ):
+        stack.balancer.learn(ModelsAnswer("A", ["other"]))
+        stack.balancer.learn(ModelsAnswer("B", ["m-2"]))
+        answer = await stack.ask(post(body, path.encode(), header))
+
+    assert (answer["x-balancer-server"], answer["x-balancer-instance"]) == ("B", "m-2")
+    assert seen[0].body in (body.replace(b'"m"', b'"m-2"'), body.replace(b"\nm\r", b"\nm-2\r"))
+
+
+async def test_a_path_that_is_not_routed_goes_to_the_fallback_as_it_is() -> None:
+    seen: list[Message] = []
+    body = b'{"model": "m", "input": "hi"}'
+    async with (
+        listening(answering(ok(), seen)) as port,
+        listening(answering(ok())) as elsewhere,
+        relaying(port, elsewhere) as stack,
+    ):
+        stack.balancer.learn(ModelsAnswer("A", ["other"]))
+        answer = await stack.ask(post(body, b"/v1/embeddings"))
+
+    assert (answer["x-balancer-server"], answer["x-balancer-reason"]) == ("A", "fallback")
+    assert seen[0].body == body
+
+
+async def test_an_answer_tells_where_it_came_from_whatever_the_server_is_called() -> None:
+    assert route_headers("PC 1 太郎\r\n", "m", "idle") == (
+        (b"x-balancer-server", b"PC 1 %E5%A4%AA%E9%83%8E%0D%0A"),
+        (b"x-balancer-instance", b"m"),
+        (b"x-balancer-reason", b"idle"),
+    )

@@ -57,7 +57,7 @@ def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Resu
                 stack.enter_context(llama_cpp(model, port, slots=scenario.slots))
             url = stack.enter_context(running(name, "tiny", ports, scenario.slots, folder))
             return asyncio.run(play(url, "tiny", scenario))
-    with _fleet(scenario) as (servers, ports):
+    with fleet(scenario) as (servers, ports):
         with running(name, "chat", ports, scenario.slots, folder) as url:
             result = asyncio.run(play(url, "chat", scenario))
         result.peaks = tuple(server.peak for server in servers)
@@ -65,7 +65,8 @@ def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Resu
 
 
 @contextlib.contextmanager
-def _fleet(scenario: Scenario) -> Iterator[tuple[list[ModelServer], list[int]]]:
+def fleet(scenario: Scenario) -> Iterator[tuple[list[ModelServer], list[int]]]:
+    """Run the modelled servers of a scenario; gives them and their ports."""
     servers = [
         ModelServer(f"PC{number}", ["chat"], slots=scenario.slots, ram=scenario.ram, speed=speed)
         for number, speed in enumerate(scenario.speeds, 1)
