@@ -95,11 +95,12 @@ class Residency:
 
     def resize(self, count: int | None) -> None:
         """Take in how many slots there are."""
-        wanted = count or 0
-        if wanted != len(self.slots):
-            self.slots = self.slots[:wanted] + [
-                Slot(number) for number in range(len(self.slots), wanted)
-            ]
+        self._count = count or 0
+        if self._count != len(self.slots):
+            # A slot at work is kept, even one that there should not be: it may come back.
+            kept = {x.number: x for x in self.slots if x.number < self._count or x.busy}
+            numbers = sorted({*range(self._count), *kept})
+            self.slots = [kept.get(number) or Slot(number) for number in numbers]
 
     def forget(self) -> None:
         """Believe that nothing is held: the server was away."""
@@ -112,7 +113,11 @@ class Residency:
 
         Slots whose numbers are in `elsewhere` are busy with what did not come through us.
         """
-        free = [x for x in self.slots if not x.busy and x.number not in elsewhere]
+        free = [
+            x
+            for x in self.slots
+            if not x.busy and x.number < self._count and x.number not in elsewhere
+        ]
         if self.slots and not free:
             return None
         continued, known = None, 0

@@ -8,7 +8,8 @@ from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.prompt import Prompt
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
 
@@ -16,6 +17,8 @@ LIMITS = {"A": 1, "B": 2, "C": 3}
 CLIENTS = st.sampled_from(["alice", "bob", "carol"])
 MODELS = st.sampled_from(["m", "n", "unmatched"])
 SERVERS = st.sampled_from(sorted(LIMITS))
+SYSTEM = "kind " * 60
+PROMPTS = st.none() | st.lists(st.sampled_from(["user hi", "user bye"]), min_size=1, max_size=4)
 
 
 class Placing(RuleBasedStateMachine):
@@ -29,19 +32,29 @@ class Placing(RuleBasedStateMachine):
         self.balancer = Balancer(fleet, clock=self.clock)
         self.held: list[Lease] = []
 
-    @rule(target=leases, client=CLIENTS, model=MODELS, tried=st.sets(SERVERS))
-    def place(self, client: str, model: str, tried: set[str]) -> Lease | None:
+    @rule(target=leases, client=CLIENTS, model=MODELS, tried=st.sets(SERVERS), said=PROMPTS)
+    def place(
+        self, client: str, model: str, tried: set[str], said: list[str] | None
+    ) -> Lease | None:
         valid = {s.server.name for s in self.balancer.standings() if s.window.valid}
-        room = {s.server.name for s in self.balancer.standings() if not s.ledger.full}
-        lease = self.balancer.place(Ask(model, (model,), client, "10.0.0.1"), tried)
+        room = {s.server.name for s in self.balancer.standings() if s.open}
+        prompt = None if said is None else Prompt([SYSTEM, *said], opening=1)
+        ask = Ask(model, (model,), client, "10.0.0.1", prompt)
+        _, considered = self.balancer.consider(ask)
+        lease = self.balancer.place(ask, tried)
         if not isinstance(lease, Lease):
             return None
         candidates = set(self.balancer.fleet.candidates(model) or ("C",)) - tried
-        assert lease.server in candidates
+        assert lease.server in candidates & room
         if lease.reason not in ("fallback", "last_resort"):
-            assert lease.server in valid & room
+            assert lease.server in valid
+        if not tried:
+            assert considered is not None
+            assert (considered.server, considered.instance) == (lease.server, lease.instance)
         if lease.reason == "last_resort":
             assert all(self.balancer.standing(name).lacks((model,)) for name in valid & candidates)
+        if lease.slot is not None:
+            assert lease.slot not in self.balancer.standing(lease.server).elsewhere
         self.held.append(lease)
         return lease
 
@@ -66,6 +79,25 @@ class Placing(RuleBasedStateMachine):
         self.balancer.learn(ModelsAnswer(server, models))
         self.balancer.learn(HealthAnswer(server, Sample(False, 0.0, self.clock())))
 
+    @rule(server=SERVERS, slots=st.integers(1, 4), busy=st.sets(st.integers(0, 3)))
+    def report(self, server: str, slots: int, busy: set[int]) -> None:
+        at_work = frozenset(number for number in busy if number < slots)
+        self.balancer.learn(Report(server, "llamacpp", slots=slots, busy_slots=at_work))
+
+    @rule(server=SERVERS)
+    def load(self, server: str) -> None:
+        self.balancer.learn(Report(server, "llamacpp", loading=True))
+
+    @rule(server=SERVERS, on=st.booleans())
+    def drain(self, server: str, on: bool) -> None:
+        self.balancer.drain(server, on=on)
+
+    @rule(lease=leases, cached=st.none() | st.integers(0, 100))
+    def tell_tokens(self, lease: Lease | None, cached: int | None) -> None:
+        if lease is not None:
+            told = Reuse(lease.server, lease.instance, lease.claim, 100, cached, 0.5)
+            self.balancer.learn_reuse(told)
+
     @rule(seconds=st.sampled_from([1.0, 100.0, 200.0]))
     def wait(self, seconds: float) -> None:
         self.clock.tick(seconds)
@@ -74,6 +106,12 @@ class Placing(RuleBasedStateMachine):
     def no_server_is_above_its_limit(self) -> None:
         for standing in self.balancer.standings():
             assert standing.ledger.total <= LIMITS[standing.server.name]
+
+    @invariant()
+    def no_slot_is_named_to_two(self) -> None:
+        for standing in self.balancer.standings():
+            named = [x.slot for x in standing.ledger.leases() if x.slot is not None]
+            assert len(set(named)) == len(named)
 
     @invariant()
     def the_ledgers_hold_exactly_the_open_leases(self) -> None:

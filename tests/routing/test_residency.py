@@ -159,6 +159,21 @@ def test_fewer_slots_than_before_keep_what_the_first_ones_hold() -> None:
     assert len(server.residency.slots) == 1
 
 
+def test_a_slot_at_work_is_not_given_to_another_when_slots_go_and_come_back() -> None:
+    server = Server(2)
+    server.took(turn("alice"))
+    busy = server.took(turn("bob")).slot
+    assert busy is not None
+
+    server.residency.resize(1)
+    assert server.residency.fit(turn("carol"), 9.0) is None
+    server.residency.resize(2)
+
+    assert server.residency.fit(turn("carol"), 9.0) is None
+    server.residency.give_back(busy, 9.0)
+    assert server.asked(turn("bob", 2)).match is Match.CONTINUES
+
+
 @given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60))
 def test_no_slot_is_ever_taken_twice_and_conversations_that_have_slots_keep_them(
     slots: int, steps: list[tuple[int, bool]]
