@@ -25,6 +25,7 @@ class Answer:
 
     __slots__ = (
         "_heard",
+        "_opening",
         "_unread",
         "_usage",
         "first_token",
@@ -47,7 +48,7 @@ class Answer:
         """Seconds between one event and the next, from the first token on."""
         self.longest_gap = 0.0
         self._heard = 0.0
-        self._unread = b""
+        self._unread = self._opening = b""
         self._usage: Usage | None = None
 
     def passes(self, piece: bytes) -> None:
@@ -72,11 +73,13 @@ class Answer:
     def usage(self) -> Usage | None:
         """Read how many tokens it cost, once it has ended; None where it does not tell."""
         if self.tail:
-            self._usage = read_usage(b"".join(self.tail))
+            self._usage = read_usage(b"".join(self.tail), self._opening)
             self.tail.clear()
         return self._usage
 
     def _look_for_token(self, piece: bytes) -> None:
+        if b'"message_start"' in piece:
+            self._opening = piece
         *lines, rest = (self._unread + piece).split(b"\n")
         self._unread = rest if len(rest) <= EVENT_LIMIT else b""
         if any(line.startswith(b"data:") and _has_token(line[5:]) for line in lines):

@@ -6,6 +6,10 @@ from typing import NamedTuple
 _read = json.JSONDecoder().raw_decode
 
 
+_ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+"""https://docs.anthropic.com/en/api/messages#response-usage"""
+
+
 class Usage(NamedTuple):
     """Tokens of one request; the prompt's include those that came from a cache."""
 
@@ -15,19 +19,26 @@ class Usage(NamedTuple):
     completion: int
 
 
-def read_usage(tail: bytes) -> Usage | None:
+def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
     """Read the usage out of the end of an answer, JSON or event stream; None if there is none.
 
     `usage` as OpenAI's and Anthropic's APIs have it; else the `timings` of llama.cpp's server,
-    which it sends also where a stream was not asked for its usage.
+    which it sends also where a stream was not asked for its usage. Anthropic's streams tell of
+    the prompt in their `opening`; their prompt's tokens leave out those from a cache.
     """
     found = _last_object(tail, b'"usage"')
     if found is not None:
+        if opening:
+            found = (_last_object(opening, b'"usage"') or {}) | found
+        if (held := _count(found.get("cache_read_input_tokens"))) is not None:
+            parts = [_count(found.get(name)) for name in _ANTHROPIC]
+            prompt = None if parts[0] is None else sum(part or 0 for part in parts)
+            return _usage(prompt, held, found.get("output_tokens"))
         details = found.get("prompt_tokens_details") or found.get("input_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         return _usage(
             found.get("prompt_tokens", found.get("input_tokens")),
-            found.get("cache_read_input_tokens") if cached is None else cached,
+            cached,
             found.get("completion_tokens", found.get("output_tokens")),
         )
     found = _last_object(tail, b'"timings"')

@@ -38,7 +38,16 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 SHORT = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
 
-_TAKE_A_SLOT = frozenset({"/completion", "/completions", "/v1/completions", CHAT_PATH})
+_TAKE_A_SLOT = frozenset(
+    {
+        "/completion",
+        "/completions",
+        "/v1/completions",
+        "/v1/messages",
+        "/v1/responses",
+        CHAT_PATH,
+    }
+)
 
 
 class ModelRequest:

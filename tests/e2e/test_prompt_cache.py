@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,10 +27,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
     with llama_cpp(model, free_port()) as a, llama_cpp(model, free_port()) as b:
         servers = {"A": {"addr": a}, "B": {"addr": b}}
         with balancer(servers, {"tiny.*": ["A", "B"]}) as found:
-            eventually(
-                lambda: [b["kind"] for b in found.snapshot()["backends"]] == ["llamacpp"] * 2
-            )
+            eventually(lambda: backends(found, "kind") == ["llamacpp"] * 2)
             yield found
+
+
+def backends(running: Running, key: str) -> list[Any]:
+    """Read one fact of each server."""
+    return [backend[key] for backend in running.snapshot()["backends"]]
 
 
 class Conversation:
@@ -69,13 +73,27 @@ def test_conversations_behind_one_address_keep_a_slot_each(running: Running) -> 
             assert cached >= 0.98 * before[one]
             before[one] = prompt
 
-    backends = running.snapshot()["backends"]
-    eventually(
-        lambda: (
-            sum(b["forecasts"]["hit"] for b in running.snapshot()["backends"]) == 2 * len(people)
-        )
-    )
-    assert [backend["request_max"] for backend in backends] == [2, 2]
+    eventually(lambda: sum(told["hit"] for told in backends(running, "forecasts")) == 8)
+    assert backends(running, "request_max") == [2, 2]
+
+
+def test_anthropic_s_messages_are_routed_and_keep_their_slot_too(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port()) as url:
+        servers = {"A": {"addr": url}}
+        with balancer(servers, {"tiny.*": ["A"]}, routed_paths="/v1/messages") as found:
+            eventually(lambda: backends(found, "kind") == ["llamacpp"])
+            said: list[dict[str, str]] = []
+            for text in ("hello", "and then"):
+                said.append({"role": "user", "content": text})
+                body = {"model": "tiny", "max_tokens": 8, "system": SYSTEM, "messages": said}
+                answer = httpx.post(f"{found.url}/v1/messages", json=body, timeout=60)
+                told = answer.raise_for_status().json()
+                said.append({"role": "assistant", "content": told["content"][0]["text"]})
+            assert answer.headers["x-balancer-reason"] == "cached_prompt"
+            assert told["usage"]["cache_read_input_tokens"] > len(SYSTEM)
+            eventually(lambda: backends(found, "forecasts")[0]["hit"] == 1)
 
 
 def test_an_explanation_agrees_with_what_happens(running: Running) -> None:

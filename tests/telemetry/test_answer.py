@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.telemetry.answer import TAIL_PIECES, Answer
+from app.telemetry.usage import Usage
 
 
 def delta(**members: object) -> bytes:
@@ -94,3 +95,16 @@ def test_an_event_without_end_is_not_gathered_without_end() -> None:
         answer.passes(b"x" * 10_000)
 
     assert len(answer._unread) <= 64 * 1024
+
+
+def test_the_prompt_s_tokens_of_an_anthropic_stream_are_kept_from_its_beginning() -> None:
+    usage = {"input_tokens": 2, "cache_read_input_tokens": 8}
+    start = {"type": "message_start", "message": {"usage": usage}}
+    text = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}}
+    end = {"type": "message_delta", "usage": {"output_tokens": 9}}
+    pieces = [start, *[text] * (TAIL_PIECES + 1), end]
+
+    answer = seen(*(b"data: " + json.dumps(piece).encode() + b"\n\n" for piece in pieces))
+
+    assert answer.usage() == Usage(10, 8, 9)
+    assert answer.usage() == Usage(10, 8, 9)

@@ -29,7 +29,7 @@ def event(**members: object) -> bytes:
         (event(timings={"prompt_n": 6, "cache_n": 94, "predicted_n": 5}), Usage(100, 94, 5)),
         (event(timings={"prompt_n": 6, "predicted_n": 5}), Usage(6, None, 5)),
         (event(usage={"input_tokens": 8, "output_tokens": 2}), Usage(8, None, 2)),
-        (event(usage={"input_tokens": 8, "cache_read_input_tokens": 5}), Usage(8, 5, 0)),
+        (event(usage={"input_tokens": 8, "cache_read_input_tokens": 5}), Usage(13, 5, 0)),
         (event(choices=[{"delta": {"content": 'the "usage": {"prompt_tokens": 1}'}}]), None),
         (b'{"usage": {"prompt_tokens": 3, "compl', None),
         (b'{"usage": {"prompt_tokens": "3"}}', None),
@@ -40,6 +40,13 @@ def event(**members: object) -> bytes:
 )
 def test_the_usage_is_read_off_the_end(tail: bytes, usage: Usage | None) -> None:
     assert read_usage(tail) == usage
+
+
+def test_a_stream_that_tells_of_its_prompt_at_the_beginning_is_read_from_both_ends() -> None:
+    prompt = {"input_tokens": 28, "cache_read_input_tokens": 630, "output_tokens": 0}
+    opening = event(type="message_start", message={"usage": prompt})
+
+    assert read_usage(event(usage={"output_tokens": 4}), opening) == Usage(658, 630, 4)
 
 
 @given(st.binary() | st.text().map(lambda text: b'{"usage": ' + text.encode(errors="replace")))
