@@ -81,7 +81,12 @@ def _summary(settings: Settings) -> list[str]:
         lines.append("Models, the first match decides:")
         width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
         lines += (f"  {p.regex.pattern:{width}}  -> {', '.join(p.servers)}" for p in fleet.patterns)
-    return [*lines, f"Everything else goes to {fleet.fallback}"]
+    lines += (f"{alias} stands for {model}" for alias, model in settings.aliases.items())
+    return [
+        *lines,
+        f"Routed by their model: {', '.join(settings.routed_paths)}",
+        f"Everything else goes to {fleet.fallback}",
+    ]
 
 
 def _described(server: Server, *, adopts_slots: bool) -> str:

@@ -126,8 +126,26 @@ def test_check_prints_what_it_understood(
         "Models, the first match decides:",
         "  gpt-oss.*  -> PC1, PC2",
         "  q          -> PC2",
+        "Routed by their model: /v1/chat/completions",
         "Everything else goes to PC2",
     ]
+
+
+def test_check_prints_what_is_unusual(
+    environment: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = {"addr": "http://h:1", "health": "Ollama", "tier": 2, "weight": 0.5}
+    environment.set(
+        BALANCER_SERVERS=json.dumps({"PC1": server}),
+        BALANCER_ALIASES='{"gpt-4o": "qwen3:8b"}',
+        BALANCER_ADOPT_SLOTS="false",
+    )
+
+    assert main(["check"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("any number at once, asked as ollama, tier 2, weight 0.5")
+    assert "gpt-4o stands for qwen3:8b" in lines
 
 
 @pytest.mark.usefixtures("environment")
