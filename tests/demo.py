@@ -21,6 +21,8 @@ HOST = "127.0.0.1"
 MODEL = "qwen3:8b"
 SERVERS = {"PC1": 30, "PC2": 20}
 """What stands behind the balancer, and how many tokens per second each writes."""
+SLOTS = 2
+"""Of each server, which the balancer finds out by asking."""
 READY_SECONDS = 30
 STOP_SECONDS = 3
 ROOT = Path(__file__).parents[1]
@@ -129,7 +131,8 @@ async def _start(processes: Processes, port: int, empty: Path) -> None:
         options = {
             "name": name,
             "port": own,
-            "models": f"{MODEL},{MODEL}-2",
+            "models": MODEL,
+            "slots": SLOTS,
             "prefill": 20 * decode,
             "decode": decode,
         }
@@ -139,7 +142,6 @@ async def _start(processes: Processes, port: int, empty: Path) -> None:
             "addr": f"http://{HOST}",
             "health_port": own,
             "model_port": own,
-            "request_max": 2,
         }
     settings = {
         "PYTHONPATH": str(ROOT),
