@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from app.routing.prompt import Prompt
+from app.routing.prompt import BLOCK, Prompt
 
 Get = Callable[[str], object]
 """Gives a member of a request's body; None where there is none."""
@@ -98,7 +98,9 @@ def _text(content: object, between: str) -> str:
 def _part(part: object) -> str:
     if isinstance(part, dict) and isinstance(text := part.get("text"), str):
         return text
-    return _written(part)
+    # Of an image all that matters is whether it is the same: megabytes need no marks in them.
+    written = _written(part)
+    return written if len(written) <= BLOCK else str(hash(written))
 
 
 def _written(value: object) -> str:

@@ -48,6 +48,20 @@ def test_an_image_and_a_tool_call_are_part_of_the_prompt() -> None:
     assert len({prompt.end for prompt in prompts if prompt}) == 3
 
 
+def test_a_large_image_is_marked_once_and_told_from_another() -> None:
+    images = [
+        chat_prompt({"messages": [user([{"image_url": {"url": letter * 100_000}}])]}.get)
+        for letter in "aab"
+    ]
+
+    assert all(prompt is not None and len(prompt.ends) == 1 for prompt in images)
+    assert [prompt.end == images[0].end for prompt in images if prompt and images[0]] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_without_messages_there_is_no_prompt() -> None:
     assert chat_prompt({"prompt": "Hello"}.get) is None
     assert chat_prompt({"messages": "Hello"}.get) is None
