@@ -56,13 +56,16 @@ class Pool:
         Raises:
             Unreachable: the server refused, could not be found, or took too long.
         """
-        if not fresh:
-            while self._idle:
-                connection, _ = self._idle.popitem()
-                if connection.usable:
-                    self._busy.add(connection)
-                    return connection
-        return await self._dial()
+        return (None if fresh else self.kept()) or await self._dial()
+
+    def kept(self) -> Connection | None:
+        """Take a kept connection, if there is one."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if connection.usable:
+                self._busy.add(connection)
+                return connection
+        return None
 
     async def _dial(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
+from app.routing.balancer import Refusal
+from app.routing.choice import Ask
+from app.routing.ledger import Lease
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
 from app.upstream.errors import UpstreamError
@@ -24,19 +28,35 @@ Fields = dict[bytes, bytes]
 
 
 class ClientLeft(Exception):
-    """The client closed its connection while its request was read."""
+    """The client closed its connection."""
 
 
 class BodyTooLarge(Exception):
-    """The body is longer than may be held in memory."""
+    """The body is longer than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class Job(NamedTuple):
+    """What a request that makes a model work asks for: a place, and a body for it."""
+
+    place: Callable[[tuple[str, ...]], Lease | Refusal]
+    body_for: Callable[[str, int | None], bytes]
+    ask: Ask | None
+
+
+Landed = Callable[["Exchange", Exception | None], None]
+"""Hears that an exchange has ended, and by which error if any."""
 
 
 class Exchange:
     """Carries one request to a server and the answer back (a `wire.Receiver`).
 
     Pieces of the answer are passed on from the connection's callback as they come. Where
-    the client is slower than the server, the server is not read. A client that leaves cancels
-    the task that serves it, wherever that waits.
+    the client is slower than the server, the server is not read. A task that `run`s it is
+    cancelled when the client leaves; without a task, after `begin`, the exchange ends.
     """
 
     __slots__ = (
@@ -45,6 +65,7 @@ class Exchange:
         "_connection",
         "_done",
         "_early",
+        "_landed",
         "_last",
         "_misfit",
         "_pieces",
@@ -55,6 +76,8 @@ class Exchange:
         "_uploader",
         "client",
         "fields",
+        "job",
+        "lease",
         "record",
         "route",
         "scope",
@@ -70,10 +93,14 @@ class Exchange:
         self.started = False
         self.route: tuple[tuple[bytes, bytes], ...] = ()
         """Headers that tell the client where its request went."""
+        self.job: Job | None = None
+        self.lease: Lease | None = None
+        """The hold on the server, of an exchange without a task."""
         self._receive = receive
         self._send = send
         self.client: ClientProtocol = scope["extensions"][CLIENT]
         self._done: asyncio.Future[None] | None = None
+        self._landed: Landed | None = None
         self._connection: Connection | None = None
         self._uploader: Eager | None = None
         self._sender: Eager | None = None
@@ -98,7 +125,7 @@ class Exchange:
         """
         length = self.fields.get(b"content-length")
         if length is not None and int(length) > limit:
-            raise BodyTooLarge
+            raise BodyTooLarge(limit)
         parts = []
         size, more = 0, True
         while more and size <= limit:
@@ -109,7 +136,7 @@ class Exchange:
             size += len(parts[-1])
             more = message.get("more_body", False)
         if size > limit:
-            raise BodyTooLarge
+            raise BodyTooLarge(limit)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
@@ -182,10 +209,8 @@ class Exchange:
             UpstreamError: what went wrong at the server.
         """
         connection = await pool.connect(fresh=fresh)
-        self._base = pool.base
         self._done = done = self.client.loop.create_future()
-        self.record.sent = monotonic()
-        self.record.size = len(body) if body else 0
+        self._note_sending(pool, body)
         connection.request(
             head + body if body else head,
             self,
@@ -197,6 +222,19 @@ class Exchange:
         if body is None:
             self._uploader = Eager(self._stream_body(connection, chunked), self._stop_at_error)
         await done
+
+    def begin(
+        self, connection: Connection, pool: Pool, head: bytes, body: bytes, landed: Landed
+    ) -> None:
+        """Do as `run`, over a connection that is there, and call `landed` in the end.
+
+        Its error is `ClientLeft` where that is why it ended.
+        """
+        self._note_sending(pool, body)
+        connection.request(head + body, self)
+        self._connection = connection
+        self._landed = landed
+        self.client.watch(self._leave)
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record
@@ -267,6 +305,14 @@ class Exchange:
             self._connection = None
             self._pieces.append((None, _as_event(self._last), True))
             self._sender = Eager(self._pass_on(), self._passed_on)
+
+    def _leave(self) -> None:
+        self._end(ClientLeft())
+
+    def _note_sending(self, pool: Pool, body: bytes | None) -> None:
+        self._base = pool.base
+        self.record.sent = monotonic()
+        self.record.size = len(body) if body else 0
 
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._connection = self._connection, None
@@ -339,6 +385,10 @@ class Exchange:
             self._end(error)
 
     def _end(self, error: Exception | None) -> None:
+        if self._landed is not None:
+            landed, self._landed = self._landed, None
+            landed(self, error)
+            return
         if self._done is None or self._done.done():
             return
         if error is None:

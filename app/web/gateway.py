@@ -38,6 +38,11 @@ class Gateway:
         elif scope["type"] == "lifespan":
             await self._control(scope, receive, send)
 
+    def at_once(self, scope: Any, receive: Any, send: Any, body: bytes) -> bool:
+        """Serve a model request without a task, if that can be; its path is never ours."""
+        done: bool = self._relay.at_once(scope, receive, send, body)
+        return done
+
     def _methods(self, path: str) -> Collection[str]:
         """Name the methods of ours for a path whose end is a parameter."""
         return next((m for fixed, m in self._below.items() if path.startswith(fixed)), ())

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import itertools
-import math
 import re
 import secrets
 from collections import Counter
@@ -12,27 +11,24 @@ from time import monotonic
 from typing import Any
 
 from app.routing.balancer import Balancer, Refusal
-from app.routing.choice import Ask
 from app.routing.ledger import Lease
 from app.routing.news import Failure
 from app.settings.paths import CHAT_PATH
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
-from app.web.body import BadRequest
-from app.web.exchange import BodyTooLarge, ClientLeft, Exchange
+from app.web.exchange import ClientLeft, Exchange, Job
 from app.web.headers import Origin, request_head, route_headers
 from app.web.model_request import INFERENCE_PATHS, ModelRequest
-from app.web.waiting import QueueFull, QueueTimeout, TurnedAway, WaitingRoom
-
-RETRY_AFTER = 5, 60
-"""A client that was turned away may try again after so many seconds at least, and at most."""
+from app.web.refusals import REFUSED, refuse, refuse_unconfigured
+from app.web.waiting import WaitingRoom
 
 Read = Callable[[str, bytes, str, bytes], ModelRequest]
 """Reads a request: its path, its body, the client's address, the body's type."""
 
 NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
+
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -82,6 +78,57 @@ class Relay:
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        exchange = self._open(scope, receive, send)
+        if exchange.record.endpoint == "other":
+            await self._see_through(exchange, self._forward(exchange))
+        else:
+            await self._see_through(exchange, self._serve_model(exchange))
+
+    def at_once(self, scope: dict[str, Any], receive: Any, send: Any, raw: bytes) -> bool:
+        """Serve a routed request whose body is there, without a task where none is needed.
+
+        None is where a server has a place and a kept connection, and answers: the exchange
+        calls back at its end. Whatever has to wait or goes wrong goes on in a task.
+        """
+        if scope["method"] != "POST" or scope["path"] not in self._routed_paths:
+            return False
+        if len(raw) > self._max_body_bytes:
+            return False
+        exchange = self._open(scope, receive, send)
+        try:
+            exchange.job = job = self._read_job(exchange, raw)
+            lease = job.place(())
+            kept = self._pools[lease.server].kept() if isinstance(lease, Lease) else None
+            if kept is None or not isinstance(lease, Lease):
+                self._go_on(exchange, self._place_and_carry(exchange, job, lease))
+                return True
+            exchange.lease = lease
+            pool = self._pools[lease.server]
+            body = self._assign(exchange, job, lease)
+            head = self._head(exchange, pool, b"%d" % len(body))
+            exchange.begin(kept, pool, head, body, self._landed)
+        except Exception as error:  # noqa: BLE001 - the client is told of it
+            self._landed(exchange, error)
+        return True
+
+    def _landed(self, exchange: Exchange, error: Exception | None) -> None:
+        """Hear how an exchange without a task has ended."""
+        if exchange.lease is not None:
+            exchange.lease.release()
+        if error is None or isinstance(error, ClientLeft):
+            record = exchange.record
+            record.outcome = _outcome(record.status) if error is None else "client_disconnect"
+            self._conclude(exchange)
+        elif isinstance(error, Stale) and exchange.job is not None:
+            self._go_on(exchange, self._place_and_carry(exchange, exchange.job))
+        else:
+            self._go_on(exchange, _fail(error))
+
+    def _go_on(self, exchange: Exchange, serving: Coroutine[Any, Any, None]) -> None:
+        exchange.client.unwatch()  # the task watches by itself
+        exchange.client.run(lambda *_: self._see_through(exchange, serving))
+
+    def _open(self, scope: dict[str, Any], receive: Any, send: Any) -> Exchange:
         path = scope["path"]
         model_request = path in self._model_paths and scope["method"] == "POST"
         peer = scope["client"][0] if scope["client"] else ""
@@ -92,14 +139,20 @@ class Relay:
             self._origin.client(peer, fields.get(b"x-forwarded-for")),
             monotonic(),
         )
-        exchange = Exchange(scope, receive, send, fields, record)
         self._in_flight[record.endpoint] += 1
+        return Exchange(scope, receive, send, fields, record)
+
+    async def _see_through(self, exchange: Exchange, serving: Coroutine[Any, Any, None]) -> None:
+        """Serve a request, and tell the client and the telemetry how that went."""
+        record = exchange.record
         try:
             exchange.client.watch()
-            if model_request:
-                await self._serve_model(exchange)
-            else:
-                await self._forward(exchange)
+            try:
+                await serving
+            except UpstreamError as error:
+                await self._give_up(exchange, error)
+            except REFUSED as error:
+                await refuse(exchange, error)
             record.outcome = record.outcome or _outcome(record.status)
         except asyncio.CancelledError:
             if not exchange.client.left:
@@ -108,89 +161,56 @@ class Relay:
             record.outcome = "client_disconnect"
         except ClientLeft:
             record.outcome = "client_disconnect"
-        except UpstreamError as error:
-            await self._give_up(exchange, error)
         finally:
-            exchange.close()
-            self._in_flight[record.endpoint] -= 1
-            record.ended = monotonic()
-            self._finished(record)
+            self._conclude(exchange)
+
+    def _conclude(self, exchange: Exchange) -> None:
+        record = exchange.record
+        exchange.close()
+        self._in_flight[record.endpoint] -= 1
+        record.ended = monotonic()
+        self._finished(record)
 
     # A request that makes a model work
 
     async def _serve_model(self, exchange: Exchange) -> None:
+        raw = await exchange.read_body(self._max_body_bytes)
+        await self._place_and_carry(exchange, self._read_job(exchange, raw))
+
+    def _read_job(self, exchange: Exchange, raw: bytes) -> Job:
         record = exchange.record
-        try:
-            raw = await exchange.read_body(self._max_body_bytes)
-            record.ready = monotonic()
-            if record.endpoint in self._routed_paths:
-                content_type = exchange.fields.get(b"content-type", b"")
-                request = self._read(record.endpoint, raw, record.address, content_type)
-                record.username = request.username
-                record.model = request.ask.model or NO_MODEL
-                record.stream = request.streams
-                place = functools.partial(self._balancer.place, request.ask)
-                await self._place_and_carry(exchange, place, request.body_for, request.ask)
-            else:
-                record.model = record.endpoint
-                place = functools.partial(
-                    self._balancer.place_unrouted, record.endpoint, record.address
-                )
-                await self._place_and_carry(exchange, place, lambda *_: raw)
-        except BadRequest as error:
-            await exchange.refuse(400, "invalid_request_error", str(error))
-        except BodyTooLarge:
-            limit = self._max_body_bytes
-            message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
-            await exchange.refuse(413, "invalid_request_error", message, _CLOSE)
-        except QueueFull as full:
-            record.outcome, record.rejection = "rejected", "queue_full"
-            message = f"{full.ahead} requests are waiting already, as many as may"
-            await _turn_away(exchange, 429, "rate_limit_error", message, full)
-        except QueueTimeout as late:
-            record.outcome, record.rejection = "rejected", "queue_timeout"
-            message = (
-                "every server was busy for the whole time that a request may wait; "
-                f"{late.ahead} others were still ahead"
+        record.ready = monotonic()
+        if record.endpoint not in self._routed_paths:
+            record.model = record.endpoint
+            place = functools.partial(
+                self._balancer.place_unrouted, record.endpoint, record.address
             )
-            await _turn_away(exchange, 503, "server_busy", message, late)
+            return Job(place, lambda *_: raw, None)
+        content_type = exchange.fields.get(b"content-type", b"")
+        request = self._read(record.endpoint, raw, record.address, content_type)
+        record.username = request.username
+        record.model = request.ask.model or NO_MODEL
+        record.stream = request.streams
+        place = functools.partial(self._balancer.place, request.ask)
+        return Job(place, request.body_for, request.ask)
 
     async def _place_and_carry(
-        self,
-        exchange: Exchange,
-        place: Callable[[tuple[str, ...]], Lease | Refusal],
-        body_for: Callable[[str, int | None], bytes],
-        ask: Ask | None = None,
+        self, exchange: Exchange, job: Job, lease: Lease | Refusal | None = None
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
         unreachable: Unreachable | None = None
         while True:
-            lease = place(record.failures)
+            lease = lease or job.place(record.failures)
             if lease is Refusal.FULL:
-                asked = monotonic()
-                waiting = self._waiting.wait(
-                    record.username or record.address,
-                    record.model,
-                    functools.partial(place, record.failures),
-                    record.failures,
-                    functools.partial(self._balancer.holds, ask, record.failures),
-                )
-                if self._keepalive and record.stream:
-                    waiting = self._show_life(exchange, waiting)
-                lease = await waiting
-                record.waited += monotonic() - asked
+                lease = await self._wait(exchange, job)
             if isinstance(lease, Refusal):
                 if unreachable is not None:
                     raise unreachable
-                await _refuse_unconfigured(exchange)
+                await refuse_unconfigured(exchange)
                 return
             with lease:
-                record.server, record.instance = lease.server, lease.instance
-                record.reason, record.claim = lease.reason, lease.claim
-                if self._tells_route:
-                    exchange.route = route_headers(lease.server, lease.instance, lease.reason)
-                body = body_for(lease.instance, lease.slot)
+                body = self._assign(exchange, job, lease)
                 try:
                     await self._carry(exchange, lease.server, body, b"%d" % len(body))
                     return
@@ -199,6 +219,32 @@ class Relay:
                     record.failures += (lease.server,)
                     record.faults += (error.kind,)
                     self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+            lease = None
+
+    def _assign(self, exchange: Exchange, job: Job, lease: Lease) -> bytes:
+        """Note where the request goes, and write its body for there."""
+        record = exchange.record
+        record.server, record.instance = lease.server, lease.instance
+        record.reason, record.claim = lease.reason, lease.claim
+        if self._tells_route:
+            exchange.route = route_headers(lease.server, lease.instance, lease.reason)
+        return job.body_for(lease.instance, lease.slot)
+
+    async def _wait(self, exchange: Exchange, job: Job) -> Lease | Refusal:
+        record = exchange.record
+        asked = monotonic()
+        waiting = self._waiting.wait(
+            record.username or record.address,
+            record.model,
+            functools.partial(job.place, record.failures),
+            record.failures,
+            functools.partial(self._balancer.holds, job.ask, record.failures),
+        )
+        if self._keepalive and record.stream:
+            waiting = self._show_life(exchange, waiting)
+        lease = await waiting
+        record.waited += monotonic() - asked
+        return lease
 
     async def _show_life(
         self, exchange: Exchange, waiting: Coroutine[Any, Any, Lease | Refusal]
@@ -233,7 +279,7 @@ class Relay:
         """Carry a request to the fallback server, its body streamed, without a lease."""
         server = self._balancer.fleet.fallback
         if server is None:
-            await _refuse_unconfigured(exchange)
+            await refuse_unconfigured(exchange)
             return
         exchange.record.server = server
         exchange.record.reason = "fallback"
@@ -308,20 +354,6 @@ class Relay:
         return next(self._ids)
 
 
-_CLOSE = ((b"connection", b"close"),)
-
-
-async def _turn_away(
-    exchange: Exchange, status: int, kind: str, message: str, why: TurnedAway
-) -> None:
-    shortest, longest = RETRY_AFTER
-    seconds = shortest
-    if why.expected is not None:
-        seconds = min(longest, max(shortest, math.ceil(why.expected)))
-        message += f"; a place is expected in about {math.ceil(why.expected)} s"
-    await exchange.refuse(status, kind, message, ((b"retry-after", b"%d" % seconds),))
-
-
 def _give_back(waited: "asyncio.Task[Lease | Refusal]") -> None:
     """Give back a place that came to somebody who was leaving."""
     if not waited.cancelled() and waited.exception() is None:
@@ -330,13 +362,8 @@ def _give_back(waited: "asyncio.Task[Lease | Refusal]") -> None:
             lease.release()
 
 
-async def _refuse_unconfigured(exchange: Exchange) -> None:
-    message = (
-        "no server is configured for this; set BALANCER_SERVERS and BALANCER_MODELS "
-        "(/llmhealth-monitor shows how)"
-    )
-    exchange.record.rejection = "no_route"
-    await exchange.refuse(404, "not_found_error", message)
+async def _fail(error: Exception) -> None:
+    raise error
 
 
 def _outcome(status: int) -> Outcome:

@@ -5,7 +5,7 @@ import gc
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import (
@@ -18,6 +18,16 @@ CLIENT = "llama_balancer.client"
 """ASGI extension: the `ClientProtocol` that a request came over."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class App(Protocol):
+    """An ASGI callable that can serve some requests without a task."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a request."""
+
+    def at_once(self, scope: Any, receive: Any, send: Any, body: bytes) -> bool:
+        """Serve a request whose body is there, by callbacks; False to be called instead."""
 
 
 class Cork:
@@ -60,8 +70,9 @@ class Cork:
 class ClientProtocol(HttpToolsProtocol):
     """A client's connection.
 
-    - A request's task is cancelled when the client leaves, if it asks for that: `watch`.
-      uvicorn tells those who wait for it, and of pipelined requests the newest only.
+    - A request whose body came with its head needs no task, if the app can do without one.
+    - A request hears when the client leaves, if it asks for that: `watch`. uvicorn tells those
+      who wait for it, and of pipelined requests the newest only.
     - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
       could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
     - A connection can be taken over by another protocol: `take_over`.
@@ -69,25 +80,33 @@ class ClientProtocol(HttpToolsProtocol):
 
     # In uvicorn's dictionary of the instance they would make it outgrow the keys that all
     # instances share, at the price of 1.5 KB for each connection.
-    __slots__ = ("_running", "_task", "_watched", "left")
+    __slots__ = ("_begun", "_on_left", "_running", "_task", "left")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.left = False
-        """Whether the client left while its request was watched."""
-        self._watched = False
+        """Whether a task was cancelled because the client left."""
+        self._on_left: Callable[[], None] | None = None
+        self._begun: App | None = None
         self._running: RequestResponseCycle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def watch(self) -> None:
-        """Cancel the task that serves the present request when the client leaves."""
-        self._watched = True
+    def watch(self, on_left: Callable[[], None] | None = None) -> None:
+        """Call `on_left`, or cancel the task of the present request, when the client leaves."""
+        self._on_left = on_left or self._cancel
         if self.transport.is_closing():
             self._leave()
 
     def unwatch(self) -> None:
-        """Cancel nothing any more: the answer is complete."""
-        self._watched = False
+        """Tell nobody any more: the answer is complete."""
+        self._on_left = None
+
+    def run(self, app: Any) -> None:
+        """Serve the present request by an ASGI callable, in a task."""
+        assert self._running is not None
+        self._task = task = self.loop.create_task(self._running.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def reply(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write an answer that is there as a whole; False where it needs uvicorn's `send`.
@@ -146,7 +165,19 @@ class ClientProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         self._leave()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        app, self._begun = self._begun, None
+        if app is not None and not self._serve_at_once(app):
+            self.run(app)
+
     # uvicorn's hooks
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        app, self._begun = self._begun, None
+        if app is not None:  # a pipelined request
+            self.run(app)
 
     def on_headers_complete(self) -> None:
         cast("dict[str, Any]", self.scope)["extensions"] = {CLIENT: self}
@@ -157,16 +188,29 @@ class ClientProtocol(HttpToolsProtocol):
         self._running = cycle
         if cycle.scope["method"] != "HEAD":  # the answer to which is a head alone
             cycle.transport = cast("asyncio.Transport", Cork(cycle.transport))
-        self._task = task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self._begun = app
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: whether to upgrade is the server's decision."""
 
+    def _serve_at_once(self, app: App) -> bool:
+        cycle = self._running
+        if cycle is None or cycle.more_body or self.transport.is_closing():
+            return False
+        if not app.at_once(cycle.scope, cycle.receive, cycle.send, bytes(cycle.body)):
+            return False
+        cycle.body.clear()
+        self.flow.resume_reading()  # a long body or a pipelined request may have paused it
+        return True
+
     def _leave(self) -> None:
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
+
+    def _cancel(self) -> None:
         task, self._task = self._task, None
-        if self._watched and task is not None:
+        if task is not None:
             self.left = True
             task.cancel()
 

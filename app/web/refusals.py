@@ -1,0 +1,58 @@
+"""What a client is told whose request goes to no server."""
+
+import math
+
+from app.web.body import BadRequest
+from app.web.exchange import BodyTooLarge, Exchange
+from app.web.waiting import QueueFull, QueueTimeout, TurnedAway
+
+RETRY_AFTER = 5, 60
+"""A client that was turned away may try again after so many seconds at least, and at most."""
+
+REFUSED = (BadRequest, BodyTooLarge, TurnedAway)
+"""What `refuse` has words for."""
+
+_CLOSE = ((b"connection", b"close"),)
+
+
+async def refuse(exchange: Exchange, error: Exception) -> None:
+    """Answer a request that cannot be served: malformed, too long, or one too many."""
+    record = exchange.record
+    match error:
+        case BodyTooLarge(limit=limit):
+            message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
+            await exchange.refuse(413, "invalid_request_error", message, _CLOSE)
+        case QueueFull():
+            record.outcome, record.rejection = "rejected", "queue_full"
+            message = f"{error.ahead} requests are waiting already, as many as may"
+            await _turn_away(exchange, 429, "rate_limit_error", message, error)
+        case QueueTimeout():
+            record.outcome, record.rejection = "rejected", "queue_timeout"
+            message = (
+                "every server was busy for the whole time that a request may wait; "
+                f"{error.ahead} others were still ahead"
+            )
+            await _turn_away(exchange, 503, "server_busy", message, error)
+        case _:
+            await exchange.refuse(400, "invalid_request_error", str(error))
+
+
+async def refuse_unconfigured(exchange: Exchange) -> None:
+    """Answer a request that no server is configured for."""
+    message = (
+        "no server is configured for this; set BALANCER_SERVERS and BALANCER_MODELS "
+        "(/llmhealth-monitor shows how)"
+    )
+    exchange.record.rejection = "no_route"
+    await exchange.refuse(404, "not_found_error", message)
+
+
+async def _turn_away(
+    exchange: Exchange, status: int, kind: str, message: str, why: TurnedAway
+) -> None:
+    shortest, longest = RETRY_AFTER
+    seconds = shortest
+    if why.expected is not None:
+        seconds = min(longest, max(shortest, math.ceil(why.expected)))
+        message += f"; a place is expected in about {math.ceil(why.expected)} s"
+    await exchange.refuse(status, kind, message, ((b"retry-after", b"%d" % seconds),))
