@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.bench.contenders import CONTENDERS, NGINX, OURS, UVICORN, Contender, Running, running
+from tests.bench.load import ANSWERED
 from tests.bench.process import cpu_seconds, resident_bytes
 from tests.bench.table import Figures, table
 from tests.fakes.balancer import free_port
@@ -29,7 +30,7 @@ from tests.fakes.balancer import free_port
 CONNECTIONS = 16
 STREAMS = 200
 OPEN_STREAMS = 1000
-KINDS = ["memory", "json", "sse"]
+KINDS = ["memory", "json", "prompt", "sse"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def _measure(
     kind: str, contenders: dict[Contender, Running], core: int, arguments: argparse.Namespace
 ) -> Figures:
     found: dict[str, list[float]] = defaultdict(list)
-    fit = {c: r for c, r in contenders.items() if c.streams or kind == "json"}
+    fit = {c: r for c, r in contenders.items() if c.streams or kind in ANSWERED}
     if kind == "memory":
         for proxy in fit.values():
             _microseconds("json", proxy, core, 0.5)  # warm up
@@ -97,7 +98,7 @@ def _measure(
 
 def _microseconds(kind: str, proxy: Running, core: int, seconds: float) -> float:
     """Measure the CPU time of the proxy per answer or event, in microseconds."""
-    connections = CONNECTIONS if kind == "json" else STREAMS
+    connections = CONNECTIONS if kind in ANSWERED else STREAMS
     with _load(kind, proxy.port, connections, seconds, core) as load:
         assert load.stdout is not None
         load.stdout.readline()
@@ -106,7 +107,7 @@ def _microseconds(kind: str, proxy: Running, core: int, seconds: float) -> float
         spent = cpu_seconds(proxy.pid) - before
     if counted["errors"]:
         raise RuntimeError(f"{proxy.name}: {counted['errors']} requests failed")
-    units: int = counted["answers" if kind == "json" else "events"]
+    units: int = counted["answers" if kind in ANSWERED else "events"]
     if not units:
         raise RuntimeError(f"{proxy.name} passed nothing on")
     return spent / units * 1e6

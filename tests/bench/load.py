@@ -1,11 +1,13 @@
 """The load of the benchmark, in a process of its own; prints what came of it as JSON.
 
 python -m tests.bench.load json PORT CONNECTIONS SECONDS
+python -m tests.bench.load prompt PORT CONNECTIONS SECONDS
 python -m tests.bench.load sse PORT STREAMS SECONDS
 python -m tests.bench.load idle PORT STREAMS SECONDS
 """
 
 import asyncio
+import functools
 import json
 import sys
 from typing import cast
@@ -13,16 +15,33 @@ from typing import cast
 from tests.bench.loop import run
 
 SYSTEM = 'The user\'s name is "Alice".'
+RULES = "Answer in the language of the question, briefly, and say so where you are not sure. " * 6
 BODIES: dict[str, dict[str, object]] = {
     "json": {},
+    "prompt": {},
     "sse": {"stream": True},
     "idle": {"stream": True, "pace": 0},
 }
+ANSWERED = ("json", "prompt")
+"""Kinds of which answers are counted, not events."""
 
 
-def request(kind: str) -> bytes:
+def conversation(kind: str, client: int) -> list[dict[str, str]]:
+    """Say hello, or go on with some 2 KB of a conversation under a system prompt that all share."""
+    if kind != "prompt":
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Hello!"}]
+    said = f"This is conversation {client}, and it has been going on for a while by now. " * 5
+    return [
+        {"role": "system", "content": RULES},
+        {"role": "user", "content": said},
+        {"role": "assistant", "content": said[::-1]},
+        {"role": "user", "content": "And then?" * 50},
+    ]
+
+
+def request(kind: str, client: int = 0) -> bytes:
     """Write a chat request as a client would."""
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "Hello!"}]
+    messages = conversation(kind, client)
     body = json.dumps({"model": "bench", "messages": messages, **BODIES[kind]}).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n"
@@ -45,9 +64,9 @@ class Tally:
 class Client(asyncio.Protocol):
     """One connection: asks again as soon as it is answered, or counts events."""
 
-    def __init__(self, kind: str, tally: Tally) -> None:
-        self._streams = kind != "json"
-        self._request = request(kind)
+    def __init__(self, kind: str, tally: Tally, number: int) -> None:
+        self._streams = kind not in ANSWERED
+        self._request = request(kind, number)
         self._tally = tally
         self._buffer = b""
         self._begun = False
@@ -103,10 +122,12 @@ async def load(kind: str, port: int, connections: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     tally = Tally()
     transports = []
-    for _ in range(connections):
-        transport, _ = await loop.create_connection(lambda: Client(kind, tally), "127.0.0.1", port)
+    for number in range(connections):
+        transport, _ = await loop.create_connection(
+            functools.partial(Client, kind, tally, number), "127.0.0.1", port
+        )
         transports.append(transport)
-    while kind != "json" and tally.streams < connections and not tally.errors:
+    while kind not in ANSWERED and tally.streams < connections and not tally.errors:
         await asyncio.sleep(0.05)
     tally.answers = tally.events = 0
     print("begun", flush=True)

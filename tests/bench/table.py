@@ -9,6 +9,7 @@ Figures = dict[str, float]
 
 COLUMNS = {
     "json": ("µs CPU per JSON request", UVICORN.name, 2.8),
+    "prompt": ("the same with 2 KB of conversation", UVICORN.name, 2.8),
     "sse": ("µs CPU per event at 20 ms", NGINX.name, 1.5),
     "memory": ("KB per open stream", NGINX.name, 1.0),
 }
