@@ -29,7 +29,7 @@ from app.web import api, monitor, steering
 from app.web.explain import explain
 from app.web.gateway import Gateway
 from app.web.headers import Origin
-from app.web.model_request import ModelRequest
+from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
@@ -96,17 +96,17 @@ def create_app(
         logs.RequestLog().finished,
         functools.partial(_count, stats),
     )
-    read = functools.partial(
-        ModelRequest,
-        username_pattern=re.compile(settings.username_pattern),
-        rewrites=Rewrites(
+    reading = Reading(
+        username_finder(re.compile(settings.username_pattern)),
+        Rewrites(
             reasoning=settings.rewrite_reasoning,
             edit_suffix=settings.rewrite_edit_suffix,
             grammar=settings.rewrite_grammar,
         ),
-        aliases=settings.aliases,
-        reads_prompt=settings.affinity == "prompt",
+        settings.aliases,
+        prompts=settings.affinity == "prompt",
     )
+    read = functools.partial(ModelRequest, reading)
     relay = Relay(
         balancer,
         pools,

@@ -98,13 +98,13 @@ class Balancer:
 
         `tried` names the servers that could not be reached for this request.
         """
-        names = self.fleet.candidates(ask.model)
+        now = self._clock()
+        names = self._names(ask)
         if names is None:
-            return self._place_on_fallback(ask, tried)
+            return self._place_on_fallback(ask, tried, now)
         candidates = [self._standings[name] for name in names if name not in tried]
         if not candidates:
             return Refusal.UNKNOWN
-        now = self._clock()
         pin = self._sticky.find(ask.client, ask.model, now)
         choice = choose(ask, candidates, pin, now)
         if choice is None:
@@ -113,27 +113,21 @@ class Balancer:
             first = candidates[0]
             choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
         self.lookups[self._lookup(ask, pin, choice)] += 1
-        self._pin(ask, choice)
-        return self._book(ask, choice, pinned=True)
+        self._pin(ask, choice, now)
+        return self._book(ask, choice, now, pinned=True)
 
-    def place_unrouted(
-        self, endpoint: str, client: str, tried: Collection[str] = ()
-    ) -> Lease | Refusal:
-        """Book a lease at the fallback for a model request that is not routed by its model."""
-        return self._place_on_fallback(Ask(endpoint, (endpoint,), client, client), tried)
-
-    def holds(self, ask: Ask | None, tried: Collection[str] = ()) -> bool:
+    def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
         """Whether a request, placed now, would find its prompt in a cache."""
-        if ask is None or ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
+        if ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
             return False
-        names = self.fleet.candidates(ask.model)
+        names = self._names(ask)
         candidates = [self._standings[name] for name in names or () if name not in tried]
         choice = choose(ask, candidates, None, self._clock()) if candidates else None
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
         """Tell who might get a request and who would, and send nothing anywhere."""
-        names = self.fleet.candidates(ask.model)
+        names = self._names(ask)
         if names is None:
             name = self.fleet.fallback
             if name is None:
@@ -199,7 +193,11 @@ class Balancer:
         """List the live pins as (client, model asked for, pin)."""
         return list(self._sticky.items(self._clock()))
 
-    def _place_on_fallback(self, ask: Ask, tried: Collection[str]) -> Lease | Refusal:
+    def _names(self, ask: Ask) -> tuple[str, ...] | None:
+        """Name the servers that may take a request; None where that is the fallback alone."""
+        return self.fleet.candidates(ask.model) if ask.routed else None
+
+    def _place_on_fallback(self, ask: Ask, tried: Collection[str], now: float) -> Lease | Refusal:
         name = self.fleet.fallback
         if name is None or name in tried:
             return Refusal.UNKNOWN
@@ -207,11 +205,11 @@ class Balancer:
         if not standing.open and self._overflow == "queue":
             return Refusal.FULL
         choice = Choice(name, standing.served_name(ask.names), "fallback")
-        return self._book(ask, choice, pinned=False)
+        return self._book(ask, choice, now, pinned=False)
 
-    def _book(self, ask: Ask, choice: Choice, *, pinned: bool) -> Lease:
+    def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
         standing = self._standings[choice.server]
-        ledger, fit, now = standing.ledger, choice.fit, self._clock()
+        ledger, fit = standing.ledger, choice.fit
         residency = slot = claim = None
         if fit is not None and ask.prompt is not None:
             instances = len(standing.offered(ask.names))
@@ -221,10 +219,11 @@ class Balancer:
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
+            now = self._clock()
             if residency is not None and slot is not None:
-                residency.give_back(slot, self._clock())
+                residency.give_back(slot, now)
             if pinned:
-                self._pin(ask, choice)
+                self._pin(ask, choice, now)
             self.on_room()
 
         lease = Lease(
@@ -271,6 +270,6 @@ class Balancer:
             return "hit" if same else "unusable"
         return "expired" if self._sticky.remembers(ask.client, ask.model) else "miss"
 
-    def _pin(self, ask: Ask, choice: Choice) -> None:
-        pin = Pin(choice.server, choice.instance, ask.address, self._clock())
+    def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
+        pin = Pin(choice.server, choice.instance, ask.address, now)
         self._sticky.put(ask.client, ask.model, pin)

@@ -35,7 +35,8 @@ class Ask(NamedTuple):
 
     `names` are the names that a server may know the model by, the preferred one first: all
     of them mean the `model` that was asked for. `client` is who asks: the user's name where
-    it is known, else the `address`. Without a `prompt` the client alone decides.
+    it is known, else the `address`. Without a `prompt` the client alone decides. What is not
+    `routed` goes to the fallback, whatever its model.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Ask(NamedTuple):
     client: str
     address: str
     prompt: Prompt | None = None
+    routed: bool = True
 
 
 class Choice(NamedTuple):

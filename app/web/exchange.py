@@ -4,11 +4,8 @@ import asyncio
 import json
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from app.routing.balancer import Refusal
-from app.routing.choice import Ask
-from app.routing.ledger import Lease
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
 from app.upstream.errors import UpstreamError
@@ -18,6 +15,10 @@ from app.web.eager import Eager
 from app.web.headers import answer_headers
 from app.web.server import CLIENT, ClientProtocol
 from app.web.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from app.routing.ledger import Lease
+    from app.web.model_request import ModelRequest, UnroutedRequest
 
 MISFIT_LIMIT = 64 * 1024
 """Longest error of a server that is told within an event stream, in bytes, piece by piece."""
@@ -37,14 +38,6 @@ class BodyTooLarge(Exception):
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self.limit = limit
-
-
-class Job(NamedTuple):
-    """What a request that makes a model work asks for: a place, and a body for it."""
-
-    place: Callable[[tuple[str, ...]], Lease | Refusal]
-    body_for: Callable[[str, int | None], bytes]
-    ask: Ask | None
 
 
 Landed = Callable[["Exchange", Exception | None], None]
@@ -76,9 +69,9 @@ class Exchange:
         "_uploader",
         "client",
         "fields",
-        "job",
         "lease",
         "record",
+        "request",
         "route",
         "scope",
         "started",
@@ -93,7 +86,8 @@ class Exchange:
         self.started = False
         self.route: tuple[tuple[bytes, bytes], ...] = ()
         """Headers that tell the client where its request went."""
-        self.job: Job | None = None
+        self.request: ModelRequest | UnroutedRequest | None = None
+        """What may have to be sent once more, until an answer begins."""
         self.lease: Lease | None = None
         """The hold on the server, of an exchange without a task."""
         self._receive = receive
@@ -287,6 +281,7 @@ class Exchange:
 
     def _begin(self, head: Head) -> Head | None:
         """Take notice of an answer's beginning; None where the client has had one already."""
+        self.request = None  # its body is as long as the prompt
         record = self.record
         record.first_byte = monotonic()
         record.status = head.status

@@ -1,8 +1,9 @@
 """A request that makes a model work: who asks for which model, and what goes out."""
 
+import functools
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
@@ -50,37 +51,45 @@ _TAKE_A_SLOT = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How requests are read, as the settings have it.
+
+    `username` finds the user's name in a system message. Prompts are read only where they
+    matter to routing.
+    """
+
+    username: Callable[[str], str | None]
+    rewrites: Rewrites
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    prompts: bool = True
+
+
 class ModelRequest:
     """A request that is routed by the model that it names."""
 
+    __slots__ = ("_body", "_named", "_path", "_rewrites", "_system", "ask", "streams", "username")
+
     def __init__(
-        self,
-        path: str,
-        raw: bytes,
-        address: str,
-        content_type: bytes = b"",
-        *,
-        username_pattern: re.Pattern[str],
-        rewrites: Rewrites,
-        aliases: Mapping[str, str] = MappingProxyType({}),
-        reads_prompt: bool = True,
+        self, reading: Reading, path: str, raw: bytes, address: str, content_type: bytes = b""
     ) -> None:
-        """Read a request from a client at `address`, its prompt only where that matters.
+        """Read a request from a client at `address`.
 
         Raises:
             BadRequest: the body is no JSON object and no form, or its model is no text.
         """
         self._path = path
         self._body = body = _read(raw, content_type)
-        self._rewrites = rewrites
-        self.streams = body.get("stream") is True
-        self._system = system = system_text(body.get)[:SYSTEM_TEXT_LIMIT]
+        self._rewrites = reading.rewrites
+        get = body.get
+        self.streams = get("stream") is True
+        self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
         prompt = None
-        if reads_prompt and (read_prompt := PROMPTS.get(path)) is not None:
-            prompt = read_prompt(body.get) if len(raw) >= WORTH_KEEPING else SHORT
+        if reading.prompts and (read_prompt := PROMPTS.get(path)) is not None:
+            prompt = read_prompt(get) if len(raw) >= WORTH_KEEPING else SHORT
         # They are long, and the answer may take minutes.
         body.forget("messages", "tools", "prompt", "input")
-        named = body.get("model")
+        named = get("model")
         if named is None:
             named = ""  # the server has a model of its own: the fallback decides
         elif not isinstance(named, str):
@@ -88,9 +97,10 @@ class ModelRequest:
         elif not named.isascii() and _has_lone_surrogate(named):
             raise BadRequest("model holds half a surrogate pair")
         self._named = named
-        model = aliases.get(named, named)
-        self.username = _username(system, username_pattern)
-        self.ask = Ask(model, rewrites.names(model), self.username or address, address, prompt)
+        model = reading.aliases.get(named, named)
+        self.username = username = reading.username(system) if system else None
+        names = reading.rewrites.names(model)
+        self.ask = Ask(model, names, username or address, address, prompt)
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:
         """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
@@ -98,14 +108,12 @@ class ModelRequest:
             return self._body.raw
         changes: dict[str, object] = {}
         if self._path == CHAT_PATH:
-            changes.update(
-                self._rewrites.changes(
-                    self.ask.model,
-                    instance,
-                    self._body.get("chat_template_kwargs"),
-                    self._system,
-                    has_grammar="grammar" in self._body,
-                )
+            changes = self._rewrites.changes(
+                self.ask.model,
+                instance,
+                self._body.get("chat_template_kwargs"),
+                self._system,
+                has_grammar="grammar" in self._body,
             )
         if slot is not None and self._takes_a_slot:
             changes[SLOT] = slot
@@ -123,6 +131,22 @@ class ModelRequest:
         )
 
 
+class UnroutedRequest:
+    """A request that makes a model work, but goes to the fallback as it is."""
+
+    __slots__ = ("ask", "raw", "streams", "username")
+
+    def __init__(self, path: str, raw: bytes, address: str) -> None:
+        self.ask = Ask(path, (path,), address, address, routed=False)
+        self.raw = raw
+        self.username: str | None = None
+        self.streams = False
+
+    def body_for(self, instance: str, slot: int | None = None) -> bytes:
+        """Give the body, the same for wherever it goes."""
+        return self.raw
+
+
 def _read(raw: bytes, content_type: bytes) -> Body | Form:
     if content_type[:1] not in b"mM":  # most are JSON
         return Body(raw)
@@ -130,16 +154,24 @@ def _read(raw: bytes, content_type: bytes) -> Body | Form:
     return Body(raw) if boundary is None else Form(raw, boundary)
 
 
-def _username(system: str, pattern: re.Pattern[str]) -> str | None:
-    if not system:
-        return None
-    match = pattern.search(system)
-    if match is None:
-        return None
-    name = (match.group(1) or "").strip()
-    if not name.isascii():  # a lone surrogate could be neither logged nor shown
-        name = name.encode(errors="replace").decode()
-    return name[:128] or None
+def username_finder(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
+    """Make what finds the user's name in a system message: the pattern's first group.
+
+    A pattern may look at each place in many ways, 40 ns for each character, and a chat
+    begins with the same system message each time: the last ones are remembered.
+    """
+
+    @functools.lru_cache(256)
+    def find(system: str) -> str | None:
+        match = pattern.search(system)
+        if match is None:
+            return None
+        name = (match.group(1) or "").strip()
+        if not name.isascii():  # a lone surrogate could be neither logged nor shown
+            name = name.encode(errors="replace").decode()
+        return name[:128] or None
+
+    return find
 
 
 def _has_lone_surrogate(text: str) -> bool:

@@ -11,20 +11,24 @@ from time import monotonic
 from typing import Any
 
 from app.routing.balancer import Balancer, Refusal
+from app.routing.choice import Ask
 from app.routing.ledger import Lease
 from app.routing.news import Failure
 from app.settings.paths import CHAT_PATH
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
-from app.web.exchange import ClientLeft, Exchange, Job
+from app.web.exchange import ClientLeft, Exchange
 from app.web.headers import Origin, request_head, route_headers
-from app.web.model_request import INFERENCE_PATHS, ModelRequest
+from app.web.model_request import INFERENCE_PATHS, ModelRequest, UnroutedRequest
 from app.web.refusals import REFUSED, refuse, refuse_unconfigured
 from app.web.waiting import WaitingRoom
 
 Read = Callable[[str, bytes, str, bytes], ModelRequest]
 """Reads a request: its path, its body, the client's address, the body's type."""
+
+Served = ModelRequest | UnroutedRequest
+"""A request that holds a lease."""
 
 NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -96,15 +100,18 @@ class Relay:
             return False
         exchange = self._open(scope, receive, send)
         try:
-            exchange.job = job = self._read_job(exchange, raw)
-            lease = job.place(())
-            kept = self._pools[lease.server].kept() if isinstance(lease, Lease) else None
-            if kept is None or not isinstance(lease, Lease):
-                self._go_on(exchange, self._place_and_carry(exchange, job, lease))
+            exchange.request = request = self._read_request(exchange, raw)
+            lease = self._balancer.place(request.ask)
+            if isinstance(lease, Refusal):
+                self._go_on(exchange, self._place_and_carry(exchange, request, lease))
+                return True
+            pool = self._pools[lease.server]
+            kept = pool.kept()
+            if kept is None:
+                self._go_on(exchange, self._place_and_carry(exchange, request, lease))
                 return True
             exchange.lease = lease
-            pool = self._pools[lease.server]
-            body = self._assign(exchange, job, lease)
+            body = self._assign(exchange, request, lease)
             head = self._head(exchange, pool, b"%d" % len(body))
             exchange.begin(kept, pool, head, body, self._landed)
         except Exception as error:  # noqa: BLE001 - the client is told of it
@@ -119,8 +126,8 @@ class Relay:
             record = exchange.record
             record.outcome = _outcome(record.status) if error is None else "client_disconnect"
             self._conclude(exchange)
-        elif isinstance(error, Stale) and exchange.job is not None:
-            self._go_on(exchange, self._place_and_carry(exchange, exchange.job))
+        elif isinstance(error, Stale) and exchange.request is not None:
+            self._go_on(exchange, self._place_and_carry(exchange, exchange.request))
         else:
             self._go_on(exchange, _fail(error))
 
@@ -175,42 +182,39 @@ class Relay:
 
     async def _serve_model(self, exchange: Exchange) -> None:
         raw = await exchange.read_body(self._max_body_bytes)
-        await self._place_and_carry(exchange, self._read_job(exchange, raw))
+        await self._place_and_carry(exchange, self._read_request(exchange, raw))
 
-    def _read_job(self, exchange: Exchange, raw: bytes) -> Job:
+    def _read_request(self, exchange: Exchange, raw: bytes) -> Served:
         record = exchange.record
         record.ready = monotonic()
-        if record.endpoint not in self._routed_paths:
-            record.model = record.endpoint
-            place = functools.partial(
-                self._balancer.place_unrouted, record.endpoint, record.address
-            )
-            return Job(place, lambda *_: raw, None)
+        path = record.endpoint
+        if path not in self._routed_paths:
+            record.model = path
+            return UnroutedRequest(path, raw, record.address)
         content_type = exchange.fields.get(b"content-type", b"")
-        request = self._read(record.endpoint, raw, record.address, content_type)
+        request = self._read(path, raw, record.address, content_type)
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
-        place = functools.partial(self._balancer.place, request.ask)
-        return Job(place, request.body_for, request.ask)
+        return request
 
     async def _place_and_carry(
-        self, exchange: Exchange, job: Job, lease: Lease | Refusal | None = None
+        self, exchange: Exchange, request: Served, lease: Lease | Refusal | None = None
     ) -> None:
         """Carry the request to one server after another until one could be reached."""
         record = exchange.record
         unreachable: Unreachable | None = None
         while True:
-            lease = lease or job.place(record.failures)
+            lease = lease or self._balancer.place(request.ask, record.failures)
             if lease is Refusal.FULL:
-                lease = await self._wait(exchange, job)
+                lease = await self._wait(exchange, request.ask)
             if isinstance(lease, Refusal):
                 if unreachable is not None:
                     raise unreachable
                 await refuse_unconfigured(exchange)
                 return
             with lease:
-                body = self._assign(exchange, job, lease)
+                body = self._assign(exchange, request, lease)
                 try:
                     await self._carry(exchange, lease.server, body, b"%d" % len(body))
                     return
@@ -221,24 +225,24 @@ class Relay:
                     self._balancer.learn(Failure(lease.server, "models", unreachable=True))
             lease = None
 
-    def _assign(self, exchange: Exchange, job: Job, lease: Lease) -> bytes:
+    def _assign(self, exchange: Exchange, request: Served, lease: Lease) -> bytes:
         """Note where the request goes, and write its body for there."""
         record = exchange.record
         record.server, record.instance = lease.server, lease.instance
         record.reason, record.claim = lease.reason, lease.claim
         if self._tells_route:
             exchange.route = route_headers(lease.server, lease.instance, lease.reason)
-        return job.body_for(lease.instance, lease.slot)
+        return request.body_for(lease.instance, lease.slot)
 
-    async def _wait(self, exchange: Exchange, job: Job) -> Lease | Refusal:
+    async def _wait(self, exchange: Exchange, ask: Ask) -> Lease | Refusal:
         record = exchange.record
         asked = monotonic()
         waiting = self._waiting.wait(
             record.username or record.address,
             record.model,
-            functools.partial(job.place, record.failures),
+            functools.partial(self._balancer.place, ask, record.failures),
             record.failures,
-            functools.partial(self._balancer.holds, job.ask, record.failures),
+            functools.partial(self._balancer.holds, ask, record.failures),
         )
         if self._keepalive and record.stream:
             waiting = self._show_life(exchange, waiting)

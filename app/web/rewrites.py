@@ -4,7 +4,6 @@ A name may carry more than the model: `gpt-oss:20b-high` asks for high reasoning
 `…-edit` or `…-apply`, which editors use, for an answer without the channels' marks.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 EFFORTS = ("low", "medium", "high")
@@ -48,7 +47,7 @@ class Rewrites:
 
     def changes(
         self, model: str, served: str, kwargs: object, system: str, *, has_grammar: bool
-    ) -> Mapping[str, object]:
+    ) -> dict[str, object]:
         """Tell what to set in the body of a request for `model` that goes out as `served`.
 
         `kwargs` is the body's `chat_template_kwargs`; `system` the beginning of its system

@@ -15,7 +15,7 @@ from app.routing.fleet import Fleet, Server
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.web.headers import Origin
-from app.web.model_request import ModelRequest
+from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.relay import Relay
 from app.web.rewrites import Rewrites
 from app.web.server import ClientProtocol
@@ -247,14 +247,13 @@ async def relaying(
     pools = {server.name: Pool(server.model_base, **timeouts) for server in servers}
     waiting = WaitingRoom(balancer, capacity=capacity, timeout=queue_timeout)
     stack = Stack(balancer, waiting, pools)
+    reading = Reading(username_finder(re.compile(r"name is (\w+)")), Rewrites())
     relay = Relay(
         balancer,
         pools,
         waiting,
         origin=Origin(ip_network(text) for text in trusted),
-        read=functools.partial(
-            ModelRequest, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
-        ),
+        read=functools.partial(ModelRequest, reading),
         max_body_bytes=max_body_bytes,
         finished=stack.finished,
         keepalive=keepalive,

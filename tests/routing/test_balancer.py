@@ -20,6 +20,9 @@ def ask(client: str = "alice", model: str = "m") -> Ask:
     return Ask(model, (model,), client, "10.0.0.1")
 
 
+UNROUTED = Ask("/v1/embeddings", ("/v1/embeddings",), "10.0.0.1", "10.0.0.1", routed=False)
+
+
 def placed(answer: Lease | Refusal) -> Lease:
     assert isinstance(answer, Lease)
     return answer
@@ -103,15 +106,15 @@ def test_without_servers_there_is_nowhere_to_go() -> None:
     b = Balancer(Fleet.of([]), clock=Clock())
 
     assert b.place(ask()) is Refusal.UNKNOWN
-    assert b.place_unrouted("/v1/embeddings", "10.0.0.1") is Refusal.UNKNOWN
+    assert b.place(UNROUTED) is Refusal.UNKNOWN
 
 
 def test_requests_that_are_not_routed_share_the_limit_of_the_fallback() -> None:
     b = balancer()
-    lease = placed(b.place_unrouted("/v1/embeddings", "10.0.0.1"))
+    lease = placed(b.place(UNROUTED))
 
     assert (lease.server, lease.instance) == ("B", "/v1/embeddings")
-    assert b.place_unrouted("/v1/embeddings", "10.0.0.1") is Refusal.FULL
+    assert b.place(UNROUTED) is Refusal.FULL
 
 
 def test_overflow_first_sends_what_finds_all_full_to_the_first_server() -> None:

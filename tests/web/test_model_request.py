@@ -1,23 +1,21 @@
-import functools
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from app.routing.choice import Ask
 from app.settings.paths import CHAT_PATH
 from app.web.body import BadRequest
-from app.web.model_request import SYSTEM_TEXT_LIMIT, ModelRequest
+from app.web.model_request import SYSTEM_TEXT_LIMIT, ModelRequest, Reading, username_finder
 from app.web.rewrites import Rewrites
 
-read = functools.partial(
-    ModelRequest, CHAT_PATH, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
-)
+READING = Reading(username_finder(re.compile(r"name is (\w+)")), Rewrites())
 
 
-def chat(body: object, address: str = "10.0.0.1") -> ModelRequest:
+def chat(body: object, address: str = "10.0.0.1", reading: Reading = READING) -> ModelRequest:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read(raw, address)
+    return ModelRequest(reading, CHAT_PATH, raw, address)
 
 
 def system(content: object, role: str = "system") -> dict[str, object]:
@@ -55,13 +53,9 @@ def test_the_system_message_may_come_in_parts_or_as_the_developers() -> None:
 
 
 def test_half_a_surrogate_pair_in_a_name_is_made_harmless() -> None:
-    request = ModelRequest(
-        CHAT_PATH,
-        rb'{"model":"m","messages":[{"role":"system","content":"name is \ud800"}]}',
-        "10.0.0.1",
-        username_pattern=re.compile("name is (.)"),
-        rewrites=Rewrites(),
-    )
+    reading = replace(READING, username=username_finder(re.compile("name is (.)")))
+    body = rb'{"model":"m","messages":[{"role":"system","content":"name is \ud800"}]}'
+    request = chat(body, reading=reading)
 
     assert request.username == "?"
 
@@ -124,19 +118,16 @@ def test_a_request_for_several_answers_names_no_slot() -> None:
 def test_a_prompt_is_read_only_where_it_matters() -> None:
     raw = json.dumps(system("Hello")).encode()
 
-    assert read(raw, "", reads_prompt=False).ask.prompt is None
+    assert chat(raw, reading=replace(READING, prompts=False)).ask.prompt is None
     assert chat(raw).ask.prompt is not None
 
 
-def other(path: str, body: object, **options: object) -> ModelRequest:
-    make = functools.partial(
-        ModelRequest, username_pattern=re.compile(r"name is (\w+)"), rewrites=Rewrites()
-    )
-    return make(path, json.dumps(body).encode(), "10.0.0.1", **options)  # type: ignore[arg-type]
+def other(path: str, body: object, reading: Reading = READING) -> ModelRequest:
+    return ModelRequest(reading, path, json.dumps(body).encode(), "10.0.0.1")
 
 
 def test_an_alias_is_routed_and_sent_on_as_the_model_that_it_stands_for() -> None:
-    request = other(CHAT_PATH, {"model": "gpt-4o"}, aliases={"gpt-4o": "qwen3:8b"})
+    request = chat({"model": "gpt-4o"}, reading=replace(READING, aliases={"gpt-4o": "qwen3:8b"}))
 
     assert request.ask.model == "qwen3:8b"
     assert json.loads(request.body_for("qwen3:8b")) == {"model": "qwen3:8b"}
@@ -176,7 +167,13 @@ FORM = (
 
 
 def test_the_model_of_an_uploaded_recording_is_read_and_replaced_and_nothing_else() -> None:
-    request = read(FORM, "10.0.0.1", b"multipart/form-data; boundary=x")
+    request = ModelRequest(
+        READING,
+        "/v1/audio/transcriptions",
+        FORM,
+        "10.0.0.1",
+        b"multipart/form-data; boundary=x",
+    )
 
     assert request.ask.model == "whisper"
     assert request.body_for("whisper") == FORM

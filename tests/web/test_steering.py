@@ -17,7 +17,7 @@ from app.routing.news import ModelsAnswer, Report
 from app.web import steering
 from app.web.explain import explain
 from app.web.gateway import Gateway
-from app.web.model_request import ModelRequest
+from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.rewrites import Rewrites
 from tests.fakes.clock import Clock
 
@@ -34,9 +34,8 @@ class House:
     def __init__(self, admin_key: str | None = "opensesame") -> None:
         servers = [Server(name, f"http://{name}", request_max=1) for name in ("PC1", "PC/2")]
         self.balancer = Balancer(Fleet.of(servers, {"m.*": ["PC1", "PC/2"]}), clock=Clock())
-        read = functools.partial(
-            ModelRequest, username_pattern=re.compile("name is (.+)"), rewrites=Rewrites()
-        )
+        reading = Reading(username_finder(re.compile("name is (.+)")), Rewrites())
+        read = functools.partial(ModelRequest, reading)
         self.read = read
         routes = steering.routes(
             explain=lambda *request: explain(self.balancer, read(*request).ask, 1000.0),
