@@ -210,18 +210,16 @@ class Balancer:
     def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
         standing = self._standings[choice.server]
         ledger, fit = standing.ledger, choice.fit
-        residency = slot = claim = None
+        stay = None
         if fit is not None and ask.prompt is not None:
-            instances = len(standing.offered(ask.names))
-            residency = standing.residency(choice.instance, instances)
-            claim, slot = residency.claim(fit, ask.prompt), fit.slot
-            residency.take(fit, ask.prompt, now)
+            standing.keep(choice.instance, fit.residency)
+            stay = fit.residency.take(fit, ask.prompt, now)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
             now = self._clock()
-            if residency is not None and slot is not None:
-                residency.give_back(slot, now)
+            if stay is not None:
+                stay.end(now, worked=lease.worked)
             if pinned:
                 self._pin(ask, choice, now)
             self.on_room()
@@ -234,8 +232,8 @@ class Balancer:
             reason=choice.reason,
             since=now,
             let_go=let_go,
-            slot=slot.number if slot is not None and standing.names_slots else None,
-            claim=claim,
+            slot=standing.name_slot(stay.slot if stay is not None and ask.takes_slot else None),
+            claim=None if stay is None else stay.claim,
         )
         ledger.enter(lease)
         self.decisions.append(lease)

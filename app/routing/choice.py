@@ -36,7 +36,8 @@ class Ask(NamedTuple):
     `names` are the names that a server may know the model by, the preferred one first: all
     of them mean the `model` that was asked for. `client` is who asks: the user's name where
     it is known, else the `address`. Without a `prompt` the client alone decides. What is not
-    `routed` goes to the fallback, whatever its model.
+    `routed` goes to the fallback, whatever its model. What cannot say which slot is its own
+    takes any.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Ask(NamedTuple):
     address: str
     prompt: Prompt | None = None
     routed: bool = True
+    takes_slot: bool = True
 
 
 class Choice(NamedTuple):

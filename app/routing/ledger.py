@@ -25,6 +25,7 @@ class Lease:
         "server",
         "since",
         "slot",
+        "worked",
     )
 
     def __init__(
@@ -51,6 +52,8 @@ class Lease:
         self.claim = claim
         """What its cache is believed to hold."""
         self.open = True
+        self.worked = True
+        """Whether the server may have worked on the prompt, so that its cache holds it now."""
         self._let_go = let_go
 
     def release(self) -> None:

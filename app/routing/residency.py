@@ -56,14 +56,17 @@ class Slot:
 class Fit(NamedTuple):
     """The best that a server's caches can do for a prompt."""
 
+    residency: "Residency"
     match: Match
     slot: Slot | None
     known: int
     """Characters of the prompt that need no work."""
-    worth: float
+    worth: float = 0.0
     """What is lost where somebody's prompt must go."""
     anchor: int = 0
     """The prompt that is continued, where it has left its slot."""
+    rank: int | None = None
+    """How many prompts left their slots after that one."""
 
 
 class Claim(NamedTuple):
@@ -76,6 +79,31 @@ class Claim(NamedTuple):
     """How many prompts left their slots after the one that is continued, if it left its own."""
     possible: float = 0.0
     """The part that comes from the cache if that prompt is still held."""
+
+
+class Stay:
+    """A prompt at the place that was found for it, until its answer ends."""
+
+    __slots__ = ("_before", "_fit", "_prompt", "claim", "slot")
+
+    def __init__(self, fit: Fit, prompt: Prompt, before: Prompt | None) -> None:
+        size = prompt.size or 1
+        possible = prompt.ends[fit.anchor] / size if fit.anchor else 0.0
+        self.claim = Claim(fit.match, fit.known / size, fit.rank, possible)
+        self.slot = fit.slot
+        self._fit = fit
+        self._prompt = prompt
+        self._before = before
+
+    def end(self, now: float, *, worked: bool) -> None:
+        """Free the place; it holds the prompt from now on if the server has worked on it."""
+        slot = self.slot
+        if slot is not None:
+            slot.busy = False
+            slot.touched = True
+            slot.used_at = now
+        if not worked:
+            self._fit.residency.undo(self._fit, self._prompt, self._before)
 
 
 class Residency:
@@ -125,41 +153,44 @@ class Residency:
             if slot.prompt is not None and (shared := prompt.shared(slot.prompt)) > known:
                 continued, known = slot, shared
         if continued is not None and known >= WORTH_KEEPING:
-            return Fit(Match.CONTINUES, continued, known, 0.0)
-        victim = min(free, key=lambda x: self._sacrifice(x, now), default=None)
+            return Fit(self, Match.CONTINUES, continued, known)
+        victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
         anchor = self._recall(prompt)
-        if anchor and self._rank(anchor) < self.depth:
-            return Fit(Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor)
+        rank = self._rank(anchor) if anchor else None
+        if rank is not None and rank < self.depth:
+            return Fit(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
         if victim is None or not self._lives(victim, now):
-            return Fit(Match.EMPTY, victim, 0, 0.0, anchor)
-        return Fit(Match.EVICTS, victim, 0, victim.worth(now), anchor)
+            return Fit(self, Match.EMPTY, victim, 0, 0.0, anchor, rank)
+        return Fit(self, Match.EVICTS, victim, 0, victim.worth(now), anchor, rank)
 
-    def take(self, fit: Fit, prompt: Prompt, now: float) -> None:
+    def take(self, fit: Fit, prompt: Prompt, now: float) -> Stay:
         """Let a prompt have the place that was found for it."""
-        slot = fit.slot
         self._past.pop(fit.anchor, None)
+        slot = fit.slot
         if slot is None:
             self._remember(prompt)
-            return
-        if slot.prompt is not None and fit.match is not Match.CONTINUES:
-            self._remember(slot.prompt)
+            return Stay(fit, prompt, None)
+        before = slot.prompt
+        if before is not None and fit.match is not Match.CONTINUES:
+            self._remember(before)
         slot.prompt = prompt
         slot.busy = slot.touched = True
         slot.used_at = now
+        return Stay(fit, prompt, before)
 
-    def give_back(self, slot: Slot, now: float) -> None:
-        """Free a slot; what it holds stays."""
-        slot.busy = False
-        slot.touched = True
-        slot.used_at = now
-
-    def claim(self, fit: Fit, prompt: Prompt) -> Claim:
-        """Put down what is expected of a place, before it is taken."""
-        share = fit.known / (prompt.size or 1)
-        if not fit.anchor:
-            return Claim(fit.match, share)
-        possible = prompt.ends[fit.anchor] / prompt.size
-        return Claim(fit.match, share, self._rank(fit.anchor), possible)
+    def undo(self, fit: Fit, prompt: Prompt, before: Prompt | None) -> None:
+        """Believe what was believed before a prompt took its place, unless all was forgotten."""
+        slot = fit.slot
+        there = prompt.anchor in self._past if slot is None else slot.prompt is prompt
+        if not there:
+            return
+        gone = prompt if slot is None else before
+        if gone is not None:
+            self._past.pop(gone.anchor, None)
+        if fit.anchor:
+            self._past[fit.anchor] = None
+        if slot is not None:
+            slot.prompt = before
 
     def correct(self, rank: int, *, held: bool) -> None:
         """Learn from an answer whether a prompt of the past was still held.

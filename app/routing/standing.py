@@ -1,13 +1,13 @@
 """What is known of one server at this moment."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from typing import Literal
 
 from app.routing.fleet import Server
 from app.routing.ledger import Ledger
 from app.routing.news import Report
-from app.routing.residency import Residency
+from app.routing.residency import Residency, Slot
 from app.routing.window import Window
 
 Status = Literal["idle", "busy", "loading", "draining", "invalid"]
@@ -42,8 +42,9 @@ class Standing:
         self.entered: Counter[Status] = Counter()
         """How often the server came into a state."""
         self._elsewhere: frozenset[int] = frozenset()
+        self._unseen = False
         self._stale_after = stale_after
-        self._residencies: dict[str, Residency] = {}
+        self._residencies: OrderedDict[str, Residency] = OrderedDict()
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     # What it tells
@@ -69,9 +70,25 @@ class Standing:
 
     @property
     def names_slots(self) -> bool:
-        """Whether requests may say which slot is theirs: then it tells which ones are free."""
+        """Whether requests may say which slot is theirs.
+
+        The server must tell which ones are free, and have told since a request of ours went
+        to a slot that it was to find by itself.
+        """
         told = self.told
-        return told is not None and told.kind == "llamacpp" and told.busy_slots is not None
+        return (
+            told is not None
+            and told.kind == "llamacpp"
+            and told.busy_slots is not None
+            and not self._unseen
+        )
+
+    def name_slot(self, slot: Slot | None) -> int | None:
+        """Tell by which number a request may ask for a slot; None: it goes to any."""
+        if slot is not None and self.names_slots:
+            return slot.number
+        self._unseen = True
+        return None
 
     def report(self, told: Report) -> None:
         """Take in what the server tells of itself.
@@ -80,6 +97,7 @@ class Standing:
         since the last report may be busy with that still, so they are given the benefit of it.
         """
         self.told = told
+        self._unseen = False
         if told.slots is not None:
             self._take_in_slots(told.slots)
         ours = self.ledger.recent()
@@ -111,14 +129,22 @@ class Standing:
 
     def residency(self, instance: str, instances: int = 1) -> Residency:
         """Give the caches of an instance, one of so many of its model on this server."""
-        if self.told is not None and self.told.slots is not None:
+        if self._one_model:
             instance = ONE_MODEL
         found = self._residencies.get(instance)
-        if found is None:
-            found = Residency(self._slots_of(instances), stale_after=self._stale_after)
-            if len(self._residencies) < MOST_INSTANCES:
-                self._residencies[instance] = found
-        return found
+        return found or Residency(self._slots_of(instances), stale_after=self._stale_after)
+
+    def keep(self, instance: str, residency: Residency) -> None:
+        """Follow the caches of an instance from now on: a request goes there.
+
+        Clients make names up, so there is room for so many: the one unused for longest goes.
+        """
+        if self._one_model:
+            instance = ONE_MODEL
+        self._residencies[instance] = residency
+        self._residencies.move_to_end(instance)
+        if len(self._residencies) > MOST_INSTANCES:
+            self._residencies.popitem(last=False)
 
     def residencies(self) -> Iterator[tuple[str, Residency]]:
         """Go through the caches by instance."""
@@ -131,10 +157,15 @@ class Standing:
 
     def _take_in_slots(self, count: int) -> None:
         """Make what was known of the one model, under whatever name, that of so many slots."""
-        if ONE_MODEL not in self._residencies and len(self._residencies) == 1:
-            self._residencies = {ONE_MODEL: self._residencies.popitem()[1]}
-        if ONE_MODEL in self._residencies:
-            self._residencies[ONE_MODEL].resize(count)
+        if self._residencies:
+            known = self._residencies.get(ONE_MODEL) or next(reversed(self._residencies.values()))
+            known.resize(count)
+            self._residencies = OrderedDict({ONE_MODEL: known})
+
+    @property
+    def _one_model(self) -> bool:
+        """Whether all names mean the same model: a server that tells of slots has but one."""
+        return self.told is not None and self.told.slots is not None
 
     def _slots_of(self, instances: int) -> int | None:
         if self.told is not None and self.told.slots is not None:

@@ -39,6 +39,7 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 SHORT = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
 
+# Where one slot can be named; several answers at once take several.
 _TAKE_A_SLOT = frozenset(
     {
         "/completion",
@@ -100,7 +101,14 @@ class ModelRequest:
         model = reading.aliases.get(named, named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
-        self.ask = Ask(model, names, username or address, address, prompt)
+        self.ask = Ask(
+            model,
+            names,
+            username or address,
+            address,
+            prompt,
+            takes_slot=path in _TAKE_A_SLOT and SLOT not in body and get("n") in (None, 1),
+        )
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:
         """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
@@ -115,20 +123,11 @@ class ModelRequest:
                 self._system,
                 has_grammar="grammar" in self._body,
             )
-        if slot is not None and self._takes_a_slot:
+        if slot is not None and self.ask.takes_slot:
             changes[SLOT] = slot
         if instance == self._named and not changes:
             return self._body.raw
         return self._body.edited({"model": instance, **changes})
-
-    @property
-    def _takes_a_slot(self) -> bool:
-        """Whether one slot can be named; several answers at once take several."""
-        return (
-            self._path in _TAKE_A_SLOT
-            and SLOT not in self._body
-            and self._body.get("n") in (None, 1)
-        )
 
 
 class UnroutedRequest:

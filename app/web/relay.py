@@ -34,6 +34,10 @@ NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
 
 
+OLLAMA = "/api/"
+"""Paths of Ollama's own API: its streams are lines of JSON, not events."""
+
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -105,29 +109,30 @@ class Relay:
             if isinstance(lease, Refusal):
                 self._go_on(exchange, self._place_and_carry(exchange, request, lease))
                 return True
+            exchange.lease = lease
             pool = self._pools[lease.server]
+            body = self._assign(exchange, request, lease)
+            head = self._head(exchange, pool, b"%d" % len(body))
             kept = pool.kept()
             if kept is None:
                 self._go_on(exchange, self._place_and_carry(exchange, request, lease))
-                return True
-            exchange.lease = lease
-            body = self._assign(exchange, request, lease)
-            head = self._head(exchange, pool, b"%d" % len(body))
-            exchange.begin(kept, pool, head, body, self._landed)
+            else:
+                exchange.begin(kept, pool, head, body, self._landed)
         except Exception as error:  # noqa: BLE001 - the client is told of it
             self._landed(exchange, error)
         return True
 
     def _landed(self, exchange: Exchange, error: Exception | None) -> None:
         """Hear how an exchange without a task has ended."""
-        if exchange.lease is not None:
-            exchange.lease.release()
+        record, lease, request = exchange.record, exchange.lease, exchange.request
+        if isinstance(error, Stale) and lease is not None and request is not None:
+            self._go_on(exchange, self._place_and_carry(exchange, request, lease))
+            return
+        if lease is not None:
+            _release(lease, record)
         if error is None or isinstance(error, ClientLeft):
-            record = exchange.record
             record.outcome = _outcome(record.status) if error is None else "client_disconnect"
             self._conclude(exchange)
-        elif isinstance(error, Stale) and exchange.request is not None:
-            self._go_on(exchange, self._place_and_carry(exchange, exchange.request))
         else:
             self._go_on(exchange, _fail(error))
 
@@ -213,21 +218,23 @@ class Relay:
                     raise unreachable
                 await refuse_unconfigured(exchange)
                 return
-            with lease:
+            try:
                 body = self._assign(exchange, request, lease)
-                try:
-                    await self._carry(exchange, lease.server, body, b"%d" % len(body))
-                    return
-                except Unreachable as error:
-                    unreachable = error
-                    record.failures += (lease.server,)
-                    record.faults += (error.kind,)
-                    self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+                await self._carry(exchange, lease.server, body, b"%d" % len(body))
+                return
+            except Unreachable as error:
+                unreachable = error
+                record.failures += (lease.server,)
+                record.faults += (error.kind,)
+                self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+            finally:
+                _release(lease, record)
             lease = None
 
     def _assign(self, exchange: Exchange, request: Served, lease: Lease) -> bytes:
         """Note where the request goes, and write its body for there."""
         record = exchange.record
+        record.sent = None
         record.server, record.instance = lease.server, lease.instance
         record.reason, record.claim = lease.reason, lease.claim
         if self._tells_route:
@@ -244,7 +251,7 @@ class Relay:
             record.failures,
             functools.partial(self._balancer.holds, ask, record.failures),
         )
-        if self._keepalive and record.stream:
+        if self._keepalive and record.stream and not record.endpoint.startswith(OLLAMA):
             waiting = self._show_life(exchange, waiting)
         lease = await waiting
         record.waited += monotonic() - asked
@@ -368,6 +375,11 @@ def _give_back(waited: "asyncio.Task[Lease | Refusal]") -> None:
 
 async def _fail(error: Exception) -> None:
     raise error
+
+
+def _release(lease: Lease, record: Record) -> None:
+    lease.worked = record.sent is not None and record.status < 400
+    lease.release()
 
 
 def _outcome(status: int) -> Outcome:

@@ -4,6 +4,7 @@ from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
 from app.routing.prompt import Prompt
+from app.routing.standing import MOST_INSTANCES
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
 
@@ -307,6 +308,54 @@ def test_a_place_that_holds_the_prompt_is_told_from_one_that_does_not() -> None:
     assert not b.holds(ask()._replace(prompt=turn(2, "bob")))
     assert not b.holds(ask(model="unknown")._replace(prompt=turn(2)))
     assert not b.holds(ask()._replace(prompt=turn(2)), tried=("A",))
+
+
+def test_invented_names_leave_no_trace_in_what_is_believed_of_caches() -> None:
+    b = balancer(request_max=None)
+    placed(b.place(ask()._replace(prompt=turn()))).release()
+
+    for number in range(MOST_INSTANCES):
+        b.consider(ask(model=f"m{number}")._replace(prompt=turn()))
+
+    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "remembered_prompt"
+
+
+def test_invented_names_push_out_only_what_was_used_before_them() -> None:
+    b = balancer(request_max=None)
+    for number in range(MOST_INSTANCES + 1):
+        placed(b.place(ask(model=f"m{number}")._replace(prompt=turn()), tried={"B"})).release()
+
+    assert sum(1 for _ in b.standing("A").residencies()) == MOST_INSTANCES
+    placed(b.place(ask()._replace(prompt=turn()), tried={"B"})).release()
+    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "remembered_prompt"
+
+
+def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_took() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.drain("B", on=True)
+    several = placed(b.place(ask()._replace(prompt=turn(), takes_slot=False)))
+    assert several.slot is None
+
+    unsure = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+    assert unsure.slot is None
+    unsure.release()
+
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0})))
+    assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).slot == 1
+
+
+def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
+    b = balancer()
+    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
+    b.drain("B", on=True)
+    placed(b.place(ask()._replace(prompt=turn()))).release()
+    lost = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+
+    lost.worked = False
+    lost.release()
+
+    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "cached_prompt"
 
 
 def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.routing.prompt import Prompt
-from app.routing.residency import GUESSED_DEPTH, Fit, Match, Residency
+from app.routing.residency import GUESSED_DEPTH, Fit, Match, Residency, Stay
 
 SYSTEM = "system\n" + "You are kind. " * 40
 
@@ -20,18 +20,17 @@ class Server:
         self.residency = Residency(slots, stale_after=stale_after)
         self.now = 0.0
 
-    def asked(self, prompt: Prompt) -> Fit:
-        fit = self.took(prompt)
-        if fit.slot is not None:
-            self.residency.give_back(fit.slot, self.now)
+    def asked(self, prompt: Prompt, *, worked: bool = True) -> Fit:
+        fit = self.residency.fit(prompt, self.now + 1.0)
+        assert fit is not None
+        self.took(prompt).end(self.now, worked=worked)
         return fit
 
-    def took(self, prompt: Prompt) -> Fit:
+    def took(self, prompt: Prompt) -> Stay:
         self.now += 1.0
         fit = self.residency.fit(prompt, self.now)
         assert fit is not None
-        self.residency.take(fit, prompt, self.now)
-        return fit
+        return self.residency.take(fit, prompt, self.now)
 
 
 def test_a_conversation_stays_in_its_slot() -> None:
@@ -108,9 +107,8 @@ def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
     assert back is not None
     assert back.match is Match.EVICTS
 
-    claim = server.residency.claim(back, turn("alice", 2))
-    assert claim.rank is not None
-    server.residency.correct(claim.rank, held=True)
+    assert back.rank is not None
+    server.residency.correct(back.rank, held=True)
 
     assert server.asked(turn("alice", 2)).match is Match.REMEMBERED
 
@@ -159,18 +157,47 @@ def test_fewer_slots_than_before_keep_what_the_first_ones_hold() -> None:
     assert len(server.residency.slots) == 1
 
 
+def test_a_prompt_that_no_server_worked_on_leaves_things_as_they_were() -> None:
+    server = Server(2)
+    alice = server.asked(turn("alice")).slot
+    bob = server.asked(turn("bob")).slot
+
+    assert server.asked(turn("carol"), worked=False).match is Match.EVICTS
+
+    assert server.asked(turn("alice", 2)).slot is alice
+    fit = server.asked(turn("bob", 2))
+    assert (fit.match, fit.slot) == (Match.CONTINUES, bob)
+
+
+def test_a_prompt_that_no_server_worked_on_is_not_remembered() -> None:
+    server = Server(None)
+    server.asked(turn("alice"), worked=False)
+
+    assert server.asked(turn("alice")).match is Match.EMPTY
+
+
+def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
+    server = Server(1)
+    server.asked(turn("alice"))
+    stay = server.took(turn("bob"))
+
+    server.residency.forget()
+    stay.end(server.now, worked=False)
+
+    assert server.asked(turn("alice", 2)).match is Match.EMPTY
+
+
 def test_a_slot_at_work_is_not_given_to_another_when_slots_go_and_come_back() -> None:
     server = Server(2)
     server.took(turn("alice"))
-    busy = server.took(turn("bob")).slot
-    assert busy is not None
+    bob = server.took(turn("bob"))
 
     server.residency.resize(1)
     assert server.residency.fit(turn("carol"), 9.0) is None
     server.residency.resize(2)
 
     assert server.residency.fit(turn("carol"), 9.0) is None
-    server.residency.give_back(busy, 9.0)
+    bob.end(9.0, worked=True)
     assert server.asked(turn("bob", 2)).match is Match.CONTINUES
 
 
@@ -180,15 +207,13 @@ def test_no_slot_is_ever_taken_twice_and_conversations_that_have_slots_keep_them
 ) -> None:
     server = Server(slots)
     turns = dict.fromkeys(range(6), 0)
-    at_work: dict[int, Fit] = {}
+    at_work: dict[int, Stay] = {}
     for person, starts in steps:
         if starts and person not in at_work and len(at_work) < slots:
             turns[person] += 1
             at_work[person] = server.took(turn(str(person), turns[person]))
         elif not starts and person in at_work:
-            slot = at_work.pop(person).slot
-            assert slot is not None
-            server.residency.give_back(slot, server.now)
-        busy = [fit.slot for fit in at_work.values()]
+            at_work.pop(person).end(server.now, worked=True)
+        busy = [stay.slot for stay in at_work.values()]
         assert len(set(map(id, busy))) == len(busy)
         assert server.residency.occupied(server.now) <= slots
