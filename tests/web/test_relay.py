@@ -476,6 +476,61 @@ async def test_a_kept_connection_that_was_closed_is_replaced_once() -> None:
     assert stack.records[1].outcome == "success"
 
 
+async def test_a_request_over_a_kept_connection_that_was_closed_keeps_its_place() -> None:
+    order: list[bytes] = []
+    again = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        order.append((await visit.message()).body)
+        await visit.say(ok())
+        if len(order) == 1:
+            await visit.message()
+            await again.wait()  # and closes without an answer
+            return
+        while True:
+            order.append((await visit.message()).body)
+            await visit.say(ok())
+
+    async with listening(script) as port, relaying(port, request_max=1) as stack:
+        async with stack.client() as client, stack.client() as waiting:
+            await client.say(chat())
+            await client.message()
+            await client.say(chat(number=1))
+            await until(lambda: stack.in_flight)
+            await waiting.say(chat(number=2))
+            await until(lambda: len(stack.waiting))
+            again.set()
+            await client.message()
+            await waiting.message()
+
+    assert [b'"number": %d' % n in body for n, body in enumerate(order[1:], 1)] == [True, True]
+
+
+async def test_a_body_that_cannot_be_edited_leaves_the_kept_connection_to_others() -> None:
+    twice = b'{"model":"gpt-oss-low","chat_template_kwargs":{},"chat_template_kwargs":{}}'
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        stack.balancer.learn(ModelsAnswer("A", ["m", "gpt-oss"]))
+        await stack.ask(chat())
+        refused = await stack.ask(post(twice))
+        pool = repr(stack.pools["A"])
+
+    assert refused.status == 400
+    assert pool.endswith("0 busy, 1 idle>")
+
+
+@pytest.mark.parametrize("status", [401, 503])
+async def test_a_prompt_that_its_server_turned_away_is_not_believed_to_be_there(
+    status: int,
+) -> None:
+    turned_away = b"HTTP/1.1 %d No\r\ncontent-length: 2\r\n\r\n{}" % status
+    long = [{"role": "user", "content": "Tell me a story. " * 50}]
+    async with listening(answering(turned_away)) as port, relaying(port) as stack:
+        for _ in range(2):
+            answer = await stack.ask(chat(messages=long))
+
+    assert answer["x-balancer-reason"] == "empty_slot"
+
+
 async def test_a_server_that_takes_a_request_and_closes_gets_it_only_once() -> None:
     deliveries: list[Message] = []
 
@@ -847,6 +902,30 @@ async def test_an_end_of_the_wait_after_life_was_shown_is_an_event() -> None:
     told = await second_of_two(ok(), queue_timeout=0.3)
 
     assert b'data: {"error": {"message": "every server was busy' in told
+
+
+async def test_streams_that_are_no_events_are_waited_for_in_silence() -> None:
+    first, go = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        first.set()
+        await go.wait()
+        await visit.say(ok(b'{"done":true}\n'))
+
+    request = post(b'{"model":"m","stream":true}', b"/api/chat")
+    async with (
+        listening(script) as port,
+        relaying(port, request_max=1, keepalive=0.01, routed_paths=("/api/chat",)) as stack,
+    ):
+        served = [asyncio.ensure_future(stack.ask(request))]
+        await first.wait()
+        served.append(asyncio.ensure_future(stack.ask(request)))
+        await until(lambda: len(stack.waiting))
+        go.set()
+        answers = await asyncio.gather(*served)
+
+    assert [answer.body for answer in answers] == [b'{"done":true}\n'] * 2
 
 
 async def test_a_client_that_leaves_after_life_was_shown_leaves_no_trace() -> None:
