@@ -33,25 +33,27 @@ class Window:
     it is. A server without a health address is idle as far as anybody can tell.
     """
 
-    __slots__ = ("_samples", "_senseless", "_strikes")
+    __slots__ = ("_samples", "_senseless", "_strikes", "valid")
 
     def __init__(self, length: int, *, has_health: bool) -> None:
         self._samples: deque[Sample] = deque(maxlen=length)
         self._strikes: dict[Side, int] = {"health": 0, "models": 0}
         self._senseless = not has_health
+        self.valid = True
+        """Whether requests may go there."""
 
     def add(self, sample: Sample) -> None:
         """Take in a good health answer."""
         self._samples.append(sample)
-        self._strikes["health"] = 0
+        self._strike("health", 0)
 
     def answered(self) -> None:
         """Note that the model API answered."""
-        self._strikes["models"] = 0
+        self._strike("models", 0)
 
     def failed(self, side: Side, *, unreachable: bool) -> None:
         """Note a failure; `unreachable` means that no connection could be made."""
-        self._strikes[side] = STRIKES if unreachable else self._strikes[side] + 1
+        self._strike(side, STRIKES if unreachable else self._strikes[side] + 1)
 
     @property
     def last(self) -> Sample | None:
@@ -62,12 +64,6 @@ class Window:
     def troubled(self) -> bool:
         """Whether the model API's last answer was a failure: ask it again soon."""
         return self._strikes["models"] > 0
-
-    @property
-    def valid(self) -> bool:
-        """Whether requests may go there."""
-        strikes = self._strikes
-        return strikes["models"] < STRIKES and strikes["health"] < STRIKES
 
     @property
     def idle(self) -> bool:
@@ -82,3 +78,7 @@ class Window:
         if not self.valid:
             return "invalid"
         return "idle" if self.idle else "busy"
+
+    def _strike(self, side: Side, strikes: int) -> None:
+        self._strikes[side] = strikes
+        self.valid = max(self._strikes.values()) < STRIKES

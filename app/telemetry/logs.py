@@ -112,7 +112,10 @@ class RequestLog:
 
     def __init__(self) -> None:
         configured = structlog.get_config()
-        self._processors = configured["processors"]
+        # A request's line tells of no exception.
+        self._processors = [
+            p for p in configured["processors"] if p is not structlog.processors.format_exc_info
+        ]
         self._lines = configured["logger_factory"]()
         log = structlog.get_logger().bind()
         self._tells = {
@@ -170,7 +173,7 @@ def _facts(record: Record) -> dict[str, object]:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+    return int(seconds * 10_000 + 0.5) / 10  # what round() does takes three times as long
 
 
 class _Lines:

@@ -29,7 +29,7 @@ SPACE = " \t\n\r"
 class Body:
     """A JSON object, and edits of its members that leave every other byte as it was."""
 
-    __slots__ = ("_values", "raw")
+    __slots__ = ("_values", "get", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Read a body.
@@ -41,15 +41,13 @@ class Body:
         """
         self.raw = raw
         self._values = _read(raw)
+        self.get: Callable[[str], object] = self._values.get
+        """Reads a member's value; None where there is none."""
         # A name can be spelled with escapes, too.
         if raw.count(b'"model"') > 1 or b"\\u00" in raw:
             self._place("model")
         if raw.count(b"[") + raw.count(b"{") > DEPTH_LIMIT and self._too_deep():
             raise BadRequest(f"the body nests deeper than {DEPTH_LIMIT} levels")
-
-    def get(self, name: str) -> object:
-        """Read a member's value; None where there is none."""
-        return self._values.get(name)
 
     def forget(self, *names: str) -> None:
         """Free the memory of members' values; the bytes keep them."""

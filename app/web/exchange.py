@@ -317,16 +317,15 @@ class Exchange:
         self._tunnel.open(self.client.take_over, head, early)
 
     def _reply(self, head: Head, body: bytes) -> bool:
-        headers = [h for h in self._headers(head) if h[0] != b"content-length"]
-        if not self.client.reply(head.status, headers, body):
+        if not self.client.reply(head.status, self._headers(head, whole=True), body):
             return False
         self.started = self._complete = True
         self.client.unwatch()
         self._end(None)
         return True
 
-    def _headers(self, head: Head) -> list[tuple[bytes, bytes]]:
-        headers = answer_headers(head.status, head.headers, base=self._base)
+    def _headers(self, head: Head, *, whole: bool = False) -> list[tuple[bytes, bytes]]:
+        headers = answer_headers(head.status, head.headers, base=self._base, whole=whole)
         headers.append((b"x-request-id", self.record.id.encode()))
         headers.extend(self.route)
         return headers

@@ -123,13 +123,13 @@ def request_head(
 
 
 def answer_headers(
-    status: int, headers: list[tuple[bytes, bytes]], *, base: bytes
+    status: int, headers: list[tuple[bytes, bytes]], *, base: bytes, whole: bool = False
 ) -> list[tuple[bytes, bytes]]:
     """Choose what of an answer's headers the client gets.
 
     A `Location` under the server's own address `base` becomes relative: clients know only
     ours. Its request id gives way to ours. A 204 or 304 keeps no `Content-Length`: there is
-    no body that it could describe.
+    no body that it could describe. One that is there as a `whole` gets a length of our own.
     """
     drop = HOP_BY_HOP
     kept: list[tuple[bytes, bytes]] = []
@@ -140,7 +140,9 @@ def answer_headers(
                 kept = [(n, v) for n, v in kept if n not in drop]
         elif name == b"location" and value.startswith(base + b"/"):
             kept.append((name, value[len(base) :]))
-        elif name == b"x-request-id" or (name == b"content-length" and status in (204, 304)):
+        elif name == b"x-request-id" or (
+            name == b"content-length" and (whole or status in (204, 304))
+        ):
             continue
         else:
             kept.append((name, value))
