@@ -220,7 +220,12 @@ class Residency:
 
     def _recall(self, prompt: Prompt) -> int:
         """Find the longest prompt of the past that this one continues: its anchor, else 0."""
-        return max(self._past.keys() & prompt.ends.keys(), key=prompt.ends.__getitem__, default=0)
+        past = self._past
+        if past:
+            for mark in reversed(prompt.ends):
+                if mark in past:
+                    return mark
+        return 0
 
     def _rank(self, anchor: int) -> int:
         for rank, known in enumerate(reversed(self._past)):

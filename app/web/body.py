@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 
-DEPTH_LIMIT = 200
-"""Deepest nesting of a body. The parser of Python 3.11 gives up at about a thousand."""
+TOO_DEEP = "the body nests too deeply"
+"""Parsers and writers give up at about a thousand levels."""
 
 
 class BadRequest(ValueError):
@@ -36,18 +36,16 @@ class Body:
 
         Raises:
             BadRequest: it is not a JSON object in UTF-8 (RFC 8259 sections 4 and 8.1), nests
-                deeper than 200 levels, or names its model twice: the server might serve the
-                one that was not routed.
+                too deeply, or names its model twice: the server might serve the one that was
+                not routed.
         """
         self.raw = raw
         self._values = _read(raw)
         self.get: Callable[[str], object] = self._values.get
         """Reads a member's value; None where there is none."""
         # A name can be spelled with escapes, too.
-        if raw.count(b'"model"') > 1 or b"\\u00" in raw:
+        if raw.count(b'"model"') > 1 or (b"\\" in raw and b"\\u00" in raw):
             self._place("model")
-        if raw.count(b"[") + raw.count(b"{") > DEPTH_LIMIT and self._too_deep():
-            raise BadRequest(f"the body nests deeper than {DEPTH_LIMIT} levels")
 
     def forget(self, *names: str) -> None:
         """Free the memory of members' values; the bytes keep them."""
@@ -85,23 +83,14 @@ class Body:
 
     def _place(self, wanted: str) -> tuple[int, int]:
         """Find where a member's value stands in the text; (0, 0) where there is none."""
-        found = [(start, end) for name, start, end in _members(self.raw.decode()) if name == wanted]
+        try:
+            members = list(_members(self.raw.decode()))
+        except RecursionError:
+            raise BadRequest(TOO_DEEP) from None
+        found = [(start, end) for name, start, end in members if name == wanted]
         if len(found) > 1:
             raise BadRequest(f"the body names {wanted} twice")
         return found[0] if found else (0, 0)
-
-    def _too_deep(self) -> bool:
-        level: list[object] = list(self._values.values())
-        for _ in range(1, DEPTH_LIMIT):
-            level = [
-                child
-                for value in level
-                if isinstance(value, dict | list)
-                for child in (value.values() if isinstance(value, dict) else value)
-            ]
-            if not level:
-                return False
-        return any(isinstance(value, dict | list) for value in level)
 
 
 def _read(raw: bytes) -> dict[str, object]:
@@ -122,7 +111,7 @@ def _judge(raw: bytes) -> dict[str, object]:
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8") from None
     except RecursionError:
-        raise BadRequest(f"the body nests deeper than {DEPTH_LIMIT} levels") from None
+        raise BadRequest(TOO_DEEP) from None
     except StopIteration as stop:
         raise BadRequest(f"the body is not JSON: no value at character {stop.value}") from None
     except ValueError as error:

@@ -9,7 +9,7 @@ from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.residency import WORTH_KEEPING
 from app.settings.paths import CHAT_PATH, ROUTABLE_PATHS
-from app.web.body import BadRequest, Body
+from app.web.body import TOO_DEEP, BadRequest, Body
 from app.web.multipart import Form, boundary_of
 from app.web.prompts import PROMPTS, system_text
 from app.web.rewrites import Rewrites
@@ -87,7 +87,10 @@ class ModelRequest:
         self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
         prompt = None
         if reading.prompts and (read_prompt := PROMPTS.get(path)) is not None:
-            prompt = read_prompt(get) if len(raw) >= WORTH_KEEPING else SHORT
+            try:
+                prompt = read_prompt(get) if len(raw) >= WORTH_KEEPING else SHORT
+            except RecursionError:
+                raise BadRequest(TOO_DEEP) from None
         # They are long, and the answer may take minutes.
         body.forget("messages", "tools", "prompt", "input")
         named = get("model")

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -124,6 +125,14 @@ def test_a_prompt_is_read_only_where_it_matters() -> None:
 
 def other(path: str, body: object, reading: Reading = READING) -> ModelRequest:
     return ModelRequest(reading, path, json.dumps(body).encode(), "10.0.0.1")
+
+
+@pytest.mark.parametrize("levels", [300, 1_000, 1_020])
+def test_messages_that_nest_deeply_are_read_or_the_clients_mistake(levels: int) -> None:
+    deep = b"[" * levels + b"]" * levels
+    body = b'{"model":"m","tools":%b,"messages":[]}' % deep
+    with contextlib.suppress(BadRequest):
+        assert chat(body).ask.prompt is not None
 
 
 def test_an_alias_is_routed_and_sent_on_as_the_model_that_it_stands_for() -> None:
