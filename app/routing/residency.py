@@ -156,7 +156,7 @@ class Residency:
             return Fit(self, Match.CONTINUES, continued, known)
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
         anchor = self._recall(prompt)
-        rank = self._rank(anchor) if anchor else None
+        rank = [*reversed(self._past)].index(anchor) if anchor else None
         if rank is not None and rank < self.depth:
             return Fit(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
         if victim is None or not self._lives(victim, now):
@@ -226,12 +226,6 @@ class Residency:
                 if mark in past:
                     return mark
         return 0
-
-    def _rank(self, anchor: int) -> int:
-        for rank, known in enumerate(reversed(self._past)):
-            if known == anchor:
-                return rank
-        return len(self._past)
 
     def _remember(self, prompt: Prompt) -> None:
         if prompt.size < WORTH_KEEPING:
