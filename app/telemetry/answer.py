@@ -12,6 +12,9 @@ GAPS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 1
 TAIL_PIECES = 4
 """How many of the last pieces are kept: the usage, the end mark, and what was cut in two."""
 
+EVENT = (b"data:", b"event:")
+"""How a piece begins that carries an event; Anthropic's API and OpenAI's responses name theirs."""
+
 EVENT_LIMIT = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
 
@@ -45,7 +48,7 @@ class Answer:
         self.first_token: float | None = None
         """On the monotonic clock."""
         self.gaps: Series | None = None
-        """Seconds between one event and the next, from the first token on."""
+        """Seconds between one piece and the next, from the first token on; comments are none."""
         self.longest_gap = 0.0
         self._heard = 0.0
         self._unread = self._opening = b""
@@ -62,7 +65,7 @@ class Answer:
             return
         if self.gaps is None:
             self._look_for_token(piece)
-        elif piece.startswith(b"data:"):
+        elif piece.startswith(EVENT):
             now = monotonic()
             gap = now - self._heard
             self._heard = now

@@ -5,6 +5,7 @@ value, and a stream has a value for each token. Here counting is an addition; a 
 for itself, and is added as a whole when it ends. prometheus_client writes them out.
 """
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,18 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
+
+LONGEST_LABEL = 200
+"""In bytes. Prometheus refuses a whole scrape for one label that is longer than it allows."""
+
+
+def label(value: str) -> str:
+    """Shorten a label's value that is too long, so that it stays told apart from others."""
+    whole = value.encode(errors="replace")
+    if len(whole) <= LONGEST_LABEL:
+        return whole.decode()
+    mark = hashlib.blake2s(whole, digest_size=4).hexdigest()
+    return f"{whole[: LONGEST_LABEL - 12].decode(errors='ignore')}…{mark}"
 
 
 class Count:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from app.routing.balancer import Balancer
 from app.routing.catalog import listed, model_of
 from app.telemetry import logs
-from app.telemetry.family import Families
+from app.telemetry.family import Families, label
 from app.telemetry.gpu import GpuSampler
 from app.telemetry.record import Record
 from app.telemetry.requests import OTHER, RequestMetrics
@@ -112,25 +112,25 @@ class Metrics:
         long, is written in a thread.
         """
         names = listed(self._balancer.standings())
-        label = functools.partial(self._label, names=names)
+        label_of = functools.partial(self._label, names=names)
         written = CounterMetricFamily(
             f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
         )
         for level in ("warning", "error"):
             written.add_metric([level], logs.written[level])
-        state = self._state.describe(dict.fromkeys(map(label, sorted(names))), label)
+        state = self._state.describe(dict.fromkeys(map(label_of, sorted(names))), label_of)
         self._described = (*state, written, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:
         names = listed(self._balancer.standings())
-        label = self._label(record.model, names) if record.model else NO_MODEL
+        model = self._label(record.model, names) if record.model else NO_MODEL
         # A name that asks for more than the model, as `…-high` does, is told by where it went.
-        if label == OTHER and record.instance:
-            label = self._label(record.instance, names)
-        if label == OTHER:
+        if model == OTHER and record.instance:
+            model = self._label(record.instance, names)
+        if model == OTHER:
             self._folded.value += 1
-        return label
+        return model
 
     def _label(self, name: str, names: set[str]) -> str:
         """Name the model of an instance in `names`, which servers list; anything else is `other`.
@@ -138,7 +138,7 @@ class Metrics:
         Servers that are down keep the names that they had.
         """
         if name in names:
-            name = model_of(name, names)
+            name = label(model_of(name, names))
             if len(self._models) < MOST_MODELS:
                 self._models.add(name)
         elif name.startswith(("/", "(")):

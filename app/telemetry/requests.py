@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, get_args
 
 from app.telemetry.family import Count, Families, Series
-from app.telemetry.record import Fault, Record
+from app.telemetry.record import Fault, Record, Rejection
 from app.telemetry.tokens import FIRST, TokenMetrics, Tokens
 
 DURATION = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -17,6 +17,9 @@ MOST_SETS = 1000
 
 OTHER = "other"
 """The label of a model that no server lists."""
+
+PHASES = ("queued", "waiting", "streaming")
+"""When a client may leave: before its request is sent, before an answer, during it."""
 
 
 class Upstream(NamedTuple):
@@ -62,7 +65,8 @@ class RequestMetrics:
         )
         self._queue_wait = histogram(
             "queue_wait_seconds",
-            "How long a model request waited for a place; 0 where there was one.",
+            "How long a model request waited for a place; 0 where there was one, none where it "
+            "was turned away at once.",
             QUEUE_WAIT,
             "model",
         )
@@ -128,7 +132,15 @@ class RequestMetrics:
         for server in servers:
             for fault in get_args(Fault):
                 self._errors.labels(server, fault)
+            for code in ("2xx", "4xx", "5xx"):
+                self._responses.labels(server, code)
             self._retries.labels(server, "connect")
+
+    def _expect_trouble(self, model: str) -> None:
+        for rejection in get_args(Rejection):
+            self._rejections.labels(model, rejection)
+        for phase in PHASES:
+            self._disconnects.labels(model, phase)
 
     def finished(self, record: Record) -> None:
         """Count a request."""
@@ -141,6 +153,7 @@ class RequestMetrics:
             record.instance,
             record.reason,
             record.status,
+            record.rejection,
             record.first_byte is None,
         )
         meters = self._known.get(key) or self._meters(record, key)
@@ -195,11 +208,14 @@ class RequestMetrics:
         stream = "true" if record.stream else "false"
         outcome = record.outcome or "internal_error"
         answered = record.first_byte is not None
+        waits = record.model != "" and record.rejection != "queue_full"
+        if record.model:
+            self._expect_trouble(model)
         meters = Meters(
             model,
             self._requests.labels(record.endpoint, model, stream, outcome),
             self._duration.labels(record.endpoint, model, stream),
-            self._queue_wait.labels(model) if record.model else None,
+            self._queue_wait.labels(model) if waits else None,
             self._decisions.labels(server, model, record.reason) if record.reason else None,
             self._upstream_of(record, model) if answered else None,
             self._tokens.of(server, model)
@@ -222,6 +238,7 @@ class RequestMetrics:
 
 
 def _phase(record: Record) -> str:
+    queued, waiting, streaming = PHASES
     if record.sent is None:
-        return "queued"
-    return "waiting" if record.first_byte is None else "streaming"
+        return queued
+    return waiting if record.first_byte is None else streaming

@@ -8,7 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from app.routing.balancer import Balancer, Forecast
 from app.routing.standing import Standing, Status
-from app.telemetry.gpu import Gpu, GpuSampler
+from app.telemetry.family import label
+from app.telemetry.gpu import Gpu, GpuSampler, Reason
 
 NO_MODEL = "none"
 STATES: tuple[Status, ...] = get_args(Status)
@@ -50,7 +51,7 @@ class State:
     def _servers(
         self, standings: Iterable[Standing], model_of: Callable[[str], str]
     ) -> Iterator[Metric]:
-        up = self._gauge("server_up", "Whether a server may get requests.", "server")
+        up = self._gauge("server_up", "Whether a server answers.", "server")
         state = self._gauge(
             "server_state", "1 for the state that a server is in.", "server", "state"
         )
@@ -100,14 +101,14 @@ class State:
         yield from (handled, queue)
 
     def _served(self, standings: Iterable[Standing]) -> Metric:
-        valid = {s.server.name for s in standings if s.window.valid}
+        able = {s.server.name for s in standings if s.status in ("idle", "busy")}
         served = self._gauge(
             "model_servers_available",
-            "Servers that may get a configured model's requests.",
+            "Servers that may get a configured model's requests: valid, loaded and not draining.",
             "model",
         )
         for pattern in self._balancer.fleet.patterns:
-            served.add_metric([pattern.regex.pattern], len(valid & set(pattern.servers)))
+            served.add_metric([label(pattern.regex.pattern)], len(able & set(pattern.servers)))
         return served
 
     def _stickiness(self) -> Iterator[Metric]:
@@ -160,8 +161,8 @@ class State:
         errors = self._counter(
             "gpu_collector_errors", "Failed readings of the GPUs.", "backend", "reason"
         )
-        for reason, count in sampler.errors.copy().items():
-            errors.add_metric([sampler.backend, reason], count)
+        for reason in get_args(Reason):
+            errors.add_metric([sampler.backend, reason], sampler.errors[reason])
         yield from (up, errors)
 
     def _describe_gpus(self, gpus: Iterable[Gpu], backend: str) -> Iterator[Metric]:

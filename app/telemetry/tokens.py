@@ -6,11 +6,28 @@ from app.telemetry.answer import GAPS
 from app.telemetry.family import Count, Families, Series
 from app.telemetry.record import Record
 
-FIRST = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 _ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
 """Why a stream had no token, by the request's outcome."""
+
+TELL_TOKENS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/responses",
+        "/api/chat",
+        "/api/embed",
+        "/api/generate",
+        "/completion",
+        "/completions",
+        "/infill",
+    }
+)
+"""Endpoints that generate or embed text; of others, such as speech, no usage is missed."""
 
 
 class Tokens(NamedTuple):
@@ -42,7 +59,7 @@ class TokenMetrics:
         )
         self._gaps = histogram(
             "inter_token_seconds",
-            "Pauses between the events of a stream, each mostly one token.",
+            "Pauses between the pieces of a stream, each mostly one token.",
             GAPS,
             "model",
         )
@@ -58,7 +75,7 @@ class TokenMetrics:
         self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
         self._usage = counter(
             "usage_reports",
-            "Answers that told their tokens, and that did not.",
+            "Answers that told their tokens, and that did not although they cost some.",
             *("server", "model", "result"),
         )
 
@@ -83,7 +100,8 @@ class TokenMetrics:
         if answer.first_token is not None and answer.gaps is not None:
             tokens.first_token.observe(answer.first_token - record.started)
             tokens.gaps.add(answer.gaps)
-            tokens.longest_gap.observe(answer.longest_gap)
+            if any(answer.gaps.counts):
+                tokens.longest_gap.observe(answer.longest_gap)
         elif answer.streams:
             self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
         usage = answer.usage()
@@ -92,5 +110,5 @@ class TokenMetrics:
             tokens.prompt.value += usage.prompt
             tokens.cached.value += usage.cached or 0
             tokens.completion.value += usage.completion
-        elif record.outcome == "success":
+        elif record.outcome == "success" and record.endpoint in TELL_TOKENS:
             tokens.usage_missing.value += 1

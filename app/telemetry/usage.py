@@ -1,6 +1,7 @@
 """How many tokens an answer cost, as its end tells."""
 
 import json
+import re
 from typing import NamedTuple
 
 _read = json.JSONDecoder().raw_decode
@@ -8,6 +9,9 @@ _read = json.JSONDecoder().raw_decode
 
 _ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 """https://docs.anthropic.com/en/api/messages#response-usage"""
+
+_OLLAMA = re.compile(rb'"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
+"""https://github.com/ollama/ollama/blob/main/docs/api.md"""
 
 
 class Usage(NamedTuple):
@@ -23,8 +27,9 @@ def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
     """Read the usage out of the end of an answer, JSON or event stream; None if there is none.
 
     `usage` as OpenAI's and Anthropic's APIs have it; else the `timings` of llama.cpp's server,
-    which it sends also where a stream was not asked for its usage. Anthropic's streams tell of
-    the prompt in their `opening`; their prompt's tokens leave out those from a cache.
+    which it sends also where a stream was not asked for its usage; else the counts of Ollama's
+    own API. Anthropic's streams tell of the prompt in their `opening`; their prompt's tokens
+    leave out those from a cache.
     """
     found = _last_object(tail, b'"usage"')
     if found is not None:
@@ -43,7 +48,8 @@ def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
         )
     found = _last_object(tail, b'"timings"')
     if found is None:
-        return None
+        counts = {name: int(count) for name, count in _OLLAMA.findall(tail)}
+        return _usage(counts.get(b"prompt_eval_count"), None, counts.get(b"eval_count"))
     read, cached = _count(found.get("prompt_n")), _count(found.get("cache_n"))
     return _usage(None if read is None else read + (cached or 0), cached, found.get("predicted_n"))
 

@@ -75,6 +75,14 @@ def test_a_gap_is_counted_for_every_event_after_the_first_token() -> None:
     assert answer.longest_gap > 0
 
 
+def test_a_gap_is_counted_as_well_where_events_have_names() -> None:
+    event = b'event: content_block_delta\ndata: {"delta": {"type": "text_delta", "text": "x"}}\n\n'
+    answer = seen(event, event, event)
+
+    assert answer.gaps is not None
+    assert sum(answer.gaps.counts) == 2
+
+
 def test_an_answer_that_is_no_stream_has_no_token_times() -> None:
     answer = seen(delta(content="a"), streams=False)
 

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Reference
 
-from app.telemetry.family import Counter, Histogram, Series
+from app.telemetry.family import LONGEST_LABEL, Counter, Histogram, Series, label
 
 EDGES = (0.1, 0.5, 1, 5)
 values = st.lists(st.floats(0, 10) | st.sampled_from(EDGES))
@@ -54,3 +54,17 @@ def test_a_counter_is_written_with_its_labels() -> None:
     count.labels("x").value += 1
 
     assert 'c_total{a="x"} 3.0' in text(registry)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=LONGEST_LABEL // 4))
+def test_a_label_of_some_length_is_kept(value: str) -> None:
+    assert label(value) == value
+
+
+@given(st.text(), st.text())
+def test_a_label_that_is_too_long_is_cut_and_stays_told_apart(one: str, other: str) -> None:
+    long = "モデル" * LONGEST_LABEL
+    first, second = label(f"{long}{one}"), label(f"{long}{other}")
+
+    assert len(first.encode()) <= LONGEST_LABEL
+    assert (first == second) == (one == other)

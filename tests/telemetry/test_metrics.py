@@ -9,9 +9,10 @@ from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer
+from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report
 from app.routing.window import Sample
 from app.telemetry.answer import Answer
+from app.telemetry.family import LONGEST_LABEL
 from app.telemetry.gpu import Gpu, GpuSampler, NoReader
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
@@ -124,6 +125,22 @@ async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
     assert series['usage_reports_total{model="m0",result="missing",server="PC0"}'] == 1
 
 
+async def test_a_stream_in_one_piece_has_no_longest_pause() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
+    series = await told(metrics(), record(stream=True, answer=answer(event, streams=True)))
+
+    assert series['time_to_first_token_seconds_count{model="m0",server="PC0"}'] == 1
+    assert series['stream_max_gap_seconds_count{model="m0"}'] == 0
+
+
+async def test_no_usage_is_missed_where_nothing_is_generated() -> None:
+    told_nothing = record(answer=answer(b'{"input_tokens": 12}'))
+    told_nothing.endpoint = "/v1/messages/count_tokens"
+    series = await told(metrics(), told_nothing)
+
+    assert series['usage_reports_total{model="m0",result="missing",server="PC0"}'] == 0
+
+
 @pytest.mark.parametrize(
     ("outcome", "reason"),
     [
@@ -219,6 +236,28 @@ async def test_when_a_client_left_is_told(left: Record, phase: str) -> None:
     assert series[f'client_disconnects_total{{model="m0",phase="{phase}"}}'] == 1
 
 
+async def test_a_request_that_is_turned_away_at_once_is_no_wait_of_nothing() -> None:
+    series = await told(
+        metrics(),
+        unsent("rejected", rejection="queue_full"),
+        unsent("rejected", rejection="queue_timeout", waited=30.0),
+    )
+
+    assert series['queue_wait_seconds_sum{model="m0"}'] == 30
+    assert series['queue_wait_seconds_count{model="m0"}'] == 1
+
+
+async def test_what_may_go_wrong_begins_at_zero() -> None:
+    series = await told(metrics(), record())
+
+    for name in (
+        'routing_rejections_total{model="m0",reason="queue_full"}',
+        'client_disconnects_total{model="m0",phase="streaming"}',
+        'upstream_responses_total{code="5xx",server="PC1"}',
+    ):
+        assert series[name] == 0
+
+
 async def test_names_that_clients_make_up_are_other() -> None:
     series = await told(metrics(), *(record(model=f"made-up-{n}") for n in range(50)))
 
@@ -297,6 +336,25 @@ async def test_the_state_is_described_when_it_is_asked_for() -> None:
     assert {name: series[name] for name in expected} == expected
     assert not any(name.startswith("gpu_power_watts{") for name in series)
     assert any(name.startswith("build_info{") for name in series)
+
+
+async def test_a_server_that_drains_or_loads_answers_but_serves_no_model() -> None:
+    balancer = fleet_balancer(servers=3)
+    balancer.drain("PC0", on=True)
+    balancer.learn(Report("PC1", "llamacpp", loading=True))
+    series = await told(metrics(balancer))
+
+    assert [series[f'server_up{{server="PC{n}"}}'] for n in range(3)] == [1, 1, 1]
+    assert series['model_servers_available{model="m.*"}'] == 1
+
+
+async def test_no_label_is_longer_than_prometheus_allows() -> None:
+    pattern, model = "a|" * 500 + "m.*", "/models/" + "m" * 500
+    balancer = Balancer(Fleet.of([Server("PC0", "http://pc0")], {pattern: ["PC0"]}), clock=Clock())
+    balancer.learn(ModelsAnswer("PC0", [model]))
+    series = await told(metrics(balancer), record(model=model))
+
+    assert max(len(value) for name in series for value in name.split('"')) <= LONGEST_LABEL
 
 
 async def test_a_machine_without_gpus_has_no_collector_to_be_down() -> None:

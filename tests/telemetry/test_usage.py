@@ -13,6 +13,8 @@ OPENAI = {
     "prompt_tokens_details": {"cached_tokens": 4},
 }
 
+OLLAMA = b'{"done": true, "context": [1], "prompt_eval_count": 26, "eval_count": 298}\n'
+
 
 def event(**members: object) -> bytes:
     return b"data: " + json.dumps(members).encode() + b"\n\n"
@@ -30,6 +32,10 @@ def event(**members: object) -> bytes:
         (event(timings={"prompt_n": 6, "predicted_n": 5}), Usage(6, None, 5)),
         (event(usage={"input_tokens": 8, "output_tokens": 2}), Usage(8, None, 2)),
         (event(usage={"input_tokens": 8, "cache_read_input_tokens": 5}), Usage(13, 5, 0)),
+        (b'{"message": {}, "done": false}\n' + OLLAMA, Usage(26, None, 298)),
+        (b'{"embeddings": [[0.1]], "prompt_eval_count": 8}', Usage(8, None, 0)),
+        (json.dumps({"response": 'an "eval_count": 5, "prompt_eval_count": 9'}).encode(), None),
+        (b'{"input_tokens": 12}', None),
         (event(choices=[{"delta": {"content": 'the "usage": {"prompt_tokens": 1}'}}]), None),
         (b'{"usage": {"prompt_tokens": 3, "compl', None),
         (b'{"usage": {"prompt_tokens": "3"}}', None),
