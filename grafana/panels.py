@@ -16,16 +16,21 @@ SCHEMA = 41
 WHERE = 'job=~"$job",instance=~"$instance"'
 """The selector that every query has."""
 RATE = "[$__rate_interval]"
-FAULTS = "upstream_error|timeout|internal_error"
+FAULTS = "upstream_error|timeout|internal_error|rejected"
 
 Steps = tuple[tuple[str, float | None], ...]
 GOOD: Steps = (("green", None),)
 FEW_ERRORS: Steps = (("green", None), ("red", 0.05))
 ALL_UP: Steps = (("red", None), ("green", 1))
 NOBODY_WAITS: Steps = (("green", None), ("orange", 1))
+NO_ALERT: Steps = (("green", None), ("red", 1))
 QUICK: Steps = (("green", None), ("orange", 30))
 COOL: Steps = (("green", None), ("red", 87))
-STATES = {
+Words = Mapping[int, tuple[str, str]]
+"""Words for numbers, with their colours."""
+
+ANSWERS: Words = {0: ("down", "red"), 1: ("up", "green")}
+STATES: Words = {
     0: ("idle", "green"),
     1: ("busy", "orange"),
     2: ("invalid", "red"),
@@ -48,9 +53,11 @@ class Panel:
     steps: Steps = GOOD
     most: float | None = None
     stacked: bool = False
-    states: bool = False
+    words: Words = field(default_factory=dict)
     absent: str = ""
     """Told instead of `No data`."""
+    now: bool = False
+    """Whether a stat is of this moment alone: what was told before would hide a silence."""
     table: tuple[str, ...] = ()
     """Columns of a table: the labels to keep."""
 
@@ -86,15 +93,30 @@ def rate(name: str, *labels: str, by: str = "") -> str:
     return f"sum{_by(by)}(rate({metric(name, *labels)}{RATE}))"
 
 
-def quantile(share: float, name: str, *labels: str, by: str = "") -> str:
+def risen(name: str, *labels: str, over: str) -> str:
+    """Tell how often something happened, within the time that its alert looks back."""
+    return f"sum(increase({metric(name, *labels)}[{over}]))"
+
+
+def quantile(share: float, name: str, *labels: str, by: str = "", over: str = "") -> str:
     """Tell below which value a share of a histogram's values lies."""
     whole = ", ".join(part for part in ("le", by) if part)
-    return f"histogram_quantile({share}, sum by ({whole}) (rate({metric(name + '_bucket', *labels)}{RATE})))"
+    buckets = metric(name + "_bucket", *labels)
+    counted = f"increase({buckets}[{over}])" if over else f"rate({buckets}{RATE})"
+    return f"histogram_quantile({share}, sum by ({whole}) ({counted}))"
 
 
 def ratio(part: str, whole: str) -> str:
-    """Tell a share; none of nothing is 0."""
-    return f"({part} or vector(0)) / clamp_min({whole}, 1e-9)"
+    """Tell a share; there is none of nothing."""
+    return f"({part} or vector(0)) / ({whole} > 0)"
+
+
+def or_none(query: str, *labels: str) -> str:
+    """Draw a line at 0, named `none`, where there is nothing to draw."""
+    nothing = "vector(0)"
+    for label in labels:
+        nothing = f'label_replace({nothing}, "{label}", "none", "", "")'
+    return f"{query} or on() {nothing}"
 
 
 def _by(label: str) -> str:
@@ -102,6 +124,9 @@ def _by(label: str) -> str:
 
 
 MODEL = 'model=~"$model"'
+TO_MODELS = (MODEL, 'endpoint!="other"')
+BALANCER = 'job="llama-balancer"'
+OF_OURS = 'job=~"llama-balancer.*"'
 SERVER = 'server=~"$server"'
 GPU = 'gpu=~"$gpu"'
 BUSY = 'state="busy"'
@@ -171,6 +196,7 @@ _LINK: Json = {
 
 
 def _annotations() -> Iterable[Json]:
+    up, draining = metric("server_up"), metric("server_state_changes_total", DRAINING)
     marks = {
         "Restarts": (
             "blue",
@@ -181,6 +207,16 @@ def _annotations() -> Iterable[Json]:
             "red",
             f"increase({metric('server_state_changes_total', INVALID)}[1m]) > 0",
             "{{server}} became invalid",
+        ),
+        "Servers back": (
+            "green",
+            f"changes({up}[1m]) > 0 and {up} == 1",
+            "{{server}} answers again",
+        ),
+        "Servers drained": (
+            "orange",
+            f"increase({draining}[1m]) > 0",
+            "{{server}} gets no new requests",
         ),
         "Versions": (
             "purple",
@@ -255,10 +291,10 @@ def _panel(panel: Panel) -> Json:
         defaults["max"] = panel.most
     if panel.absent:
         defaults["noValue"] = panel.absent
-    if panel.states:
+    if panel.words:
         shown = {
             str(value): {"text": text, "color": colour, "index": value}
-            for value, (text, colour) in STATES.items()
+            for value, (text, colour) in panel.words.items()
         }
         defaults["mappings"] = [{"type": "value", "options": shown}]
     built: Json = {
@@ -267,7 +303,7 @@ def _panel(panel: Panel) -> Json:
         "description": panel.about,
         "datasource": SOURCE,
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": _OPTIONS[panel.kind],
+        "options": _OPTIONS[panel.kind] | ({"graphMode": "none"} if panel.now else {}),
         "targets": [
             {
                 "refId": chr(ord("A") + number),
@@ -278,6 +314,8 @@ def _panel(panel: Panel) -> Json:
                 **(
                     {"format": "table", "instant": True}
                     if panel.kind == "table"
+                    else {"instant": True}
+                    if panel.now
                     else {"range": True}
                 ),
             }

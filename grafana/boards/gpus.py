@@ -1,6 +1,26 @@
 """The dashboard of all machines' GPUs."""
 
-from grafana.panels import ALL_UP, COOL, GOOD, GPU, Dashboard, Panel, Row, metric, rate
+from grafana.panels import (
+    ALL_UP,
+    COOL,
+    GOOD,
+    GPU,
+    OF_OURS,
+    WHERE,
+    Dashboard,
+    Panel,
+    Row,
+    metric,
+    rate,
+)
+
+
+def once(name: str) -> str:
+    """Select a metric of each GPU: one that two programs tell of is one, where it says which."""
+    which = metric(name, GPU, 'uuid!=""')
+    nameless = metric(name, GPU, 'uuid=""')
+    return f"max by (uuid) ({which}) or {nameless}"
+
 
 GPUS = Dashboard(
     "llama-balancer-gpus",
@@ -13,38 +33,54 @@ GPUS = Dashboard(
             "Are they well?",
             (
                 Panel(
-                    "Readable",
-                    "Share of the machines with GPUs whose driver answers. Alert GpuCollectorDown.",
-                    {"": f"avg({metric('gpu_collector_up')})"},
+                    "Machines",
+                    "Share of the balancers and agents that answer Prometheus.",
+                    {"": f"avg(up{{{WHERE},{OF_OURS}}})"},
                     "stat",
                     "percentunit",
                     4,
                     4,
                     ALL_UP,
                     1,
-                    absent="no machine tells of GPUs",
+                    absent="none known",
+                    now=True,
+                ),
+                Panel(
+                    "Readable",
+                    "Share of the machines with GPUs whose driver answers. Alert GpuCollectorDown.",
+                    {"": f"avg({metric('gpu_collector_up')})"},
+                    "stat",
+                    "percentunit",
+                    3,
+                    4,
+                    ALL_UP,
+                    1,
+                    absent="none told",
+                    now=True,
                 ),
                 Panel(
                     "GPUs",
                     "GPUs that are told of.",
-                    {"": f"count({metric('gpu_info', GPU)})"},
+                    {"": f"count({once('gpu_info')})"},
                     "stat",
                     "short",
+                    3,
                     4,
-                    4,
-                    absent="no machine tells of GPUs",
+                    absent="none told",
+                    now=True,
                 ),
                 Panel(
                     "Load",
                     "Mean utilisation of all GPUs.",
-                    {"": f"avg({metric('gpu_utilization_ratio', GPU)})"},
+                    {"": f"avg({once('gpu_utilization_ratio')})"},
                     "stat",
                     "percentunit",
-                    4,
+                    3,
                     4,
                     GOOD,
                     1,
-                    absent="no machine tells of GPUs",
+                    absent="none told",
+                    now=True,
                 ),
                 Panel(
                     "Fullest memory",
@@ -58,7 +94,8 @@ GPUS = Dashboard(
                     4,
                     GOOD,
                     1,
-                    absent="no machine tells of GPUs",
+                    absent="none told",
+                    now=True,
                 ),
                 Panel(
                     "Hottest",
@@ -66,20 +103,22 @@ GPUS = Dashboard(
                     {"": f"max({metric('gpu_temperature_celsius', GPU)})"},
                     "stat",
                     "celsius",
-                    4,
+                    3,
                     4,
                     COOL,
-                    absent="no machine tells temperatures",
+                    absent="none told",
+                    now=True,
                 ),
                 Panel(
                     "Power",
                     "Of all GPUs together.",
-                    {"": f"sum({metric('gpu_power_watts', GPU)})"},
+                    {"": f"sum({once('gpu_power_watts')})"},
                     "stat",
                     "watt",
                     4,
                     4,
-                    absent="no machine tells power",
+                    absent="none told",
+                    now=True,
                 ),
             ),
         ),
@@ -147,7 +186,6 @@ GPUS = Dashboard(
                         "{{instance}}, {{reason}}": rate(
                             "gpu_collector_errors_total", by="instance, reason"
                         )
-                        + " or vector(0)"
                     },
                     width=12,
                 ),

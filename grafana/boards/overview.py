@@ -2,21 +2,27 @@
 
 from grafana.panels import (
     ALL_UP,
+    ANSWERS,
+    BALANCER,
     FAULTS,
     FEW_ERRORS,
     GOOD,
     MODEL,
+    NO_ALERT,
     NOBODY_WAITS,
     QUICK,
     RATE,
+    TO_MODELS,
     WHERE,
     Dashboard,
     Panel,
     Row,
     metric,
+    or_none,
     quantile,
     rate,
     ratio,
+    risen,
 )
 
 OVERVIEW = Dashboard(
@@ -29,8 +35,32 @@ OVERVIEW = Dashboard(
             "Is it healthy?",
             (
                 Panel(
+                    "Balancer",
+                    "Whether the balancer answers Prometheus; of several, whether all do. Alert Down.",
+                    {"": f"min(up{{{WHERE},{BALANCER}}})"},
+                    "stat",
+                    "short",
+                    2,
+                    4,
+                    ALL_UP,
+                    words=ANSWERS,
+                    absent="none known",
+                    now=True,
+                ),
+                Panel(
+                    "Alerts",
+                    "Alerts that fire now; the README says what to do about each.",
+                    {"": f'count(ALERTS{{{WHERE},alertstate="firing"}}) or vector(0)'},
+                    "stat",
+                    "short",
+                    2,
+                    4,
+                    NO_ALERT,
+                    now=True,
+                ),
+                Panel(
                     "Servers up",
-                    "Share of the configured servers that may get requests. Below 100 % see the dashboard of the servers.",
+                    "Share of the configured servers that answer. Below 100 % see the dashboard of the servers.",
                     {"": f"avg({metric('server_up')})"},
                     "stat",
                     "percentunit",
@@ -38,15 +68,16 @@ OVERVIEW = Dashboard(
                     4,
                     ALL_UP,
                     1,
-                    absent="no servers configured",
+                    absent="none known",
+                    now=True,
                 ),
                 Panel(
                     "Errors",
-                    "Share of requests that failed for a fault of a server or of ours. Alert ErrorRatioHigh above 5 %.",
+                    "Share of model requests that failed for a fault of a server or of ours, or found no room, in five minutes. Alert ErrorRatioHigh above 5 %.",
                     {
                         "": ratio(
-                            rate("requests_total", MODEL, f'outcome=~"{FAULTS}"'),
-                            rate("requests_total", MODEL),
+                            risen("requests_total", *TO_MODELS, f'outcome=~"{FAULTS}"', over="5m"),
+                            risen("requests_total", *TO_MODELS, over="5m"),
                         )
                     },
                     "stat",
@@ -55,25 +86,18 @@ OVERVIEW = Dashboard(
                     4,
                     FEW_ERRORS,
                     1,
+                    absent="no requests lately",
                 ),
                 Panel(
-                    "First token, 95 %",
-                    "95 % of the streams begin within this time. Alert TimeToFirstTokenHigh above 30 s.",
-                    {"": quantile(0.95, "time_to_first_token_seconds", MODEL)},
+                    "First token",
+                    "Within which time half of the streams, and 95 % of them, begin, in ten minutes. Alert TimeToFirstTokenHigh above 30 s.",
+                    {
+                        "half": quantile(0.5, "time_to_first_token_seconds", MODEL, over="10m"),
+                        "95 %": quantile(0.95, "time_to_first_token_seconds", MODEL, over="10m"),
+                    },
                     "stat",
                     "s",
-                    3,
                     4,
-                    QUICK,
-                    absent="no streams lately",
-                ),
-                Panel(
-                    "First token, half",
-                    "Half of the streams begin within this time.",
-                    {"": quantile(0.5, "time_to_first_token_seconds", MODEL)},
-                    "stat",
-                    "s",
-                    3,
                     4,
                     QUICK,
                     absent="no streams lately",
@@ -84,9 +108,10 @@ OVERVIEW = Dashboard(
                     {"": f"sum({metric('queue_depth', MODEL)})"},
                     "stat",
                     "short",
-                    3,
+                    2,
                     4,
                     NOBODY_WAITS,
+                    now=True,
                 ),
                 Panel(
                     "Requests",
@@ -96,6 +121,7 @@ OVERVIEW = Dashboard(
                     "reqps",
                     3,
                     4,
+                    now=True,
                 ),
                 Panel(
                     "Tokens",
@@ -103,13 +129,14 @@ OVERVIEW = Dashboard(
                     {"": rate("completion_tokens_total", MODEL)},
                     "stat",
                     "short",
-                    3,
+                    2,
                     4,
-                    absent="no tokens reported yet",
+                    absent="none yet",
+                    now=True,
                 ),
                 Panel(
                     "Prompt cache",
-                    "Share of the prompts' tokens that servers had in their caches: what keeping clients where their cache is brings.",
+                    "Share of the prompts' tokens that servers had in their caches: what keeping clients where their cache is brings. Of the last time that somebody asked.",
                     {
                         "": ratio(
                             rate("prompt_tokens_cached_total", MODEL),
@@ -166,7 +193,7 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Speed of a stream",
-                    "Events per second in the middle of a stream, each mostly one token: what a reader feels.",
+                    "Pieces per second in the middle of a stream, each mostly one token: what a reader feels.",
                     {"{{model}}": f"1 / {quantile(0.5, 'inter_token_seconds', MODEL, by='model')}"},
                 ),
                 Panel(
@@ -237,7 +264,7 @@ OVERVIEW = Dashboard(
             (
                 Panel(
                     "Why there",
-                    "Requests per second by the reason of their server: `sticky` went where its prompt cache is.",
+                    "Requests per second by the reason of their server: `cached_prompt` went where its prompt is, `sticky` where its client was.",
                     {"{{reason}}": rate("routing_decisions_total", MODEL, by="reason")},
                     unit="reqps",
                     stacked=True,
@@ -266,8 +293,9 @@ OVERVIEW = Dashboard(
                     "Sent to no server",
                     "Requests per second that were turned away, and why.",
                     {
-                        "{{reason}}": rate("routing_rejections_total", MODEL, by="reason")
-                        + " or vector(0)"
+                        "{{reason}}": or_none(
+                            rate("routing_rejections_total", MODEL, by="reason"), "reason"
+                        )
                     },
                     unit="reqps",
                     stacked=True,
@@ -276,8 +304,9 @@ OVERVIEW = Dashboard(
                     "Clients that left",
                     "Requests per second whose client did not wait: in the queue, before the first byte, or in mid-stream.",
                     {
-                        "{{phase}}": rate("client_disconnects_total", MODEL, by="phase")
-                        + " or vector(0)"
+                        "{{phase}}": or_none(
+                            rate("client_disconnects_total", MODEL, by="phase"), "phase"
+                        )
                     },
                     unit="reqps",
                     stacked=True,
@@ -286,8 +315,9 @@ OVERVIEW = Dashboard(
                     "Streams without a token",
                     "Streams per second that ended before anything was generated.",
                     {
-                        "{{reason}}": rate("streams_without_token_total", MODEL, by="reason")
-                        + " or vector(0)"
+                        "{{reason}}": or_none(
+                            rate("streams_without_token_total", MODEL, by="reason"), "reason"
+                        )
                     },
                     unit="reqps",
                     stacked=True,
@@ -296,8 +326,9 @@ OVERVIEW = Dashboard(
                     "Failed after the last attempt",
                     "Requests per second that no server could be reached for.",
                     {
-                        "{{model}}": rate("retries_exhausted_total", MODEL, by="model")
-                        + " or vector(0)"
+                        "{{model}}": or_none(
+                            rate("retries_exhausted_total", MODEL, by="model"), "model"
+                        )
                     },
                     unit="reqps",
                 ),

@@ -7,16 +7,18 @@ from grafana.panels import (
     INVALID,
     LOADING,
     SERVER,
+    STATES,
     Dashboard,
     Panel,
     Row,
     metric,
+    or_none,
     quantile,
     rate,
 )
 
 STATE = " + ".join(
-    f"{number} * max by (server) ({metric('server_state', SERVER, state)})"
+    f"{number} * max by (instance, server) ({metric('server_state', SERVER, state)})"
     for number, state in enumerate((BUSY, INVALID, LOADING, DRAINING), 1)
 )
 
@@ -31,11 +33,11 @@ SERVERS = Dashboard(
             (
                 Panel(
                     "State",
-                    "Invalid, loading and draining servers get no requests. Busy is what the machine says of its GPUs.",
-                    {"{{server}}": STATE},
+                    "As each balancer sees it. Invalid, loading and draining servers get no requests. Busy is what the machine says of its GPUs.",
+                    {"{{server}}, {{instance}}": STATE},
                     "state-timeline",
                     width=16,
-                    states=True,
+                    words=STATES,
                     absent="no servers configured",
                 ),
                 Panel(
@@ -51,20 +53,20 @@ SERVERS = Dashboard(
                 ),
                 Panel(
                     "Servers",
-                    "The present state, and how long ago each machine told its load.",
+                    "Whether a server answers, what is in flight, and how long ago its machine told its load.",
                     {
-                        "up": f"sum by (server) ({metric('server_up', SERVER)})",
-                        "in flight": f"sum by (server) ({metric('upstream_requests_in_flight', SERVER)})",
-                        "limit": f"sum by (server) ({metric('server_request_limit', SERVER)})",
-                        "told ago, s": f"time() - max by (server) ({metric('server_last_seen_timestamp_seconds', SERVER)})",
+                        "up": f"max by (instance, server) ({metric('server_up', SERVER)})",
+                        "in flight": f"sum by (instance, server) ({metric('upstream_requests_in_flight', SERVER)})",
+                        "limit": f"sum by (instance, server) ({metric('server_request_limit', SERVER)})",
+                        "told ago, s": f"time() - max by (instance, server) ({metric('server_last_seen_timestamp_seconds', SERVER)})",
                     },
                     "table",
                     width=16,
-                    table=("server",),
+                    table=("server", "instance"),
                 ),
                 Panel(
                     "Servers for each pattern",
-                    "Valid servers that may take a configured model. Alert ModelUnserved at 0.",
+                    "Servers that may take a configured model: valid, loaded and not draining. Alert ModelUnserved at 0.",
                     {"{{model}}": f"min by (model) ({metric('model_servers_available')})"},
                     "bargauge",
                     steps=ALL_UP,
@@ -132,7 +134,7 @@ SERVERS = Dashboard(
                     "Prompts believed to be in a cache, and the slots that a server tells of.",
                     {
                         "{{server}}": f"sum by (server) ({metric('server_prompts_held', SERVER)})",
-                        "{{server}}, slots": f"sum by (server) ({metric('server_slots', SERVER)})",
+                        "{{server}}, slots": f"max by (server) ({metric('server_slots', SERVER)})",
                     },
                 ),
                 Panel(
@@ -231,10 +233,10 @@ SERVERS = Dashboard(
                     "Answered by another server",
                     "Requests per second that went from one server to another.",
                     {
-                        "{{from_server}} to {{to_server}}": rate(
-                            "failovers_total", by="from_server, to_server"
+                        "{{from_server}} to {{to_server}}": or_none(
+                            rate("failovers_total", by="from_server, to_server"),
+                            *("from_server", "to_server"),
                         )
-                        + " or vector(0)"
                     },
                     unit="reqps",
                 ),

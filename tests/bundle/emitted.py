@@ -1,11 +1,12 @@
 """What the balancer emits once everything has happened to it."""
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
-from app.routing.window import Sample
+from app.routing.window import Sample as Probe
 from app.telemetry.answer import Answer
 from app.telemetry.gpu import Gpu, GpuSampler
 from app.telemetry.metrics import Metrics
@@ -18,10 +19,23 @@ CHAT = "/v1/chat/completions"
 
 async def emitted() -> dict[str, frozenset[str]]:
     """Give the name of every sample, with the labels that it has."""
+    return {sample.name: frozenset(sample.labels) for sample in await _samples()}
+
+
+async def emitted_edges() -> dict[str, set[float]]:
+    """Give the name of every histogram's buckets, with the edges between them."""
+    edges: dict[str, set[float]] = {}
+    for sample in await _samples():
+        if "le" in sample.labels:
+            edges.setdefault(sample.name, set()).add(float(sample.labels["le"]))
+    return edges
+
+
+async def _samples() -> list[Sample]:
     server = Server("PC1", "http://pc1:8081", "http://pc1:18000", 2)
     balancer = Balancer(Fleet.of([server], {"m.*": ["PC1"]}), clock=Clock())
     balancer.learn(ModelsAnswer("PC1", ["m"]))
-    balancer.learn(HealthAnswer("PC1", Sample(True, 75.0, 99.0)))
+    balancer.learn(HealthAnswer("PC1", Probe(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
     balancer.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
     balancer.learn_reuse(Reuse("PC1", "m", None, 500, 100, 1.0))
@@ -35,11 +49,7 @@ async def emitted() -> dict[str, frozenset[str]]:
     for record in _records():
         metrics.finished(record)
     text = (await metrics.render()).decode()
-    return {
-        sample.name: frozenset(sample.labels)
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def _records() -> list[Record]:

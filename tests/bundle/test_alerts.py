@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundle.emitted import emitted_edges
+
+pytestmark = pytest.mark.anyio
+
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "docker" / "prometheus"
 RULES = (PROMETHEUS / "rules.yml").read_text("utf-8")
@@ -32,6 +36,15 @@ def test_every_alert_is_tried_both_ways(alert: str) -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_a_line_in_the_readme(alert: str) -> None:
     assert f"| `{alert}` |" in README
+
+
+async def test_every_limit_of_a_time_is_an_edge_between_buckets() -> None:
+    limits = re.findall(r"rate\((\w+_bucket)\[\w+\]\)\)\) > ([\d.]+)", RULES)
+    edges = await emitted_edges()
+
+    assert len(limits) == 3
+    for name, limit in limits:
+        assert float(limit) in edges[name]
 
 
 @promtool
