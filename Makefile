@@ -40,7 +40,7 @@ bench-routing: .venv/installed  ## Cached tokens and waits beside other balancer
 	$(BIN)/python -m tests.bench.routing
 
 up:  ## the balancer, Prometheus and Grafana in containers
-	docker compose up --build --wait
+	docker compose up --build --wait --wait-timeout 120
 
 down:  ## stop them; what Prometheus and Grafana keep stays
 	docker compose --profile demo down

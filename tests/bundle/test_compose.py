@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,18 +21,11 @@ compose = pytest.mark.skipif(not has_compose(), reason="Docker with Compose is n
 def configuration(*files: str, **variables: str) -> dict[str, Any]:
     words = [word for name in files for word in ("--file", name)]
     # The developer's own .env must not come between.
-    result = run(
-        "compose",
-        "--env-file",
-        "/dev/null",
-        *words,
-        "--profile",
-        "*",
-        "config",
-        "--format",
-        "json",
-        **variables,
-    )
+    with TemporaryDirectory() as folder:
+        empty = Path(folder) / "env"
+        empty.touch()
+        options = ["--env-file", str(empty), *words, "--profile", "*"]
+        result = run("compose", *options, "config", "--format", "json", **variables)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
@@ -78,9 +72,64 @@ def test_every_container_is_hardened_and_its_log_rotates() -> None:
 
 
 @compose
+def test_no_two_services_build_one_image() -> None:
+    services = configuration("compose.yaml")["services"].values()
+    built = [service["image"] for service in services if "build" in service]
+
+    assert sorted(built) == sorted(set(built))
+    assert {s["image"] for s in services if s["image"].startswith("llama-balancer")} == set(built)
+
+
+@compose
+def test_every_service_that_needs_the_image_of_another_starts_after_it() -> None:
+    services = configuration("compose.yaml")["services"]
+
+    def before(name: str) -> set[str]:
+        found = set(services[name].get("depends_on", ()))
+        return found.union(*map(before, found))
+
+    for name, service in services.items():
+        if service["image"].startswith("llama-balancer"):
+            assert any(
+                services[one]["image"] == service["image"] and "build" in services[one]
+                for one in {name, *before(name)}
+            )
+
+
+@compose
+def test_the_health_check_is_the_image_s_own() -> None:
+    [line] = re.findall(r"^HEALTHCHECK (.*)$", RECIPE, re.MULTILINE)
+    options = dict(re.findall(r"--([\w-]+)=(\w+)", line))
+    services = configuration("compose.yaml")["services"]
+
+    for name in ("balancer", "demo"):
+        check = services[name]["healthcheck"]
+        assert check["test"] == json.loads(line[line.index("[") :].replace("[", '["CMD", '))
+        for option, value in options.items():
+            assert check[option.replace("-", "_")] == value
+
+
+@compose
+def test_the_demo_s_servers_have_names_of_their_own() -> None:
+    servers = json.loads(
+        configuration("compose.yaml")["services"]["demo"]["environment"]["BALANCER_SERVERS"]
+    )
+
+    assert all(name.startswith("demo-") for name in servers)
+
+
+@compose
+def test_grafana_s_password_is_not_told_to_the_balancer() -> None:
+    services = configuration("compose.yaml", GRAFANA_PASSWORD="secret")["services"]
+
+    assert "secret" in services["grafana"]["environment"].values()
+    assert services["balancer"]["environment"]["GRAFANA_PASSWORD"] == ""
+
+
+@compose
 def test_images_of_others_have_a_version() -> None:
     for service in configuration("compose.yaml")["services"].values():
-        if "build" not in service:
+        if not service["image"].startswith("llama-balancer"):
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
 
 

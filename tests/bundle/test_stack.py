@@ -54,7 +54,7 @@ def test_ports_are_open_to_this_machine_alone(stack: Stack) -> None:
 
 def test_prometheus_finds_the_balancers_and_every_machines_agent(stack: Stack) -> None:
     deadline = time.monotonic() + MINUTE
-    wanted = {"balancer", "demo", "PC1", "PC2", "127.0.0.1:9090"}
+    wanted = {"balancer", "demo", "PC1", "demo-PC1", "demo-PC2", "127.0.0.1:9090"}
     while {found["metric"]["instance"] for found in stack.query("up == 1")} != wanted:
         assert time.monotonic() < deadline, stack.query("up")
         time.sleep(1)
