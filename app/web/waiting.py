@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -16,10 +16,10 @@ Wish = tuple[str, tuple[str, ...]]
 """A model, and the servers that are out: whoever wishes the same finds the same."""
 
 REACH = 16
-"""Among how many next waiters one whose prompt is in a cache may go first."""
+"""Among how many next clients one whose prompt is in a cache may go first."""
 
 PATIENCE = 4
-"""How often the next one may be passed by for that."""
+"""How many others may pass one by for that."""
 
 PACE = 32
 """How many of the last places handed out tell how fast the queue moves."""
@@ -56,8 +56,8 @@ class Waiter:
     held: Callable[[], bool]
     since: float
     turn: "asyncio.Future[Lease | Refusal]" = field(repr=False)
-    passed: int = 0
-    """How often others went first whose prompt was in a cache."""
+    passed_by: set[str] = field(default_factory=set)
+    """Clients that went first because their prompt was in a cache."""
 
     @property
     def wish(self) -> Wish:
@@ -71,7 +71,7 @@ class WaitingRoom:
     A freed place is handed, in the moment it becomes free, to the client whose last turn is
     longest ago and that can use it, or to one of the next few whose prompt is in the cache
     there. So nobody waits beside a free place, whoever finds one has passed nobody by, and
-    one who asks a hundred times at once holds nobody up.
+    one who asks a hundred times at once holds nobody up: a client passes another once.
     `timeout` is in seconds.
     """
 
@@ -102,6 +102,8 @@ class WaitingRoom:
         """
         if len(self) >= self.capacity:
             raise QueueFull(len(self), self._expected(len(self)))
+        if not self._lines:
+            self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
         waiter = Waiter(client, model, tried, place, held, monotonic(), loop.create_future())
         self._lines.setdefault(client, {})[waiter] = None
@@ -109,6 +111,8 @@ class WaitingRoom:
             async with asyncio.timeout(self._timeout):
                 return await waiter.turn
         except TimeoutError:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                return waiter.turn.result()  # it came in the very last moment
             ahead = self._ahead(waiter)
             self._leave(waiter)
             raise QueueTimeout(ahead, self._expected(ahead)) from None
@@ -119,15 +123,17 @@ class WaitingRoom:
     def hand_out(self) -> None:
         """Give free places to those who wait: each client gets one, then another."""
         full: set[Wish] = set()
-        served = bool(self._lines)
-        while served:
-            served = False
-            for client in self._turns(full):
-                if self._serve(self._lines[client], full):
-                    served = True
-                    if line := self._lines.pop(client):
-                        self._lines[client] = line  # its next turn comes after everybody else's
-                    break
+        while (waiter := self._next(full)) is not None:
+            answer = waiter.place()
+            if answer is Refusal.FULL:
+                full.add(waiter.wish)  # lest all who wish the same ask again
+                continue
+            waiter.turn.set_result(answer)
+            self._handed_out.append(monotonic())
+            line = self._lines.pop(waiter.client)
+            del line[waiter]
+            if line:
+                self._lines[waiter.client] = line  # its next turn comes after everybody else's
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
@@ -150,46 +156,35 @@ class WaitingRoom:
             "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
 
-    def _turns(self, full: set[Wish]) -> list[str]:
-        """List the clients in the order of their turns.
+    def _next(self, full: set[Wish]) -> Waiter | None:
+        """Find whose turn it is; None where nobody could have a place.
 
-        Among the next few, one whose prompt is in the cache of the free place may go first,
-        unless that would pass the very next one by once too often.
+        Among the next few clients that wish the same, one whose prompt is in the cache of the
+        free place goes first, unless it has passed one of those before it already, or one of
+        them was passed by often enough.
         """
-        clients = list(self._lines)
-        able = (
-            (client, waiter)
-            for client in clients
-            for waiter in self._lines[client]
-            if not waiter.turn.done() and waiter.wish not in full
-        )
-        near = list(itertools.islice(able, REACH))
-        if len(near) > 1 and near[0][1].passed < PATIENCE:
-            for client, waiter in near:
-                if waiter.held():
-                    if waiter is not near[0][1]:
-                        near[0][1].passed += 1
-                        clients.remove(client)
-                        clients.insert(0, client)
+        passed: list[Waiter] = []
+        barred: set[str] = set()
+        for waiter in itertools.islice(self._firsts(full), REACH):
+            if passed and waiter.wish != passed[0].wish:
+                continue  # what it could have may be none that the very next one could have
+            if waiter.client not in barred and waiter.held():
+                for one in passed:
+                    one.passed_by.add(waiter.client)
+                return waiter
+            passed.append(waiter)
+            barred |= waiter.passed_by
+            if len(waiter.passed_by) >= PATIENCE:
+                break
+        return passed[0] if passed else None
+
+    def _firsts(self, full: set[Wish]) -> Iterator[Waiter]:
+        """Go through the clients in the order of their turns: the first request that can go."""
+        for line in self._lines.values():
+            for waiter in line:
+                if not waiter.turn.done() and waiter.wish not in full:
+                    yield waiter
                     break
-        return clients
-
-    def _serve(self, line: dict[Waiter, None], full: set[Wish]) -> bool:
-        """Find a place for the first of a client's requests that can have one.
-
-        `full` gathers that for which no place is left, lest all who wait ask again.
-        """
-        for waiter in line:
-            if waiter.turn.done() or waiter.wish in full:
-                continue  # it is leaving, or there is nothing to be had
-            answer = waiter.place()
-            if answer is not Refusal.FULL:
-                waiter.turn.set_result(answer)
-                del line[waiter]
-                self._handed_out.append(monotonic())
-                return True
-            full.add(waiter.wish)
-        return False
 
     def _ahead(self, waiter: Waiter) -> int:
         """Count those who will be served before a waiter."""

@@ -31,6 +31,17 @@ class House:
         """Clients whose prompt is in the cache of whatever place becomes free."""
         self.room = WaitingRoom(self.balancer, capacity=capacity, timeout=timeout)
 
+    async def serve(self, lease: Lease, waiters: "list[asyncio.Task[Lease]]") -> list[str]:
+        """Release one place again and again; tells who got it, in order."""
+        order = []
+        for _ in waiters:
+            lease.release()
+            await settle()
+            lease = next(w.result() for w in waiters if w.done() and w.result().open)
+            order.append(lease.client)
+        lease.release()
+        return order
+
     async def lease(self, model: str = "a", client: str = "alice") -> Lease:
         ask = Ask(model, (model,), client, "10.0.0.1")
         answer = self.balancer.place(ask)
@@ -108,16 +119,10 @@ async def test_one_who_asks_often_holds_nobody_up() -> None:
 async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
     house = House()
     lease = await house.lease()
-    order = []
     waiters = [house.knock(client=client) for client in ("b", "b", "b", "c", "d", "c")]
     await settle()
-    for _ in waiters:
-        lease.release()
-        await settle()
-        lease = next(w.result() for w in waiters if w.done() and w.result().open)
-        order.append(lease.client)
 
-    assert order == ["b", "c", "d", "b", "c", "b"]
+    assert await house.serve(lease, waiters) == ["b", "c", "d", "b", "c", "b"]
     assert [waiter.done() for waiter in waiters] == [True] * 6
 
 
@@ -128,15 +133,57 @@ async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for
     house.cached = set(clients[1:])
     waiters = [house.knock(client=client) for client in clients]
     await settle()
-    order = []
-    for _ in waiters:
-        lease.release()
-        await settle()
-        lease = next(w.result() for w in waiters if w.done() and w.result().open)
-        order.append(lease.client)
 
-    assert order == [*clients[1:-1], clients[0], clients[-1]]
-    lease.release()
+    assert await house.serve(lease, waiters) == [*clients[1:-1], clients[0], clients[-1]]
+
+
+async def test_one_who_went_first_does_so_again_only_once_those_it_passed_were_served() -> None:
+    house = House()
+    lease = await house.lease()
+    house.cached = {"agent"}
+    users = [f"user {number}" for number in range(4)]
+    waiters = [house.knock(client=client) for client in [*users, *["agent"] * 9]]
+    await settle()
+
+    assert await house.serve(lease, waiters) == ["agent", *users, *["agent"] * 8]
+
+
+async def test_many_requests_of_one_client_do_not_keep_another_from_going_first() -> None:
+    house = House()
+    held = await house.lease()
+    house.cached = {"carol"}
+    waiters = [house.knock(client=client) for client in [*["bob"] * REACH, "carol"]]
+    await settle()
+
+    held.release()
+
+    assert (await waiters[-1]).client == "carol"
+    for waiter in waiters[:-1]:
+        waiter.cancel()
+    await settle()
+
+
+async def test_one_is_passed_by_only_where_the_place_could_have_been_its_own() -> None:
+    house = House()
+    a, b, b2 = await house.lease("a"), await house.lease("b"), await house.lease("b")
+    for_a = house.knock("a", "alice")
+    for_b = [house.knock("b", f"client {number}") for number in range(PATIENCE + 1)]
+    house.cached = {f"client {number}" for number in range(1, PATIENCE + 1)}
+    late = house.knock("a", "late")
+    house.cached.add("late")
+    await settle()
+
+    for waiter in for_b[1:]:
+        b.release()
+        b = await waiter
+    a.release()
+
+    assert (await late).server == "A"
+    assert not for_a.done()
+    late.result().release()
+    assert (await for_a).open
+    b2.release()
+    assert (await for_b[0]).open
 
 
 async def test_one_far_back_does_not_go_first_whatever_the_cache_holds() -> None:
@@ -208,6 +255,55 @@ async def test_a_wait_has_an_end() -> None:
     assert len(house.room) == 0
     held.release()
     assert house.balancer.standing("A").ledger.total == 0
+
+
+async def test_a_place_that_comes_in_the_moment_in_which_the_wait_ends_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeouts: list[asyncio.Timeout] = []
+    make = asyncio.timeout
+
+    def noted(seconds: float) -> asyncio.Timeout:
+        timeouts.append(make(seconds))
+        return timeouts[-1]
+
+    monkeypatch.setattr(asyncio, "timeout", noted)
+    house = House()
+    held = await house.lease()
+    waiter = house.knock()
+    await settle()
+
+    timeouts[0].reschedule(0.0)
+    held.release()
+
+    (await waiter).release()
+    assert house.balancer.standing("A").ledger.total == 0
+
+
+async def test_how_fast_a_queue_moved_is_forgotten_once_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("app.web.waiting.monotonic", clock)
+    house = House(capacity=2)
+    lease = await house.lease()
+    waiters = [house.knock(client=client) for client in ("b", "c")]
+    await settle()
+    for waiter in waiters:
+        clock.tick(10)
+        lease.release()
+        lease = await waiter
+    clock.tick(7200)
+    waiters = [house.knock(client=client) for client in ("b", "c")]
+    await settle()
+
+    with pytest.raises(QueueFull) as told:
+        await house.lease()
+
+    assert told.value.expected is None
+    for waiter in waiters:
+        waiter.cancel()
+    await settle()
 
 
 async def test_a_waiter_that_leaves_in_the_moment_of_its_turn_passes_the_place_on() -> None:
