@@ -147,23 +147,18 @@ class Balancer:
         match news:
             case Failure(side=side, unreachable=unreachable):
                 standing.window.failed(side, unreachable=unreachable)
-                if unreachable and side == "models":
+                if standing.window.gone:
                     standing.went_away()
             case HealthAnswer(sample=sample):
                 standing.window.add(sample)
             case ModelsAnswer(models=models):
                 standing.window.answered()
                 standing.list_models(models)
-                if standing.loading:  # it lists its models: it does no longer
-                    standing.told = None
             case Report():
                 standing.window.answered()
                 standing.report(news)
-                if (
-                    self._adopt_slots
-                    and standing.server.request_max is None
-                    and news.slots is not None
-                ):
+                adopts = self._adopt_slots and standing.server.request_max is None
+                if adopts and not news.loading:
                     standing.ledger.limit = news.slots
         if standing.status != before:
             standing.entered[standing.status] += 1

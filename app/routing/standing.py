@@ -98,9 +98,13 @@ class Standing:
         """
         self.told = told
         self._unseen = False
+        self._elsewhere = frozenset()
+        self.ledger.foreign = 0
         if told.slots is not None:
             self._take_in_slots(told.slots)
         ours = self.ledger.recent()
+        if told.loaded is not None and not told.loaded and not ours:
+            self._forget_caches()  # it has unloaded all, or sleeps
         if told.busy_slots is not None:
             slots = [slot for residency in self._residencies.values() for slot in residency.slots]
             touched = {slot.number for slot in slots if slot.busy or slot.touched}
@@ -116,8 +120,7 @@ class Standing:
         self.told = None
         self._elsewhere = frozenset()
         self.ledger.foreign = 0
-        for residency in self._residencies.values():
-            residency.forget()
+        self._forget_caches()
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""
@@ -154,6 +157,10 @@ class Standing:
     def elsewhere(self) -> Collection[int]:
         """The slots that are busy with requests that did not come through us."""
         return self._elsewhere
+
+    def _forget_caches(self) -> None:
+        for residency in self._residencies.values():
+            residency.forget()
 
     def _take_in_slots(self, count: int) -> None:
         """Make what was known of the one model, under whatever name, that of so many slots."""

@@ -66,6 +66,11 @@ class Window:
         return self._strikes["models"] > 0
 
     @property
+    def gone(self) -> bool:
+        """Whether the model API is down: another may come back."""
+        return self._strikes["models"] >= STRIKES
+
+    @property
     def idle(self) -> bool:
         """Whether nothing was busy during the whole window."""
         if self._senseless:

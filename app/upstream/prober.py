@@ -20,6 +20,9 @@ from app.upstream.sensing import Sensing, Silent
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
 
+AWAY = (502, 503, 504)
+"""What a proxy answers for a server that is away (RFC 9110 section 15.6)."""
+
 CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
 """What came of a probe."""
 
@@ -73,7 +76,7 @@ class Prober:
         self._tasks = [
             asyncio.create_task(watch, name=f"probe {standing.server.name}")
             for standing in self._standings
-            for watch in (self._watch(standing), self._listen(standing.server))
+            for watch in (self._watch(standing), self._listen(standing))
         ]
 
     async def stop(self) -> None:
@@ -118,35 +121,42 @@ class Prober:
             if valid != was_valid:
                 was_valid = valid
                 log.warning("server.up" if valid else "server.down", server=standing.server.name)
+                if not valid:
+                    self._senses[standing.server.name].forget()
             await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
 
-    async def _listen(self, server: Server) -> None:
+    async def _listen(self, standing: Standing) -> None:
         """Ask for a server's own words apart from the rest: it may be slow to find them."""
         while True:
-            await self._reached[server.name].wait()
+            await self._reached[standing.server.name].wait()
             try:
-                await self.sense(server)
+                await self.sense(standing)
             except Exception:
-                log.exception("sensing.failed", server=server.name)
+                log.exception("sensing.failed", server=standing.server.name)
             await asyncio.sleep(self._interval)
 
-    async def sense(self, server: Server) -> None:
+    async def sense(self, standing: Standing) -> None:
         """Ask a server that can be reached what it tells of itself.
 
         Silence says nothing: llama.cpp's answers such questions between two batches only, and
         one batch of a long prompt can take longer than we wait.
         """
+        server = standing.server
         if not self._reached[server.name].is_set():
             return
 
         async def get(path: str) -> tuple[int, bytes]:
             try:
-                return await self._get(server.model_base + path)
+                status, body = await self._get(server.model_base + path)
             except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
                 raise Silent from error
+            if status in AWAY and b"Loading model" not in body:
+                raise Silent  # a proxy speaks for a server that is away
+            return status, body
 
         with contextlib.suppress(Silent):
-            report = await self._senses[server.name].report(get)
+            in_use = standing.ledger.total > 0
+            report = await self._senses[server.name].report(get, in_use=in_use)
             if report is not None:
                 self._learn(report)
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from app.routing.fleet import HealthKind
@@ -36,11 +37,15 @@ class Sensing:
         self._clock = clock
         self._found: HealthKind | None = None if kind == "auto" else kind
         self._looked_at = -math.inf
-        self._total_slots: int | None = None
+        self._slots: int | None = None
+        """How many it told of last."""
+        self._at_rest = False
+        """Whether nothing was at work there when it was last looked at."""
 
     def forget(self) -> None:
         """Note that the server was away: another may come back."""
-        self._total_slots = None
+        self._slots = None
+        self._at_rest = False
         self._looked_at = -math.inf
         if self._kind == "auto":
             self._found = None
@@ -52,8 +57,10 @@ class Sensing:
             return Report(self._server, "llamacpp", loading=True)
         return None
 
-    async def report(self, get: Get) -> Report | None:
+    async def report(self, get: Get, *, in_use: bool = False) -> Report | None:
         """Ask the server how it is; None where it does not tell.
+
+        `in_use` tells whether it works on something of ours.
 
         Raises:
             Silent: it did not answer.
@@ -67,7 +74,7 @@ class Sensing:
             self._looked_at = self._clock()
         match self._found:
             case "llamacpp":
-                return await self._llamacpp(get)
+                return await self._llamacpp(get, in_use=in_use)
             case "ollama":
                 told = _objects(_json(await get("/api/ps")), "models")
                 return self._loaded(_texts(told, "name") | _texts(told, "model"))
@@ -85,8 +92,46 @@ class Sensing:
     def _loaded(self, models: frozenset[str]) -> Report:
         return Report(self._server, self._found or "", loaded=models)
 
-    async def _llamacpp(self, get: Get) -> Report:
-        """Ask llama.cpp's server (its README, "GET /slots", "GET /props", "GET /metrics")."""
+    async def _llamacpp(self, get: Get, *, in_use: bool) -> Report:
+        """Ask llama.cpp's server (its README, "GET /props", "GET /slots", "GET /metrics").
+
+        One that tells whether it sleeps would be woken, or kept awake, by being asked for its
+        slots: that is done only while something is at work there. Others' requests are then
+        seen by its metrics, where it has them (its README, "Sleeping on Idle").
+        """
+        answer = await get("/props")
+        if (loading := self.loads(*answer)) is not None:
+            return loading
+        props = _members(answer)
+        if props.get("role") == "router":
+            told = _objects(_json(await get("/models")), "data")
+            ready = (x for x in told if _value(x.get("status")) == "loaded")
+            return Report(self._server, "llamacpp", loaded=_texts(ready, "id"))
+        total = props.get("total_slots")
+        if _is_number(total):
+            self._slots = total or None
+        rest = Report(
+            self._server,
+            "llamacpp",
+            slots=self._slots,
+            busy_slots=frozenset() if props.get("endpoint_slots") is True else None,
+            active=0,
+        )
+        if props.get("is_sleeping") is True:
+            self._at_rest = True
+            return replace(rest, loaded=frozenset())
+        if (
+            "is_sleeping" in props
+            and self._at_rest
+            and not in_use
+            and not _sum(await get("/metrics"), _LLAMACPP)
+        ):
+            return rest
+        report = await self._llamacpp_at_work(get)
+        self._at_rest = report.active == 0
+        return report
+
+    async def _llamacpp_at_work(self, get: Get) -> Report:
         answer = await get("/slots")
         if (loading := self.loads(*answer)) is not None:
             return loading
@@ -94,31 +139,24 @@ class Sensing:
         numbers = [x.get("id") for x in slots or ()] if _is_list_of_objects(slots) else []
         if numbers and len(set(numbers)) == len(numbers) and all(map(_is_number, numbers)):
             busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
+            self._slots = len(numbers)
             return Report(
                 self._server,
                 "llamacpp",
-                slots=len(numbers),
+                slots=self._slots,
                 busy_slots=busy,
                 active=len(busy),
             )
-        return await self._llamacpp_without_slots(get)
-
-    async def _llamacpp_without_slots(self, get: Get) -> Report:
-        """Make do with less: `--no-slots`, or a router in front of several models."""
-        if self._total_slots is None:
-            props = _json(await get("/props"))
-            if isinstance(props, dict) and props.get("role") == "router":
-                told = _objects(_json(await get("/models")), "data")
-                ready = (x for x in told if _value(x.get("status")) == "loaded")
-                return Report(self._server, "llamacpp", loaded=_texts(ready, "id"))
-            total = props.get("total_slots") if isinstance(props, dict) else None
-            self._total_slots = total if _is_number(total) else None
-        active = _sum(await get("/metrics"), _LLAMACPP)
-        return Report(self._server, "llamacpp", slots=self._total_slots, active=active)
+        active = _sum(await get("/metrics"), _LLAMACPP)  # it runs with `--no-slots`
+        return Report(self._server, "llamacpp", slots=self._slots, active=active)
 
 
 async def _find_out(get: Get) -> HealthKind:
-    """Ask for what only servers of one kind answer."""
+    """Ask for what only servers of one kind answer.
+
+    Raises:
+        Silent: none fitted, but not all were answered.
+    """
     questions: tuple[tuple[HealthKind, str, Callable[[tuple[int, bytes]], bool]], ...] = (
         # Another balancer: its paths lead to one of many servers, whose slots are its own matter.
         ("openai", "/llmhealth-snapshot", lambda x: "backends" in _members(x)),
@@ -132,15 +170,19 @@ async def _find_out(get: Get) -> HealthKind:
         ),
         ("vllm", "/metrics", lambda x: x[0] == 200 and b"vllm:" in x[1]),
     )
+    silent = False
     for kind, path, fits in questions:
         try:
             answer = await get(path)
         except Silent:
+            silent = True
             continue
         if fits(answer):
             return kind
         if answer[0] == 503 and b"Loading model" in answer[1]:
             return "llamacpp"
+    if silent:
+        raise Silent  # what it is may show in the answer that did not come
     return "openai"
 
 
@@ -182,10 +224,6 @@ def _members(answer: tuple[int, bytes]) -> dict[str, Any]:
 def _objects(told: Any, name: str) -> list[dict[str, Any]]:
     found = told.get(name) if isinstance(told, dict) else None
     return [x for x in found if isinstance(x, dict)] if isinstance(found, list) else []
-
-
-def _tells_states(models: list[dict[str, Any]]) -> bool:
-    return any("state" in model for model in models)
 
 
 def _texts(objects: Iterable[dict[str, Any]], name: str) -> frozenset[str]:

@@ -79,10 +79,16 @@ def write_tiny_model(path: Path, seed: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def llama_cpp(model: Path, port: int, *, alias: str = "tiny", slots: int = 2) -> Iterator[str]:
-    """Run the server as a process of its own; gives its address once it answers."""
+def llama_cpp(
+    model: Path, port: int, *, alias: str = "tiny", slots: int = 2, sleep_after: int = -1
+) -> Iterator[str]:
+    """Run the server as a process of its own; gives its address once it answers.
+
+    It falls asleep after so many idle seconds, unless that is negative.
+    """
     command = [sys.executable, "-m", "tests.fakes.llama_cpp", "--model", str(model)]
     command += ["--port", str(port), "--alias", alias, "--slots", str(slots)]
+    command += ["--sleep-after", str(sleep_after)]
     url = f"http://127.0.0.1:{port}"
     log = model.with_suffix(f".{port}.log")
     with (
@@ -124,6 +130,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     params.cpuparams_batch.n_threads = 1
     params.endpoint_slots = True
     params.endpoint_metrics = True
+    params.sleep_idle_seconds = arguments.sleep_after
     params.warmup = False
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
@@ -136,4 +143,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--alias", default="tiny")
     parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--sleep-after", type=int, default=-1)
     _serve(parser.parse_args())

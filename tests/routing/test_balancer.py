@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
@@ -190,11 +192,59 @@ def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
     b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
     b.learn(Report("B", "llamacpp", slots=1, busy_slots=frozenset()))
 
-    b.learn(Report("B", "llamacpp"))  # for once it did not tell
-
     for client in "abc":
         assert placed(b.place(ask(client)))
     assert b.place(ask("d")) is Refusal.FULL
+
+
+def test_a_limit_of_slots_goes_with_them_and_not_with_a_restart() -> None:
+    b = balancer(request_max=None)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    limits = []
+    for news in (
+        Failure("A", "models", unreachable=True),
+        ModelsAnswer("A", ["m"]),
+        Report("A", "llamacpp", loading=True),
+        Report("A", "vllm", active=0),
+    ):
+        b.learn(news)
+        limits.append(b.standing("A").ledger.limit)
+
+    assert limits == [2, 2, 2, None]
+
+
+def test_what_a_server_no_longer_tells_is_not_believed() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0, 1}), active=2))
+
+    b.learn(Report("A", "llamacpp", slots=2))
+
+    assert b.standing("A").ledger.foreign == 0
+    assert not b.standing("A").elsewhere
+
+
+def test_what_was_told_before_three_failures_is_not_believed() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0, 1}), active=2))
+
+    for _ in range(3):
+        b.learn(Failure("A", "models", unreachable=False))
+
+    assert b.standing("A").told is None
+    assert b.standing("A").ledger.foreign == 0
+
+
+def test_a_server_that_has_fallen_asleep_holds_no_prompt() -> None:
+    b = balancer(request_max=2)
+    awake = Report("A", "llamacpp", slots=2, busy_slots=frozenset(), active=0)
+    b.learn(awake)
+    placed(b.place(ask()._replace(prompt=turn()))).release()
+    b.learn(awake)
+    assert b.holds(ask()._replace(prompt=turn(2)))
+
+    b.learn(replace(awake, loaded=frozenset()))
+
+    assert not b.holds(ask()._replace(prompt=turn(2)))
 
 
 def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
@@ -206,14 +256,17 @@ def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
     assert (free.standing("A").ledger.limit, limited.standing("A").ledger.limit) == (None, 5)
 
 
-def test_a_server_that_loads_its_model_is_waited_for() -> None:
+def test_a_server_that_loads_its_model_is_waited_for_until_it_tells_that_it_has() -> None:
     b = balancer()
     for name in ("A", "B"):
         b.learn(Report(name, "llamacpp", loading=True))
     assert b.place(ask()) is Refusal.FULL
     assert b.standing("A").status == "loading"
 
-    b.learn(ModelsAnswer("A", ["m"]))
+    b.learn(ModelsAnswer("A", ["m"]))  # llama.cpp lists them while it loads
+    assert b.place(ask()) is Refusal.FULL
+
+    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
 
     assert placed(b.place(ask())).server == "A"
 

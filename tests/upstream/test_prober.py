@@ -12,7 +12,16 @@ from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.window import Sample
 from app.upstream.prober import ANSWER_LIMIT, Prober
 from tests.fakes.clock import Clock
-from tests.fakes.stack import Message, Script, Visit, answering, closed_port, listening, ok
+from tests.fakes.stack import (
+    Message,
+    Script,
+    Visit,
+    answering,
+    closed_port,
+    listening,
+    ok,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -235,3 +244,32 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
         prober.start()
         await again.wait()
         await prober.stop()
+
+
+async def test_a_server_of_another_kind_is_found_after_an_outage_behind_a_proxy() -> None:
+    pages = {"/v1/models": MODELS, "/api/ps": b'{"models":[]}'}
+
+    async def script(visit: Visit) -> None:
+        while True:
+            path = (await visit.message()).start.split()[1]
+            status = b"200 OK" if pages else b"502 Bad Gateway"
+            body = pages.get(path, b"")
+            await visit.say(
+                b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n" % (status, len(body)), body
+            )
+
+    async with listening(script) as port:
+        balancer = Balancer(Fleet.of([Server("A", f"http://127.0.0.1:{port}")]), clock=Clock())
+        standing = balancer.standing("A")
+        prober = Prober([standing], balancer.learn, interval=0.01, models_ttl=0.01)
+        prober.start()
+        try:
+            async with asyncio.timeout(10):
+                await until(lambda: standing.told is not None and standing.told.kind == "ollama")
+                pages.clear()
+                await until(lambda: not standing.window.valid)
+                assert standing.told is None
+                pages.update({"/v1/models": MODELS, "/running": b'{"running":[]}'})
+                await until(lambda: standing.told and standing.told.kind == "llama-swap")
+        finally:
+            await prober.stop()

@@ -1,9 +1,12 @@
 """What model servers tell of themselves, and what is made of it."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.routing.fleet import HealthKind
 from app.routing.news import Report
-from app.upstream.sensing import LOOK_AGAIN, Sensing, Silent
+from app.upstream.sensing import LOOK_AGAIN, Get, Sensing, Silent
 from tests.fakes.balancer import free_port
 from tests.fakes.clock import Clock
 from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
@@ -56,6 +59,61 @@ async def test_llama_cpp_without_slots_tells_how_many_there_are_and_what_is_at_w
     assert await told("llamacpp", {"/props": PROPS, "/metrics": metrics}) == Report(
         "A", "llamacpp", slots=2, active=4
     )
+
+
+async def test_how_many_slots_there_are_is_remembered_while_for_once_it_is_not_told() -> None:
+    server = Pages({"/props": PROPS, "/slots": SLOTS})
+    sensing = Sensing("A", "llamacpp", Clock())
+    await sensing.report(server.get)
+    server.pages = {}
+
+    assert await sensing.report(server.get) == Report("A", "llamacpp", slots=2)
+
+    sensing.forget()
+    assert await sensing.report(server.get) == Report("A", "llamacpp")
+
+
+async def test_a_server_of_no_slots_does_not_tell_how_many_there_are() -> None:
+    assert await told("llamacpp", {"/props": {"total_slots": 0}}) == Report("A", "llamacpp")
+
+
+SLEEPER = {**PROPS, "endpoint_slots": True, "is_sleeping": False}
+REST = Report("A", "llamacpp", slots=2, busy_slots=frozenset(), active=0)
+AT_WORK = Report("A", "llamacpp", slots=2, busy_slots=frozenset({1}), active=1)
+IDLE_SLOTS = [{"id": 0, "is_processing": False}, {"id": 1, "is_processing": False}]
+
+
+async def test_a_llama_cpp_that_sleeps_is_not_woken_and_has_no_model_in_memory() -> None:
+    server = Pages({"/props": {**SLEEPER, "is_sleeping": True}, "/slots": SLOTS})
+
+    report = await Sensing("A", "auto", Clock()).report(server.get)
+
+    assert report == replace(REST, loaded=frozenset())
+    assert "/slots" not in server.asked
+
+
+async def test_a_llama_cpp_that_may_fall_asleep_is_not_kept_awake() -> None:
+    server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
+    sensing = Sensing("A", "llamacpp", Clock())
+    assert await sensing.report(server.get) == REST
+    server.asked.clear()
+
+    assert await sensing.report(server.get) == REST
+    assert "/slots" not in server.asked
+
+
+@pytest.mark.parametrize("in_use", [True, False])
+async def test_a_llama_cpp_at_work_is_asked_for_its_slots_until_it_rests(*, in_use: bool) -> None:
+    server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
+    sensing = Sensing("A", "llamacpp", Clock())
+    await sensing.report(server.get)
+    server.pages["/slots"] = SLOTS
+    if not in_use:
+        server.pages["/metrics"] = b"llamacpp:requests_processing 1\n"
+
+    assert await sensing.report(server.get, in_use=in_use) == AT_WORK
+    server.pages.pop("/metrics", None)
+    assert await sensing.report(server.get) == AT_WORK
 
 
 async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
@@ -146,6 +204,17 @@ async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None
     assert await sensing.report(server.get) is not None
 
 
+async def test_a_server_of_which_a_page_was_silent_may_still_be_something_particular() -> None:
+    server = Pages({"/props": Silent()})
+    sensing = Sensing("A", "auto", Clock())
+    with pytest.raises(Silent):
+        await sensing.report(server.get)
+
+    server.pages = {"/props": PROPS, "/slots": SLOTS}
+
+    assert await sensing.report(server.get) == AT_WORK
+
+
 async def test_one_silent_page_does_not_stop_the_search() -> None:
     pages = {"/props": Silent(), "/api/ps": {"models": []}}
 
@@ -181,17 +250,33 @@ async def test_any_answer_is_a_report_or_none(kind: HealthKind, answer: tuple[in
     assert report is None or isinstance(report, Report)
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
-async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
-    model = tmp_path / "tiny.gguf"
+@contextlib.asynccontextmanager
+async def real_llama_cpp(folder: Path, slots: int, sleep_after: int = -1) -> AsyncIterator[Get]:
+    model = folder / "tiny.gguf"
     write_tiny_model(model)
-    with llama_cpp(model, free_port(), slots=3) as url:
+    with llama_cpp(model, free_port(), slots=slots, sleep_after=sleep_after) as url:
         async with httpx.AsyncClient(base_url=url) as client:
 
             async def get(path: str) -> tuple[int, bytes]:
                 answer = await client.get(path)
                 return answer.status_code, answer.content
 
-            report = await Sensing("A", "auto", Clock()).report(get)
+            yield get
 
-    assert report == Report("A", "llamacpp", slots=3, busy_slots=frozenset(), active=0)
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
+async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
+    async with real_llama_cpp(tmp_path, slots=3) as get:
+        report = await Sensing("A", "auto", Clock()).report(get)
+
+    assert report == replace(REST, slots=3)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
+async def test_a_real_llama_cpp_falls_asleep_while_it_is_asked_and_stays_so(tmp_path: Path) -> None:
+    sensing = Sensing("A", "auto", Clock())
+    async with real_llama_cpp(tmp_path, slots=2, sleep_after=1) as get:
+        with anyio.fail_after(20):
+            while await sensing.report(get) == REST:
+                pass
+        assert await sensing.report(get) == replace(REST, loaded=frozenset())
