@@ -26,13 +26,14 @@ from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 from app.web import api, monitor, steering
+from app.web.client import ClientProtocol
 from app.web.explain import explain
 from app.web.gateway import Gateway
 from app.web.headers import Origin
 from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.relay import AnswerBroken, Relay
 from app.web.rewrites import Rewrites
-from app.web.server import ClientProtocol, Server, allow_many_files, collect_garbage_rarely
+from app.web.server import Server, allow_many_files, collect_garbage_rarely
 from app.web.snapshot import SnapshotJson, snapshot
 from app.web.waiting import WaitingRoom
 

@@ -11,9 +11,9 @@ from app.telemetry.record import Record
 from app.upstream.errors import UpstreamError
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
+from app.web.client import CLIENT, ClientProtocol
 from app.web.eager import Eager
 from app.web.headers import answer_headers
-from app.web.server import CLIENT, ClientProtocol
 from app.web.tunnel import Tunnel
 
 if TYPE_CHECKING:

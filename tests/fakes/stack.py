@@ -14,11 +14,11 @@ from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
+from app.web.client import ClientProtocol
 from app.web.headers import Origin
 from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.relay import Relay
 from app.web.rewrites import Rewrites
-from app.web.server import ClientProtocol
 from app.web.server import Server as WebServer
 from app.web.waiting import WaitingRoom
 from tests.fakes.clock import Clock

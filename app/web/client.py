@@ -1,0 +1,244 @@
+"""A client's connection: uvicorn's protocol, with what it lacks for a proxy."""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.web.cycle import Cycle
+
+CLIENT = "llama_balancer.client"
+"""ASGI extension: the `ClientProtocol` that a request came over."""
+
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+
+class App(Protocol):
+    """An ASGI callable that can serve some requests without a task."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a request."""
+
+    def at_once(self, scope: Any, receive: Any, send: Any, body: bytes) -> bool:
+        """Serve a request whose body is there, by callbacks; False to be called instead."""
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """A client's connection.
+
+    - A request whose body came with its head needs no task, if the app can do without one.
+    - A request hears when the client leaves, if it asks for that: `watch`. uvicorn tells those
+      who wait for it, and of pipelined requests the newest only.
+    - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
+      could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
+    - A connection can be taken over by another protocol: `take_over`.
+    - It has no timer of its own, to be set and cancelled with each request: `waits_since`
+      tells the server when to close it.
+    """
+
+    # In uvicorn's dictionary of the instance they would make it outgrow the keys that all
+    # instances share, at the price of 1.5 KB for each connection.
+    __slots__ = ("_begun", "_on_left", "_running", "_task", "left", "waits_since")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.left = False
+        """Whether a task was cancelled because the client left."""
+        self.waits_since: float | None = self.loop.time()
+        """Since when it waits for the head of a request, in the loop's time."""
+        self._on_left: Callable[[], None] | None = None
+        self._begun: App | None = None
+        self._running: Cycle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def watch(self, on_left: Callable[[], None] | None = None) -> None:
+        """Call `on_left`, or cancel the task of the present request, when the client leaves."""
+        self._on_left = on_left or self._cancel
+        if self.transport.is_closing():
+            self._leave()
+
+    def unwatch(self) -> None:
+        """Tell nobody any more: the answer is complete."""
+        self._on_left = None
+
+    def run(self, app: Any) -> None:
+        """Serve the present request by an ASGI callable, in a task."""
+        assert self._running is not None
+        self._task = task = self.loop.create_task(self._running.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def reply(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write an answer that is there as a whole; False where it needs uvicorn's `send`.
+
+        That would cost twice as much, and most answers that are no streams come like this.
+        The headers must be as a parser has let them through, without a length.
+        """
+        cycle = self._running
+        if (
+            cycle is None
+            or cycle.response_started
+            or cycle.disconnected
+            or not cycle.keep_alive
+            or cycle.more_body
+            or status in (204, 304)
+            or cycle.scope["method"] == "HEAD"
+            or self.flow.write_paused
+        ):
+            return False
+        cycle.response_started = cycle.response_complete = True
+        lines = [STATUS_LINE[status]]
+        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        lines += (b"content-length: %d\r\n\r\n" % len(body), body)
+        self.transport.write(b"".join(lines))
+        cycle.wake()
+        self.on_response_complete()
+        return True
+
+    def pass_on(self, piece: bytes) -> bool:
+        """Write the next piece of a chunked answer; False where it needs uvicorn's `send`."""
+        cycle = self._running
+        if (
+            cycle is None
+            or not cycle.chunked_encoding
+            or cycle.response_complete
+            or cycle.disconnected
+            or self.flow.write_paused
+        ):
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
+    def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
+        """Give the connection to another protocol."""
+        self.cycle.disconnected = True  # uvicorn must not answer any more
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        self.transport.set_protocol(protocol)
+        return self.transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.wake()
+        self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        app, self._begun = self._begun, None
+        if app is not None and not self._serve_at_once(app):
+            self.run(app)
+
+    # What httptools calls, instead of uvicorn's
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        version = parser.get_http_version()
+        path, raw_path, query = _target(self.url)
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": {CLIENT: self},
+        }
+        self.headers = []  # where trailers go
+        self.waits_since = None
+        before = self.cycle
+        self.cycle = cycle = Cycle(
+            self,
+            scope,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            expects=self.expect_100_continue,
+        )
+        if before is None or before.response_complete:
+            self._running = cycle
+            self._begun = cast("App", self.app)
+        else:  # pipelined
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        cycle = cast("Cycle", self.cycle)
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.wake()
+
+    def on_message_complete(self) -> None:
+        cycle = cast("Cycle", self.cycle)
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.wake()
+
+    # What uvicorn calls
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._running = cast("Cycle", cycle)
+            self.run(app)
+        else:
+            self.waits_since = self.loop.time()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whether to upgrade is the server's decision."""
+
+    # Inside
+
+    def _serve_at_once(self, app: App) -> bool:
+        cycle = self._running
+        if cycle is None or cycle.more_body or self.transport.is_closing():
+            return False
+        if not app.at_once(cycle.scope, cycle.receive, cycle.send, bytes(cycle.body)):
+            return False
+        cycle.body.clear()
+        self.flow.resume_reading()  # a long body or a pipelined request may have paused it
+        return True
+
+    def _leave(self) -> None:
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
+
+    def _cancel(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            self.left = True
+            task.cancel()
+
+
+@functools.lru_cache(256)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Take a request's target apart: its path as text and as it came, and its query.
+
+    Raises:
+        HttpParserInvalidURLError: it is none.
+    """
+    parsed = httptools.parse_url(url)
+    return unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
