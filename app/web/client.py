@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -28,6 +27,13 @@ class App(Protocol):
         """Serve a request whose body is there, by callbacks; False to be called instead."""
 
 
+class Watcher(Protocol):
+    """Hears how it goes with the connection that its request came over."""
+
+    def client_left(self) -> None:
+        """Learn that the client has closed its connection."""
+
+
 class ClientProtocol(HttpToolsProtocol):
     """A client's connection.
 
@@ -43,7 +49,7 @@ class ClientProtocol(HttpToolsProtocol):
 
     # In uvicorn's dictionary of the instance they would make it outgrow the keys that all
     # instances share, at the price of 1.5 KB for each connection.
-    __slots__ = ("_begun", "_on_left", "_running", "_task", "left", "waits_since")
+    __slots__ = ("_begun", "_running", "_task", "_watcher", "left", "waits_since")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,20 +57,31 @@ class ClientProtocol(HttpToolsProtocol):
         """Whether a task was cancelled because the client left."""
         self.waits_since: float | None = self.loop.time()
         """Since when it waits for the head of a request, in the loop's time."""
-        self._on_left: Callable[[], None] | None = None
+        self._watcher: Watcher | None = None
         self._begun: App | None = None
         self._running: Cycle | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def watch(self, on_left: Callable[[], None] | None = None) -> None:
-        """Call `on_left`, or cancel the task of the present request, when the client leaves."""
-        self._on_left = on_left or self._cancel
+    def watch(self, watcher: Watcher) -> None:
+        """Tell the watcher of the present request when the client leaves."""
+        self._watcher = watcher
         if self.transport.is_closing():
             self._leave()
 
-    def unwatch(self) -> None:
-        """Tell nobody any more: the answer is complete."""
-        self._on_left = None
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell a watcher nothing any more: its answer is complete.
+
+        By then somebody else may be watching: the next request, if it was pipelined.
+        """
+        if self._watcher is watcher:
+            self._watcher = None
+
+    def cancel(self) -> None:
+        """Cancel the task of the present request, since the client has left."""
+        task, self._task = self._task, None
+        if task is not None:
+            self.left = True
+            task.cancel()
 
     def run(self, app: Any) -> None:
         """Serve the present request by an ASGI callable, in a task."""
@@ -222,15 +239,9 @@ class ClientProtocol(HttpToolsProtocol):
         return True
 
     def _leave(self) -> None:
-        on_left, self._on_left = self._on_left, None
-        if on_left is not None:
-            on_left()
-
-    def _cancel(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            self.left = True
-            task.cancel()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.client_left()
 
 
 @functools.lru_cache(256)

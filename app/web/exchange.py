@@ -135,7 +135,7 @@ class Exchange:
 
     def close(self) -> None:
         """Let go of both sides, on every way out."""
-        self.client.unwatch()
+        self.client.unwatch(self)
         if self._uploader is not None:
             self._uploader.close()
         if self._sender is not None:
@@ -144,6 +144,12 @@ class Exchange:
             self._connection.abort()
         if self._tunnel is not None:
             self._tunnel.close()
+
+    def client_left(self) -> None:
+        if self._landed is not None:
+            self._end(ClientLeft())
+        else:
+            self.client.cancel()
 
     async def refuse(
         self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -228,7 +234,7 @@ class Exchange:
         connection.request(head + body, self)
         self._connection = connection
         self._landed = landed
-        self.client.watch(self._leave)
+        self.client.watch(self)
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record
@@ -301,9 +307,6 @@ class Exchange:
             self._pieces.append((None, _as_event(self._last), True))
             self._sender = Eager(self._pass_on(), self._passed_on)
 
-    def _leave(self) -> None:
-        self._end(ClientLeft())
-
     def _note_sending(self, pool: Pool, body: bytes | None) -> None:
         self._base = pool.base
         self.record.sent = monotonic()
@@ -312,7 +315,7 @@ class Exchange:
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
-        self.client.unwatch()
+        self.client.unwatch(self)
         self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
         self._tunnel.open(self.client.take_over, head, early)
 
@@ -320,7 +323,7 @@ class Exchange:
         if not self.client.reply(head.status, self._headers(head, whole=True), body):
             return False
         self.started = self._complete = True
-        self.client.unwatch()
+        self.client.unwatch(self)
         self._end(None)
         return True
 
@@ -341,7 +344,7 @@ class Exchange:
                 )
             if complete:
                 self._complete = True
-                self.client.unwatch()
+                self.client.unwatch(self)
                 if self._uploader is not None:
                     self._uploader.close()
             if body:

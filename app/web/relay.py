@@ -137,7 +137,7 @@ class Relay:
             self._go_on(exchange, _fail(error))
 
     def _go_on(self, exchange: Exchange, serving: Coroutine[Any, Any, None]) -> None:
-        exchange.client.unwatch()  # the task watches by itself
+        exchange.client.unwatch(exchange)  # the task watches by itself
         exchange.client.run(lambda *_: self._see_through(exchange, serving))
 
     def _open(self, scope: dict[str, Any], receive: Any, send: Any) -> Exchange:
@@ -158,7 +158,7 @@ class Relay:
         """Serve a request, and tell the client and the telemetry how that went."""
         record = exchange.record
         try:
-            exchange.client.watch()
+            exchange.client.watch(exchange)
             try:
                 await serving
             except UpstreamError as error:

@@ -109,6 +109,13 @@ def answering(answer: bytes, seen: list[Message] | None = None) -> Script:
     return script
 
 
+SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def ok(body: bytes = b"{}", *headers: bytes) -> bytes:
     lines = [b"HTTP/1.1 200 OK", b"content-length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -9,10 +9,12 @@ import pytest
 from app.routing.news import ModelsAnswer
 from app.web.headers import route_headers
 from tests.fakes.stack import (
+    SSE,
     Message,
     Visit,
     answering,
     chat,
+    chunk,
     closed_port,
     get,
     listening,
@@ -23,13 +25,6 @@ from tests.fakes.stack import (
 )
 
 pytestmark = pytest.mark.anyio
-
-SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
 
 # What reaches the server
 
@@ -781,7 +776,7 @@ async def test_two_thousand_clients_that_leave_at_random_leave_nothing_in_flight
 
         async def visitor(number: int) -> None:
             async with stack.client() as client:
-                request = chat(client=f"c{number % 7}", stream=True)
+                request = chat(client=f"c{number % 7}", stream=True) * rng.randrange(1, 4)
                 await client.say(request[: rng.choice([30, 120, len(request)])])
                 for _ in range(rng.randrange(12)):
                     await asyncio.sleep(0)
