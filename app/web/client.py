@@ -14,6 +14,9 @@ from app.web.cycle import Cycle
 CLIENT = "llama_balancer.client"
 """ASGI extension: the `ClientProtocol` that a request came over."""
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+"""Headers that tell how long a body is (RFC 9112 section 6)."""
+
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -49,7 +52,7 @@ class ClientProtocol(HttpToolsProtocol):
 
     # In uvicorn's dictionary of the instance they would make it outgrow the keys that all
     # instances share, at the price of 1.5 KB for each connection.
-    __slots__ = ("_begun", "_running", "_task", "_watcher", "left", "waits_since")
+    __slots__ = ("_begun", "_primes", "_running", "_task", "_watcher", "left", "waits_since")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,6 +62,8 @@ class ClientProtocol(HttpToolsProtocol):
         """Since when it waits for the head of a request, in the loop's time."""
         self._watcher: Watcher | None = None
         self._begun: App | None = None
+        self._primes = False
+        """Whether the parser is given a head that was heard already."""
         self._running: Cycle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -147,7 +152,14 @@ class ClientProtocol(HttpToolsProtocol):
         self._leave()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._go_on(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
         app, self._begun = self._begun, None
         if app is not None and not self._serve_at_once(app):
             self.run(app)
@@ -160,6 +172,8 @@ class ClientProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_headers_complete(self) -> None:
+        if self._primes:
+            return
         parser = self.parser
         version = parser.get_http_version()
         path, raw_path, query = _target(self.url)
@@ -223,10 +237,37 @@ class ClientProtocol(HttpToolsProtocol):
         else:
             self.waits_since = self.loop.time()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: whether to upgrade is the server's decision."""
-
     # Inside
+
+    def _go_on(self, data: bytes) -> None:
+        """Go on behind a head that asks for an upgrade.
+
+        The request is served as any other (RFC 9110 section 7.8), and may have a body as any
+        other: Java's client sends it with `Upgrade: h2c`. But the parser takes what follows such
+        a head for another protocol or the next request, which might be smuggled in that way.
+        """
+        while True:
+            self._expect_body()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    def _expect_body(self) -> None:
+        """Have a parser that is where the body of the newest request begins, if it has one."""
+        cycle = cast("Cycle", self.cycle)
+        framing = [pair for pair in cycle.scope["headers"] if pair[0] in _FRAMING]
+        if framing:
+            cycle.more_body = True
+            lines = [b"POST / HTTP/%b\r\n" % cycle.scope["http_version"].encode()]
+            lines += [b"%b: %b\r\n" % pair for pair in framing]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._primes = True
+            self.parser.feed_data(b"".join([*lines, b"\r\n"]))
+            self._primes = False
 
     def _serve_at_once(self, app: App) -> bool:
         cycle = self._running

@@ -304,8 +304,9 @@ class Relay:
         fields = exchange.fields
         chunked = b"transfer-encoding" in fields
         length = b"chunked" if chunked else fields.get(b"content-length")
-        upgrade = fields.get(b"upgrade", b"").lower() == b"websocket"
-        if not upgrade and (length is None or length == b"0"):
+        bodiless = length is None or length == b"0"
+        upgrade = bodiless and fields.get(b"upgrade", b"").lower() == b"websocket"
+        if bodiless and not upgrade:
             await self._carry(exchange, server, b"", length)
             return
         # What is sent now cannot be sent twice, so it may not meet a stale connection.

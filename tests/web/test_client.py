@@ -6,10 +6,15 @@ import pytest
 
 from tests.fakes.stack import (
     SSE,
+    Message,
     Visit,
+    answering,
     chat,
     chunk,
+    get,
     listening,
+    ok,
+    post,
     relaying,
 )
 
@@ -36,3 +41,63 @@ async def test_a_client_that_leaves_during_its_second_answer_cancels_that_reques
         await gone.wait()
         assert (await stack.record(2)).outcome == "client_disconnect"
         assert stack.in_flight == 0
+
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+INNER = get(b"/smuggled")
+IN_CHUNKS = b"transfer-encoding: chunked\r\n\r\n" + chunk(INNER) + chunk(b"")
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/x"])
+@pytest.mark.parametrize("piece", [1, 1_000])
+@pytest.mark.parametrize(
+    "rest",
+    [b"content-length: %d\r\n\r\n%b" % (len(INNER), INNER), IN_CHUNKS],
+    ids=["length", "chunks"],
+)
+async def test_a_request_that_asks_for_an_upgrade_has_a_body_as_any_other(
+    path: bytes, piece: int, rest: bytes
+) -> None:
+    """Java's client asks for HTTP/2 like this."""
+    seen: list[Message] = []
+    request = b"POST " + path + b" HTTP/1.1\r\nhost: b\r\n" + UPGRADE + rest
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            for number in range(0, len(request), piece):
+                await client.say(request[number : number + piece])
+                await asyncio.sleep(0)
+            await client.message()
+            await client.say(get(b"/next"))
+            assert (await client.message()).status == 200
+
+    assert [message.start.split()[1] for message in seen if message.body != INNER] == ["/next"]
+    assert "upgrade" not in seen[0]
+
+
+async def test_requests_behind_one_that_asks_for_an_upgrade_are_served() -> None:
+    seen: list[Message] = []
+    asks = get(b"/1", b"connection: upgrade", b"upgrade: h2c")
+    posts = post(b"body", b"/2", b"connection: upgrade", b"upgrade: h2c")
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(asks * 2 + posts + asks + get(b"/3"))
+            for _ in range(5):
+                assert (await client.message()).status == 200
+
+    assert [message.start.split()[1] for message in seen] == ["/1", "/1", "/2", "/1", "/3"]
+    assert seen[2].body == b"body"
+
+
+async def test_a_body_in_a_websockets_handshake_is_never_the_next_request() -> None:
+    seen: list[Message] = []
+    request = post(INNER, b"/x", b"connection: upgrade", b"upgrade: websocket")
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(request + get(b"/next"))
+            await client.message()
+            await client.message()
+
+    assert [(message.start.split()[1], message.body) for message in seen] == [
+        ("/x", INNER),
+        ("/next", b""),
+    ]
