@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -136,6 +137,24 @@ class ClientProtocol(HttpToolsProtocol):
         self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
         return True
 
+    def refuse(self, status: int, message: str) -> None:
+        """Close the connection; with an error in OpenAI's form where an answer may stand now."""
+        cycle = self._running
+        waits = cycle is None or cycle.response_complete or self._begun is not None
+        if waits or (cycle is not None and cycle.more_body and not cycle.response_started):
+            error = {"message": message, "type": "invalid_request_error", "code": status}
+            body = json.dumps({"error": error}).encode()
+            self.transport.write(
+                STATUS_LINE[status] + b"content-type: application/json\r\nconnection: close\r\n"
+                b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            )
+        self._begun = None
+        if cycle is not None:
+            cycle.disconnected = True  # uvicorn must not answer any more
+            cycle.wake()
+        self.transport.close()
+        self._leave()
+
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol."""
         self.cycle.disconnected = True  # uvicorn must not answer any more
@@ -158,7 +177,7 @@ class ClientProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 self._go_on(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self.refuse(400, "this is not HTTP as we know it")
             return
         app, self._begun = self._begun, None
         if app is not None and not self._serve_at_once(app):

@@ -1,6 +1,7 @@
 """A client's connection: what it asks for, how, and when it leaves."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -101,3 +102,63 @@ async def test_a_body_in_a_websockets_handshake_is_never_the_next_request() -> N
         ("/x", INNER),
         ("/next", b""),
     ]
+
+
+# What is no request
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"CONNECT example.com:443 HTTP/1.1\r\nhost: b\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nhost : b\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nhost: b\r\nx: a\x00b\r\n\r\n",
+        b"GET /x HTTP/1.1\r\nhost: b\r\n folded: x\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        b"POST /x HTTP/1.1\r\ncontent-length: +1\r\n\r\na",
+        b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding: gzip\r\n" + UPGRADE + b"\r\n" + INNER,
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1 \r\na\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\na\n0\n\n",
+    ],
+)
+async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
+    request_: bytes,
+) -> None:
+    seen: list[Message] = []
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(request_)
+            answer = await client.message()
+            assert await client.closed() == b""
+        await stack.ask(get(b"/next"))
+
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
+    assert [message.start.split()[1] for message in seen] == ["/next"]
+
+
+async def test_an_answer_under_way_is_cut_off_and_not_written_into_by_what_is_not_http() -> None:
+    gone = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(SSE, chunk(b"data: 1\n\n"))
+        await visit.closed()
+        gone.set()
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(chat(stream=True))
+        await client.head()
+        assert await client.chunk() == b"data: 1\n\n"
+        await client.say(b"garbage\r\n\r\n")
+        assert await client.closed() == b""
+        await gone.wait()
+        assert stack.in_flight == 0
