@@ -197,7 +197,7 @@ def serve(settings: Settings) -> None:
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
-        Server(config, stopping.set).run()
+        Server(config, stopping.set, silence=settings.idle_timeout).run()
 
 
 def _learn(balancer: Balancer, record: Record) -> None:

@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         default=300, description="Longest wait for an answer to begin, in seconds."
     )
     idle_timeout: Seconds = Field(
-        default=300, description="Longest pause within an answer, in seconds."
+        default=300, description="Longest pause within a request or an answer, in seconds."
     )
     max_body_bytes: int = Field(
         default=67_108_864, ge=1, description="Largest body of a model request, in bytes."

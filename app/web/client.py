@@ -11,12 +11,19 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.web.cycle import Cycle
+from app.web.linger import Linger
 
 CLIENT = "llama_balancer.client"
 """ASGI extension: the `ClientProtocol` that a request came over."""
 
 _FRAMING = (b"content-length", b"transfer-encoding")
 """Headers that tell how long a body is (RFC 9112 section 6)."""
+
+HEAD_LIMIT = 64 * 1024
+"""Longest head of a request, or trailers, in bytes, for whose end we wait."""
+
+PIPELINE_LIMIT = 100
+"""How many requests may wait behind the one that is served."""
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -29,6 +36,10 @@ class App(Protocol):
 
     def at_once(self, scope: Any, receive: Any, send: Any, body: bytes) -> bool:
         """Serve a request whose body is there, by callbacks; False to be called instead."""
+
+
+class TooManyPipelined(Exception):
+    """There are as many requests behind the present one as may be."""
 
 
 class Watcher(Protocol):
@@ -47,21 +58,44 @@ class ClientProtocol(HttpToolsProtocol):
     - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
       could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
     - A connection can be taken over by another protocol: `take_over`.
-    - It has no timer of its own, to be set and cancelled with each request: `waits_since`
-      tells the server when to close it.
+    - It has no timer of its own, to be set and cancelled with each request: the server calls
+      `check` now and then, which ends what has come to a standstill.
+    - What it keeps of a client has bounds: the head of a request, requests that are pipelined.
     """
 
     # In uvicorn's dictionary of the instance they would make it outgrow the keys that all
     # instances share, at the price of 1.5 KB for each connection.
-    __slots__ = ("_begun", "_primes", "_running", "_task", "_watcher", "left", "waits_since")
+    __slots__ = (
+        "_begun",
+        "_halted_since",
+        "_moved",
+        "_primes",
+        "_running",
+        "_task",
+        "_unparsed",
+        "_unsent",
+        "_waits_since",
+        "left",
+        "watcher",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.left = False
         """Whether a task was cancelled because the client left."""
-        self.waits_since: float | None = self.loop.time()
-        """Since when it waits for the head of a request, in the loop's time."""
-        self._watcher: Watcher | None = None
+        self.watcher: Watcher | None = None
+        """Whom the present request's end concerns."""
+        # In the loop's time
+        self._waits_since: float | None = self.loop.time()
+        """Since when it waits for a request, or for more of one."""
+        self._halted_since: float | None = None
+        """Since when the client has taken nothing of what it should."""
+        self._unsent = 0
+        """How many bytes wait for it then."""
+        self._moved = False
+        """Whether a head came to its end, or a piece of a body came."""
+        self._unparsed = 0
+        """How many bytes came since."""
         self._begun: App | None = None
         self._primes = False
         """Whether the parser is given a head that was heard already."""
@@ -69,9 +103,10 @@ class ClientProtocol(HttpToolsProtocol):
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell the watcher of the present request when the client leaves."""
-        self._watcher = watcher
-        if self.transport.is_closing():
+        """Tell the watcher of the present request when the client leaves, or that it has."""
+        self.watcher = watcher
+        refused = self._running is not None and self._running.disconnected
+        if refused or self.transport.is_closing():
             self._leave()
 
     def unwatch(self, watcher: Watcher) -> None:
@@ -79,8 +114,8 @@ class ClientProtocol(HttpToolsProtocol):
 
         By then somebody else may be watching: the next request, if it was pipelined.
         """
-        if self._watcher is watcher:
-            self._watcher = None
+        if self.watcher is watcher:
+            self.watcher = None
 
     def cancel(self) -> None:
         """Cancel the task of the present request, since the client has left."""
@@ -152,8 +187,39 @@ class ClientProtocol(HttpToolsProtocol):
         if cycle is not None:
             cycle.disconnected = True  # uvicorn must not answer any more
             cycle.wake()
-        self.transport.close()
+        self._waits_since = None
+        self._linger()
         self._leave()
+
+    def close(self) -> None:
+        """Close the connection, once the client has read what it was told."""
+        if self.cycle.more_body:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def check(self, now: float, *, keep_alive: float, silence: float) -> None:
+        """End what has come to a standstill, at the loop's time `now`.
+
+        The head of a request may take `keep_alive` seconds from the end of the answer before.
+        For more of its body, or until the client takes more of the answer, we wait `silence`
+        seconds: somebody else could be served in that time.
+        """
+        since, cycle = self._waits_since, self.cycle
+        if since is not None:
+            if cycle is None or not cycle.more_body or cycle.response_complete:
+                if now - since > keep_alive:
+                    self.transport.close()
+            elif self.flow.read_paused or cycle.waiting_for_100_continue:
+                self._waits_since = now  # we are the ones who do not read
+            elif now - since > silence:
+                self.refuse(408, f"nothing more of the body came within {silence:g} s")
+        if self._halted_since is not None:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent, self._halted_since = unsent, now
+            elif now - self._halted_since > silence:
+                self.transport.abort()  # to close would be to wait for the client
 
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol."""
@@ -176,12 +242,24 @@ class ClientProtocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 self._go_on(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.refuse(400, "this is not HTTP as we know it")
+        except httptools.HttpParserError as error:
+            too_many = isinstance(error.__context__, TooManyPipelined)
+            self.refuse(400, str(error.__context__) if too_many else "this is not HTTP")
             return
         app, self._begun = self._begun, None
-        if app is not None and not self._serve_at_once(app):
+        if app is None:
+            self._note_more(len(data))
+        elif not self._serve_at_once(app):
             self.run(app)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._halted_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._halted_since = None
 
     # What httptools calls, instead of uvicorn's
 
@@ -213,7 +291,8 @@ class ClientProtocol(HttpToolsProtocol):
             "extensions": {CLIENT: self},
         }
         self.headers = []  # where trailers go
-        self.waits_since = None
+        self._waits_since = None
+        self._moved = True
         before = self.cycle
         self.cycle = cycle = Cycle(
             self,
@@ -225,10 +304,13 @@ class ClientProtocol(HttpToolsProtocol):
             self._running = cycle
             self._begun = cast("App", self.app)
         else:  # pipelined
-            self.flow.pause_reading()
+            if len(self.pipeline) >= PIPELINE_LIMIT:
+                raise TooManyPipelined(f"more than {PIPELINE_LIMIT} requests wait for their turn")
+            # We read on, to hear when the client leaves.
             self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
+        self._moved = True
         cycle = cast("Cycle", self.cycle)
         if not cycle.response_complete:
             cycle.body += body
@@ -253,8 +335,10 @@ class ClientProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._running = cast("Cycle", cycle)
             self.run(app)
+            if cycle.more_body:
+                self._waits_since = self.loop.time()
         else:
-            self.waits_since = self.loop.time()
+            self._waits_since = self.loop.time()
 
     # Inside
 
@@ -288,18 +372,37 @@ class ClientProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"".join([*lines, b"\r\n"]))
             self._primes = False
 
+    def _linger(self) -> None:
+        if not self.transport.is_closing() and self.transport.get_protocol() is self:
+            Linger(self.transport, self)
+
     def _serve_at_once(self, app: App) -> bool:
         cycle = self._running
-        if cycle is None or cycle.more_body or self.transport.is_closing():
+        if cycle is None or self.transport.is_closing():
+            return False
+        if cycle.more_body:
+            self._waits_since = self.loop.time()
             return False
         if not app.at_once(cycle.scope, cycle.receive, cycle.send, bytes(cycle.body)):
             return False
         cycle.body.clear()
-        self.flow.resume_reading()  # a long body or a pipelined request may have paused it
+        self.flow.resume_reading()  # a long body may have paused it
         return True
 
+    def _note_more(self, size: int) -> None:
+        """Take notice of so many bytes with which no request could begin."""
+        if not self._moved:
+            self._unparsed += size
+            if self._unparsed > HEAD_LIMIT:
+                self.refuse(431, f"the head is longer than {HEAD_LIMIT} bytes")
+            return
+        self._moved, self._unparsed = False, 0
+        cycle = self.cycle
+        if not cycle.response_complete:
+            self._waits_since = self.loop.time() if cycle.more_body else None
+
     def _leave(self) -> None:
-        watcher, self._watcher = self._watcher, None
+        watcher, self.watcher = self.watcher, None
         if watcher is not None:
             watcher.client_left()
 

@@ -21,10 +21,11 @@ class Cork:
     the head by itself, at the price of a system call and of a second packet.
     """
 
-    __slots__ = ("_held", "_open", "_transport")
+    __slots__ = ("_client", "_held", "_open", "_transport")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    def __init__(self, client: "ClientProtocol") -> None:
+        self._client = client
+        self._transport = client.transport
         self._held: bytes | None = None
         self._open = False
 
@@ -44,7 +45,7 @@ class Cork:
         """Write what was kept, and close."""
         if self._held is not None and not self._open:
             self.write(b"")
-        self._transport.close()
+        self._client.close()
 
     def is_closing(self) -> bool:
         """Whether the transport is closing."""
@@ -91,7 +92,7 @@ class Cycle(RequestResponseCycle):
         if self.scope["method"] == "HEAD":
             return self.client.transport
         if self._cork is None:
-            self._cork = Cork(self.client.transport)
+            self._cork = Cork(self.client)
         return self._cork
 
     @property

@@ -234,7 +234,7 @@ class Exchange:
         connection.request(head + body, self)
         self._connection = connection
         self._landed = landed
-        self.client.watch(self)
+        self.client.watcher = self
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record

@@ -10,17 +10,29 @@ import uvicorn
 
 from app.web.client import ClientProtocol
 
+PROBE_AFTER = 60
+"""Seconds of silence after which the system asks whether a client's machine is there."""
+
 
 class Server(uvicorn.Server):
     """A server that says when it begins to stop, while the requests under way still run.
 
-    It closes connections on which no head of a request has come for too long, whether they
-    are idle or tell it letter by letter: uvicorn has no deadline for the latter.
+    It ends requests and answers that have come to a standstill, of which uvicorn waits for the
+    end for ever: after `silence` seconds, or uvicorn's own for connections that are idle.
     """
 
-    def __init__(self, config: uvicorn.Config, stopping: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, stopping: Callable[[], None], *, silence: float = 300.0
+    ) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._silence = silence
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                _ask_for_life(listener, self._silence)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
@@ -28,17 +40,26 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
-            self._close_idle(asyncio.get_running_loop().time() - self.config.timeout_keep_alive)
+            self.check_clients(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
-    def _close_idle(self, before: float) -> None:
+    def check_clients(self, now: float) -> None:
+        """End what has come to a standstill, at the loop's time `now`."""
+        keep_alive = self.config.timeout_keep_alive
         for client in list(self.server_state.connections):
-            if (
-                isinstance(client, ClientProtocol)
-                and client.waits_since is not None
-                and client.waits_since < before
-            ):
-                client.transport.close()
+            if isinstance(client, ClientProtocol):
+                client.check(now, keep_alive=keep_alive, silence=self._silence)
+
+
+def _ask_for_life(listener: socket.socket, silence: float) -> None:
+    """Have the system notice clients that vanish without a word, as when their link breaks.
+
+    What it accepts inherits these options on Linux. Elsewhere there are its own deadlines.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(silence * 1000))
 
 
 def allow_many_files() -> None:

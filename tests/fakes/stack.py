@@ -176,6 +176,7 @@ class Stack:
     balancer: Balancer
     waiting: WaitingRoom
     pools: dict[str, Pool]
+    server: WebServer = field(init=False)
     port: int = 0
     records: list[Record] = field(default_factory=list)
     _done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,6 +191,14 @@ class Stack:
             self._done.clear()
             await self._done.wait()
         return self.records[number - 1]
+
+    @property
+    def clients(self) -> list[ClientProtocol]:
+        return [c for c in self.server.server_state.connections if isinstance(c, ClientProtocol)]
+
+    def after(self, seconds: float) -> None:
+        """Have the server look after its clients as if so much time had passed."""
+        self.server.check_clients(asyncio.get_running_loop().time() + seconds)
 
     @property
     def in_flight(self) -> int:
@@ -280,7 +289,7 @@ async def relaying(
         log_config=None,
         timeout_graceful_shutdown=1,
     )
-    server = WebServer(config, stopping=lambda: None)
+    stack.server = server = WebServer(config, stopping=lambda: None)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()

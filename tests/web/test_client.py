@@ -1,7 +1,10 @@
 """A client's connection: what it asks for, how, and when it leaves."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import sys
 
 import pytest
 
@@ -17,6 +20,7 @@ from tests.fakes.stack import (
     ok,
     post,
     relaying,
+    until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -162,3 +166,165 @@ async def test_an_answer_under_way_is_cut_off_and_not_written_into_by_what_is_no
         assert await client.closed() == b""
         await gone.wait()
         assert stack.in_flight == 0
+
+
+# What takes too much, or too long
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /x HTTP/1.1\r\nx: ",
+        b"GET /",
+        get(b"/x") + b"GET /x HTTP/1.1\r\nx: ",
+        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ",
+    ],
+    ids=["header", "target", "second", "trailer"],
+)
+async def test_a_head_that_does_not_end_is_refused(start: bytes) -> None:
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(start)
+            if start.startswith(get(b"/x")):
+                await client.message()
+            await client.say(b"a" * 1_000_000)
+            answer = await client.message()
+            assert await client.closed() == b""
+
+    assert answer.status == 431
+    assert json.loads(answer.body)["error"]["code"] == 431
+
+
+async def test_a_connection_ends_where_no_head_comes_but_not_under_a_request() -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        arrived.set()
+        await go.wait()
+        await visit.say(ok())
+
+    async with listening(script) as port, relaying(port) as stack:
+        async with stack.client() as idle, stack.client() as slow, stack.client() as busy:
+            await busy.say(chat())
+            await slow.say(b"GET /x HTTP/1.1\r\n")
+            await arrived.wait()
+            stack.after(1)
+            stack.after(1_000)
+            assert await idle.closed() == await slow.closed() == b""
+            go.set()
+            assert (await busy.message()).status == 200
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/upload"])
+async def test_a_body_of_which_nothing_more_comes_ends_its_request(path: bytes) -> None:
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        await visit.closed()
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(post(b"x" * 1_000, path)[:-500])
+        await until(lambda: any(c.cycle for c in stack.clients))
+        await client.say(b"x" * 100)
+        stack.after(299)
+        stack.after(1_000)
+        answer = await client.message()
+        assert await client.closed() == b""
+        assert (await stack.record()).outcome == "client_disconnect"
+
+    assert answer.status == 408
+
+
+async def test_an_upload_that_waits_for_its_server_is_in_nobodys_debt() -> None:
+    go = asyncio.Event()
+    body = b"x" * 30_000_000
+
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        await go.wait()
+        await visit.reader.readexactly(len(body))
+        await visit.say(ok())
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        sent = asyncio.ensure_future(client.say(post(body, b"/upload")))
+        await until(lambda: any(c.flow.read_paused for c in stack.clients))
+        stack.after(1_000)
+        go.set()
+        await sent
+        assert (await client.message()).status == 200
+
+
+async def test_a_client_that_takes_nothing_more_of_its_answer_holds_no_place() -> None:
+    gone = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(SSE)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await visit.say(chunk(b"x" * 100_000))
+        gone.set()
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(chat(stream=True))
+        await until(lambda: any(c.flow.write_paused for c in stack.clients))
+        stack.after(299)
+        assert stack.in_flight == 1
+        stack.after(301)
+        await gone.wait()
+        assert (await stack.record()).outcome == "client_disconnect"
+        assert stack.in_flight == 0
+
+
+async def test_a_client_that_takes_its_answer_slowly_is_waited_for() -> None:
+    size = 20_000_000
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(ok(b"x" * size))
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(get(b"/x"))
+        await client.head()
+        (transport,) = (c.transport for c in stack.clients)
+        taken = 0
+        for wait in range(0, 3_000, 290):
+            stack.after(wait)
+            before = transport.get_write_buffer_size()
+            while 0 < before <= transport.get_write_buffer_size():
+                taken += len(await client.reader.read(100_000))
+        assert len(await client.reader.readexactly(size - taken)) == size - taken
+
+
+async def test_many_pipelined_requests_end_the_connection() -> None:
+    arrived = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        arrived.set()
+        await visit.closed()
+
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(get(b"/x"))
+        await arrived.wait()
+        await client.say(get(b"/x") * 1_000)
+        assert await client.closed() == b""
+        await stack.record()
+        assert stack.in_flight == 0
+
+
+async def test_an_error_reaches_a_client_that_is_still_sending() -> None:
+    async with listening(answering(ok())) as port, relaying(port, max_body_bytes=100) as stack:
+        async with stack.client() as client:
+            sending = asyncio.ensure_future(client.say(post(b"x" * 30_000_000)))
+            assert (await client.message()).status == 413
+            await sending
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the options are Linux's")
+async def test_a_client_that_vanishes_without_a_word_is_noticed_by_the_system() -> None:
+    async with relaying() as stack, stack.client():
+        await until(lambda: stack.clients)
+        accepted = stack.clients[0].transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 300_000
