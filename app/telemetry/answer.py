@@ -95,7 +95,7 @@ def _has_token(data: bytes) -> bool:
     """Whether an event of OpenAI's or Anthropic's API carries something that was generated."""
     try:
         event = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     if not isinstance(event, dict):
         return False

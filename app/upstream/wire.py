@@ -15,6 +15,11 @@ from app.upstream.errors import Broken, Garbled, Stale, TimedOut, UpstreamError
 HEAD_LIMIT = 64 * 1024
 """Longest head of an answer, in bytes."""
 
+STALE_WITHIN = 1.0
+"""Seconds after a request within which the loss of a kept connection means that it was closed
+before: the answer to bytes for a closed socket takes no longer than a way there and back. Later
+the server has had the request, and may have died of it: the next server would, too."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -31,8 +36,8 @@ class Receiver(Protocol):
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         """Take the next piece: the head once, bytes of the body, and whether that was all."""
 
-    def failed(self, error: UpstreamError) -> None:
-        """Learn that nothing more will come."""
+    def failed(self, error: Exception) -> None:
+        """Learn that nothing more will come; no `UpstreamError` is a fault of our own."""
 
 
 class Connection(asyncio.Protocol):
@@ -193,7 +198,7 @@ class Connection(asyncio.Protocol):
             if self._raw or (error is None and self._ends_with_connection()):
                 self._complete = True
                 self._deliver()
-            elif self.reused and not self._head_size and not self.answering:
+            elif self._was_stale():
                 self._fail(Stale("the kept connection was closed"))
             elif self.answering:
                 self._fail(Broken("the server closed the connection in the middle of its answer"))
@@ -281,13 +286,24 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         if head is not None or chunks or self._complete:
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            receiver.answer(head, body, complete=self._complete)
+            complete = self._complete
+            try:
+                receiver.answer(head, body, complete=complete)
+            except Exception as fault:  # noqa: BLE001 - a fault of ours must end the exchange, too
+                if not complete:
+                    self.abort()
+                receiver.failed(fault)
 
     def _fail(self, error: UpstreamError) -> None:
         receiver, self._receiver = self._receiver, None
         self._transport.abort()
         if receiver is not None:
             receiver.failed(error)
+
+    def _was_stale(self) -> bool:
+        """Whether a lost connection had been closed before the request that went over it."""
+        unheard = self.reused and not self._head_size and not self.answering
+        return unheard and self._loop.time() - self.heard_at < STALE_WITHIN
 
     def _ends_with_connection(self) -> bool:
         """Whether the end of the connection ends the answer (RFC 9112 section 6.3)."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
-from app.upstream.errors import UpstreamError
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
 from app.web.client import CLIENT, ClientProtocol
@@ -267,7 +266,7 @@ class Exchange:
         """Whether the answer's beginning was written, and nothing waits to be."""
         return self._sender is not None and self._sender.ended
 
-    def failed(self, error: UpstreamError) -> None:
+    def failed(self, error: Exception) -> None:
         self._connection = None
         self._end(error)
 
@@ -399,7 +398,7 @@ def _as_event(gathered: bytes) -> bytes:
     text = gathered.partition(b"\n\n")[2].decode(errors="replace")
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or "error" not in told:
         told = {"error": {"message": text, "type": "upstream_error", "code": 502}}

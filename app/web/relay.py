@@ -38,6 +38,9 @@ OLLAMA = "/api/"
 """Paths of Ollama's own API: its streams are lines of JSON, not events."""
 
 
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""Methods that may be repeated (RFC 9110 section 9.2.2)."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -306,17 +309,18 @@ class Relay:
         length = b"chunked" if chunked else fields.get(b"content-length")
         bodiless = length is None or length == b"0"
         upgrade = bodiless and fields.get(b"upgrade", b"").lower() == b"websocket"
-        if bodiless and not upgrade:
+        if bodiless and not upgrade and exchange.scope["method"] in IDEMPOTENT:
             await self._carry(exchange, server, b"", length)
             return
-        # What is sent now cannot be sent twice, so it may not meet a stale connection.
+        # What is sent now may not be sent twice, so it may not meet a stale connection.
         pool = self._pools[server]
         if upgrade:
             head = self._head(exchange, pool, None, upgrade=b"websocket")
             await exchange.run(pool, head, b"", fresh=True, upgrade=True)
         else:
             head = self._head(exchange, pool, length)
-            await exchange.run(pool, head, None, fresh=True, chunked=chunked)
+            body = b"" if bodiless else None
+            await exchange.run(pool, head, body, fresh=True, chunked=chunked)
 
     # Both
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from app.upstream.errors import UpstreamError
 from app.upstream.wire import Connection, Head
 from app.web.eager import Eager
 
@@ -67,6 +66,6 @@ class Tunnel(asyncio.Protocol):
         if complete:
             self._client.close()
 
-    def failed(self, error: UpstreamError) -> None:
+    def failed(self, error: Exception) -> None:
         if self._client is not None:
             self._client.abort()

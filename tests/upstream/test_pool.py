@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.upstream.errors import TimedOut, Unreachable, UpstreamError
+from app.upstream.errors import TimedOut, Unreachable
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
 from tests.fakes.stack import Visit, answering, closed_port, listening, ok
@@ -36,7 +36,7 @@ class Answer:
         if complete:
             self.ended.set_result(None)
 
-    def failed(self, error: UpstreamError) -> None:
+    def failed(self, error: Exception) -> None:
         self.ended.set_exception(error)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from app.upstream.errors import Broken, Garbled, Stale, UpstreamError
 from app.upstream.pool import Pool
+from app.upstream.wire import STALE_WITHIN, Head
 from tests.fakes.stack import Script, Visit, answering, listening, ok
 from tests.upstream.test_pool import REQUEST, Answer, asked, url
 
@@ -231,4 +232,47 @@ async def test_every_failure_is_an_upstream_error() -> None:
     async with listening(answering(ok())) as port:
         pool = Pool(url(port))
         assert (await asked(await pool.connect())).pieces == 1
+        pool.close()
+
+
+async def test_a_kept_connection_that_is_lost_long_after_its_request_had_not_been_closed() -> None:
+    """A request that kills its server would be sent on to kill the next."""
+    arrived, die = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(ok())
+        await visit.message()
+        arrived.set()
+        await die.wait()
+
+    async with listening(script) as port:
+        pool = Pool(url(port))
+        connection = await pool.connect()
+        await asked(connection)
+        answer = Answer()
+        connection.request(REQUEST, answer)
+        await arrived.wait()
+        connection.heard_at -= STALE_WITHIN
+        die.set()
+        with pytest.raises(Broken):
+            await answer.ended
+        pool.close()
+
+
+class Faulty(Answer):
+    """A receiver with a fault of its own."""
+
+    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        raise KeyError(body)
+
+
+@pytest.mark.parametrize("answer", [ok(b"x"), ok(b"xy")[:-1]], ids=["whole", "begun"])
+async def test_a_fault_of_the_receiver_ends_the_exchange(answer: bytes) -> None:
+    async with listening(answering(answer)) as port:
+        pool = Pool(url(port))
+        receiver = Faulty()
+        (await pool.connect()).request(REQUEST, receiver)
+        with pytest.raises(KeyError):
+            await receiver.ended
         pool.close()

@@ -471,6 +471,25 @@ async def test_a_kept_connection_that_was_closed_is_replaced_once() -> None:
     assert stack.records[1].outcome == "success"
 
 
+@pytest.mark.parametrize(("method", "times"), [(b"POST", 1), (b"PATCH", 1), (b"DELETE", 2)])
+async def test_what_may_not_be_done_twice_meets_no_connection_that_may_be_closed(
+    method: bytes, times: int
+) -> None:
+    seen: list[str] = []
+
+    async def script(visit: Visit) -> None:
+        seen.append((await visit.message()).start)
+        await visit.say(ok())
+        seen.append((await visit.message()).start)  # and closes without an answer
+
+    request = get(b"/v1/responses/r1/cancel", method=method)
+    async with listening(script) as port, relaying(port) as stack:
+        await stack.ask(get(b"/x"))
+        assert (await stack.ask(request)).status == 200
+
+    assert len(seen) == 1 + times
+
+
 async def test_a_request_over_a_kept_connection_that_was_closed_keeps_its_place() -> None:
     order: list[bytes] = []
     again = asyncio.Event()
@@ -611,6 +630,16 @@ async def test_a_stream_that_breaks_inside_an_event_just_ends_too_early() -> Non
         await client.head()
         assert await client.chunk() == b"data: 1"
         assert await client.closed() == b""
+
+
+@pytest.mark.parametrize("rest", [chunk(b""), b""], ids=["whole", "begun"])
+async def test_an_event_that_nests_deeper_than_is_read_passes_as_any_other(rest: bytes) -> None:
+    event = b"data: " + b"[" * 50_000 + b"\n\n"
+    async with listening(answering(SSE + chunk(event) + rest)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(chat(stream=True))
+            assert event[:-2] in await client.reader.readuntil(b"\n\n")
+        assert (await stack.record()).status == 200
 
 
 async def test_a_body_that_breaks_off_does_not_look_complete() -> None:
