@@ -10,7 +10,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.web.cycle import Cycle
+from app.web.cycle import Cycle, UnchunkedCycle
 from app.web.linger import Linger
 
 CLIENT = "llama_balancer.client"
@@ -294,10 +294,11 @@ class ClientProtocol(HttpToolsProtocol):
         self._waits_since = None
         self._moved = True
         before = self.cycle
-        self.cycle = cycle = Cycle(
+        made = Cycle if version == "1.1" else UnchunkedCycle
+        self.cycle = cycle = made(
             self,
             scope,
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            keep_alive=version == "1.1" and parser.should_keep_alive(),
             expects=self.expect_100_continue,
         )
         if before is None or before.response_complete:

@@ -112,3 +112,23 @@ class Cycle(RequestResponseCycle):
     def on_response(self) -> None:
         """Go on with the connection: the answer is complete."""
         self.client.on_response_complete()
+
+
+class UnchunkedCycle(Cycle):
+    """A request of HTTP/1.0, to whose clients chunks are bytes of the body.
+
+    An answer without a length ends with the connection (RFC 9112 section 6.3).
+    """
+
+    _measured = True
+
+    async def send(self, message: Any) -> None:
+        """Send the next part of the answer."""
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            self._measured = b"content-length" in names
+            if not self._measured:
+                self.chunked_encoding = False  # uvicorn asks for chunks where this is open
+        elif not self._measured:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 MISFIT_LIMIT = 64 * 1024
 """Longest error of a server that is told within an event stream, in bytes, piece by piece."""
 
+_BINDING = (b"content-length", b"content-encoding")
+"""Headers that leave no room for bytes of ours in a body."""
+
 Message = dict[str, Any]
 Fields = dict[bytes, bytes]
-"""A request's headers; of one that came twice the last, which the nearest proxy has added."""
+"""A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
 
 
 class ClientLeft(Exception):
@@ -64,6 +67,7 @@ class Exchange:
         "_receive",
         "_send",
         "_sender",
+        "_takes_events",
         "_tunnel",
         "_uploader",
         "client",
@@ -104,6 +108,8 @@ class Exchange:
         self._base = b""
         self._early = False
         """Whether an event stream was begun before there was an answer."""
+        self._takes_events = False
+        """Whether what was begun is an event stream that an event of ours can stand in."""
         self._misfit = False
         """Whether the answer is none that could go on with it: then its text is gathered."""
 
@@ -177,7 +183,7 @@ class Exchange:
         A comment is a line that begins with a colon (WHATWG HTML, section 9.2.6).
         """
         if not self.started:
-            self.started = self._early = True
+            self.started = self._early = self._takes_events = True
             head = [
                 (b"content-type", b"text/event-stream"),
                 (b"cache-control", b"no-cache"),
@@ -276,8 +282,8 @@ class Exchange:
         The openai package raises an error on such an event; a mere end of the stream it takes
         for the end of the answer. The caller must not end the answer as if it were complete.
         """
-        between_events = self._last.endswith((b"\n\n", b"\r\n\r\n"))
-        if between_events and (self._flowing or self._sender is None):
+        between_events = self._misfit or self._last.endswith((b"\n\n", b"\r\n\r\n"))
+        if self._takes_events and between_events and (self._flowing or self._sender is None):
             error = {"error": {"message": message, "type": kind, "code": 502}}
             event = b"data: " + json.dumps(error).encode() + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
@@ -294,6 +300,7 @@ class Exchange:
         record.stream = record.stream or streams
         record.answer = Answer(streams=streams)
         if not self._early:
+            self._takes_events = streams and not any(name in _BINDING for name, _ in head.headers)
             return head
         self._misfit = head.status != 200 or not streams
         return None

@@ -78,7 +78,7 @@ class Origin:
             return peer
         client = peer
         for part in reversed(forwarded_for.decode("latin-1").split(",")):
-            address = part.strip()
+            address = _without_port(part.strip())
             try:
                 ip_address(address)
             except ValueError:
@@ -87,6 +87,19 @@ class Origin:
             if not self.trusts(address):
                 return client
         return client
+
+
+def _without_port(node: str) -> str:
+    """Take the address of a hop that may tell its port: `1.2.3.4:5`, `[::1]:5` or `[::1]`."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    address, _, port = node.partition(":")
+    return node if ":" in port else address
+
+
+def joined(headers: Headers, wanted: bytes) -> bytes:
+    """Write the lines of one header as the one that they stand for (RFC 9110 section 5.3)."""
+    return b", ".join(value for name, value in headers if name == wanted)
 
 
 def request_head(

@@ -19,7 +19,7 @@ from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 from app.web.exchange import ClientLeft, Exchange
-from app.web.headers import Origin, request_head, route_headers
+from app.web.headers import Origin, joined, request_head, route_headers
 from app.web.model_request import INFERENCE_PATHS, ModelRequest, UnroutedRequest
 from app.web.refusals import REFUSED, refuse, refuse_unconfigured
 from app.web.waiting import WaitingRoom
@@ -147,7 +147,10 @@ class Relay:
         path = scope["path"]
         model_request = path in self._model_paths and scope["method"] == "POST"
         peer = scope["client"][0] if scope["client"] else ""
-        fields = dict(scope["headers"])
+        headers = scope["headers"]
+        fields = dict(headers)
+        if len(fields) < len(headers) and b"x-forwarded-for" in fields:
+            fields[b"x-forwarded-for"] = joined(headers, b"x-forwarded-for")
         record = Record(
             self._request_id(fields.get(b"x-request-id")),
             path if model_request else "other",

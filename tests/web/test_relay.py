@@ -72,6 +72,17 @@ async def test_a_trusted_proxys_word_about_the_origin_is_passed_on_with_ours() -
     assert [x["x-forwarded-for"] for x in seen] == ["1.2.3.4, 127.0.0.1", "127.0.0.1"]
 
 
+async def test_lines_about_the_origin_are_read_and_passed_on_as_the_one_that_they_make_up() -> None:
+    seen: list[Message] = []
+    request = get(b"/x", b"x-forwarded-for: 1.2.3.4", b"x-forwarded-for: 127.0.0.2, 127.0.0.3")
+    async with listening(answering(ok(), seen)) as port:
+        async with relaying(port, trusted=("127.0.0.0/8",)) as stack:
+            await stack.ask(request)
+
+    assert stack.records[0].address == "1.2.3.4"
+    assert seen[0]["x-forwarded-for"] == "1.2.3.4, 127.0.0.2, 127.0.0.3, 127.0.0.1"
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -640,6 +651,58 @@ async def test_an_event_that_nests_deeper_than_is_read_passes_as_any_other(rest:
             await client.say(chat(stream=True))
             assert event[:-2] in await client.reader.readuntil(b"\n\n")
         assert (await stack.record()).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"content-type: text/plain\r\ncontent-length: 100",
+        b"content-type: text/plain\r\ntransfer-encoding: chunked",
+        b"content-type: text/event-stream\r\ncontent-length: 100",
+        b"content-type: text/event-stream\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked",
+    ],
+)
+async def test_nothing_is_told_within_a_body_that_is_no_plain_event_stream(
+    headers: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = b"text\n\n"
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
+        await visit.say(text if b"length" in headers else chunk(text))
+        await passed.wait()
+
+    passed = asyncio.Event()
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(chat(stream=True))
+        await client.reader.readuntil(text)
+        passed.set()
+        assert await client.closed() in (b"", b"\r\n")
+
+    assert stack.records[0].outcome == "upstream_error"
+    assert "RuntimeError" not in caplog.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_to_a_client_of_http_1_0_the_end_of_an_answer_is_that_of_the_connection(
+    stream: bool,
+) -> None:
+    event = b"data: 1\n\n"
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(*([SSE, chunk(event), chunk(event), chunk(b"")] if stream else [ok(event)]))
+
+    old = chat(stream=stream).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    async with listening(script) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(old)
+        head = await client.head()
+        body = await client.closed()
+
+    assert "transfer-encoding" not in head
+    assert head["connection"] == "close"
+    assert body == (event * 2 if stream else event)
 
 
 async def test_a_body_that_breaks_off_does_not_look_complete() -> None:
