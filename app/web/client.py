@@ -48,6 +48,9 @@ class Watcher(Protocol):
     def client_left(self) -> None:
         """Learn that the client has closed its connection."""
 
+    def cut_short(self) -> None:
+        """Come to an end now: the balancer stops."""
+
 
 class ClientProtocol(HttpToolsProtocol):
     """A client's connection.
@@ -117,12 +120,19 @@ class ClientProtocol(HttpToolsProtocol):
         if self.watcher is watcher:
             self.watcher = None
 
-    def cancel(self) -> None:
-        """Cancel the task of the present request, since the client has left."""
+    def cancel(self, *, left: bool) -> None:
+        """Cancel the task of the present request, if only since the client has left."""
         task, self._task = self._task, None
         if task is not None:
-            self.left = True
+            self.left = left
             task.cancel()
+
+    def cut_short(self) -> None:
+        """Have the present request end now, in its own words."""
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            self.pipeline.clear()
+            watcher.cut_short()
 
     def run(self, app: Any) -> None:
         """Serve the present request by an ASGI callable, in a task."""

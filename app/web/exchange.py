@@ -34,6 +34,10 @@ class ClientLeft(Exception):
     """The client closed its connection."""
 
 
+class CutShort(Exception):
+    """The balancer stops, and the time for requests under way is over."""
+
+
 class BodyTooLarge(Exception):
     """The body is longer than `limit` bytes."""
 
@@ -78,6 +82,7 @@ class Exchange:
         "route",
         "scope",
         "started",
+        "stopped",
     )
 
     def __init__(
@@ -86,7 +91,7 @@ class Exchange:
         self.scope = scope
         self.fields = fields
         self.record = record
-        self.started = False
+        self.started = self.stopped = False
         self.route: tuple[tuple[bytes, bytes], ...] = ()
         """Headers that tell the client where its request went."""
         self.request: ModelRequest | UnroutedRequest | None = None
@@ -154,7 +159,17 @@ class Exchange:
         if self._landed is not None:
             self._end(ClientLeft())
         else:
-            self.client.cancel()
+            self.client.cancel(left=True)
+
+    def cut_short(self) -> None:
+        self.stopped = True
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+        if self._landed is None:
+            self.client.cancel(left=False)
+        elif not self._complete:
+            self._end(CutShort())
 
     async def refuse(
         self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -276,7 +291,7 @@ class Exchange:
         self._connection = None
         self._end(error)
 
-    async def break_off(self, kind: str, message: str) -> None:
+    async def break_off(self, status: int, kind: str, message: str) -> None:
         """Say in an event stream that the answer ends too early, if it stands between events.
 
         The openai package raises an error on such an event; a mere end of the stream it takes
@@ -284,7 +299,7 @@ class Exchange:
         """
         between_events = self._misfit or self._last.endswith((b"\n\n", b"\r\n\r\n"))
         if self._takes_events and between_events and (self._flowing or self._sender is None):
-            error = {"error": {"message": message, "type": kind, "code": 502}}
+            error = {"error": {"message": message, "type": kind, "code": status}}
             event = b"data: " + json.dumps(error).encode() + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
 

@@ -18,7 +18,7 @@ from app.settings.paths import CHAT_PATH
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, TimedOut, Unreachable, UpstreamError
 from app.upstream.pool import Pool
-from app.web.exchange import ClientLeft, Exchange
+from app.web.exchange import ClientLeft, CutShort, Exchange
 from app.web.headers import Origin, joined, request_head, route_headers
 from app.web.model_request import INFERENCE_PATHS, ModelRequest, UnroutedRequest
 from app.web.refusals import REFUSED, refuse, refuse_unconfigured
@@ -172,11 +172,17 @@ class Relay:
             except REFUSED as error:
                 await refuse(exchange, error)
             record.outcome = record.outcome or _outcome(record.status)
+        except CutShort:
+            await self._cut_short(exchange)
         except asyncio.CancelledError:
-            if not exchange.client.left:
+            if exchange.stopped:
+                _uncancel()
+                await self._cut_short(exchange)
+            elif exchange.client.left:
+                _uncancel()
+                record.outcome = "client_disconnect"
+            else:
                 raise
-            _uncancel()
-            record.outcome = "client_disconnect"
         except ClientLeft:
             record.outcome = "client_disconnect"
         finally:
@@ -354,18 +360,21 @@ class Relay:
         )
 
     async def _give_up(self, exchange: Exchange, error: UpstreamError) -> None:
-        """Tell the client that its server failed, in whatever way is still open."""
+        """Tell the client that its server failed."""
         record = exchange.record
-        timed_out = isinstance(error, TimedOut)
-        record.outcome = "timeout" if timed_out else "upstream_error"
         record.fault = error.kind
-        kind = "upstream_timeout" if timed_out else "upstream_error"
         message = f"server {record.server}: {error}"
-        if exchange.started:
-            record.error = message
-            await exchange.break_off(kind, message)
-            raise AnswerBroken(message)
-        await exchange.refuse(504 if timed_out else 502, kind, message)
+        if isinstance(error, TimedOut):
+            record.outcome = "timeout"
+            await _end_badly(exchange, 504, "upstream_timeout", message)
+        else:
+            record.outcome = "upstream_error"
+            await _end_badly(exchange, 502, "upstream_error", message)
+
+    async def _cut_short(self, exchange: Exchange) -> None:
+        """Tell the client that the balancer stops; no server is to blame."""
+        exchange.record.outcome = "rejected"
+        await _end_badly(exchange, 503, "server_shutdown", "the balancer is shutting down")
 
     def _request_id(self, given: bytes | None) -> str:
         if given is not None and _REQUEST_ID.fullmatch(given):
@@ -379,6 +388,15 @@ def _give_back(waited: "asyncio.Task[Lease | Refusal]") -> None:
         lease = waited.result()
         if isinstance(lease, Lease):
             lease.release()
+
+
+async def _end_badly(exchange: Exchange, status: int, kind: str, message: str) -> None:
+    """Tell of an error in whatever way is still open."""
+    if exchange.started:
+        exchange.record.error = message
+        await exchange.break_off(status, kind, message)
+        raise AnswerBroken(message)
+    await exchange.refuse(status, kind, message)
 
 
 async def _fail(error: Exception) -> None:

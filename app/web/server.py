@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import math
 import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
@@ -12,6 +14,9 @@ from app.web.client import ClientProtocol
 
 PROBE_AFTER = 60
 """Seconds of silence after which the system asks whether a client's machine is there."""
+
+LAST_WORDS = 0.5
+"""Seconds that clients have to read why their requests were cut short."""
 
 
 class Server(uvicorn.Server):
@@ -27,6 +32,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._stopping = stopping
         self._silence = silence
+        self._hurries = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -35,8 +41,36 @@ class Server(uvicorn.Server):
                 _ask_for_life(listener, self._silence)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests under way end within the grace time, or until asked once more to stop."""
         self._stopping()
-        await super().shutdown(sockets)
+        grace = self.config.timeout_graceful_shutdown
+        if grace is not None:
+            self.config.timeout_graceful_shutdown = grace + 2  # if all else fails
+        ending = asyncio.create_task(self._end_grace(grace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:  # asked again, and if need be once more
+            self.force_exit, self._hurries = self._hurries, True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def _end_grace(self, grace: float | None) -> None:
+        """Cut short what is under way after so many seconds, or as soon as there is a hurry."""
+        loop = asyncio.get_running_loop()
+        end = math.inf if grace is None else loop.time() + grace
+        while loop.time() < end and not self._hurries:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # as uvicorn does: signals wake nobody
+        for client in self._clients():
+            client.cut_short()
+        await asyncio.sleep(LAST_WORDS)
+        for client in self._clients():
+            client.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
@@ -46,9 +80,11 @@ class Server(uvicorn.Server):
     def check_clients(self, now: float) -> None:
         """End what has come to a standstill, at the loop's time `now`."""
         keep_alive = self.config.timeout_keep_alive
-        for client in list(self.server_state.connections):
-            if isinstance(client, ClientProtocol):
-                client.check(now, keep_alive=keep_alive, silence=self._silence)
+        for client in self._clients():
+            client.check(now, keep_alive=keep_alive, silence=self._silence)
+
+    def _clients(self) -> list[ClientProtocol]:
+        return [c for c in self.server_state.connections if isinstance(c, ClientProtocol)]
 
 
 def _ask_for_life(listener: socket.socket, silence: float) -> None:
