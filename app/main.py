@@ -107,13 +107,13 @@ def create_app(
         settings.aliases,
         prompts=settings.affinity == "prompt",
     )
-    read = functools.partial(ModelRequest, reading)
+    origin = Origin(ip_network(text) for text in settings.trusted_proxies)
     relay = Relay(
         balancer,
         pools,
         waiting,
-        origin=Origin(ip_network(text) for text in settings.trusted_proxies),
-        read=read,
+        origin=origin,
+        read=functools.partial(ModelRequest, reading),
         routed_paths=settings.routed_paths,
         max_body_bytes=settings.max_body_bytes,
         finished=outbox.put,
@@ -162,7 +162,8 @@ def create_app(
         ),
         monitor.routes(state, counted, stopping or asyncio.Event()),
         steering.routes(
-            explain=lambda *request: explain(balancer, read(*request).ask, time.time()),
+            explain=lambda *request: explain(balancer, relay.read(*request).ask, time.time()),
+            origin=origin,
             drain=lambda server, on: balancer.drain(server, on=on),
             servers=lambda: balancer.fleet.servers,
             admin_key=settings.admin_key.get_secret_value() if settings.admin_key else None,

@@ -99,46 +99,26 @@ class Balancer:
         `tried` names the servers that could not be reached for this request.
         """
         now = self._clock()
-        names = self._names(ask)
-        if names is None:
-            return self._place_on_fallback(ask, tried, now)
-        candidates = [self._standings[name] for name in names if name not in tried]
-        if not candidates:
-            return Refusal.UNKNOWN
-        pin = self._sticky.find(ask.client, ask.model, now)
-        choice = choose(ask, candidates, pin, now)
+        candidates, pin, choice = self._choose(ask, tried, now)
         if choice is None:
-            if self._overflow == "queue":
-                return Refusal.FULL
-            first = candidates[0]
-            choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
-        self.lookups[self._lookup(ask, pin, choice)] += 1
-        self._pin(ask, choice, now)
-        return self._book(ask, choice, now, pinned=True)
+            return Refusal.FULL if candidates else Refusal.UNKNOWN
+        routed = choice.reason != "fallback"
+        if routed:
+            self.lookups[self._lookup(ask, pin, choice)] += 1
+            self._pin(ask, choice, now)
+        return self._book(ask, choice, now, pinned=routed)
 
     def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
         """Whether a request, placed now, would find its prompt in a cache."""
         if ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
             return False
-        names = self._names(ask)
-        candidates = [self._standings[name] for name in names or () if name not in tried]
-        choice = choose(ask, candidates, None, self._clock()) if candidates else None
+        _, _, choice = self._choose(ask, tried, self._clock())
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
         """Tell who might get a request and who would, and send nothing anywhere."""
-        names = self._names(ask)
-        if names is None:
-            name = self.fleet.fallback
-            if name is None:
-                return (), None
-            standing = self._standings[name]
-            choice = Choice(name, standing.served_name(ask.names), "fallback")
-            return (standing,), choice if standing.open else None
-        candidates = [self._standings[name] for name in names]
-        now = self._clock()
-        pin = self._sticky.find(ask.client, ask.model, now)
-        return candidates, choose(ask, candidates, pin, now)
+        candidates, _, choice = self._choose(ask, (), self._clock())
+        return candidates, choice
 
     def learn(self, news: News) -> None:
         """Take in what a probe or a request found out about a server."""
@@ -188,19 +168,35 @@ class Balancer:
         """List the live pins as (client, model asked for, pin)."""
         return list(self._sticky.items(self._clock()))
 
-    def _names(self, ask: Ask) -> tuple[str, ...] | None:
-        """Name the servers that may take a request; None where that is the fallback alone."""
-        return self.fleet.candidates(ask.model) if ask.routed else None
+    def _choose(
+        self, ask: Ask, tried: Collection[str], now: float
+    ) -> tuple[list[Standing], Pin | None, Choice | None]:
+        """Tell who might get a request, where its client was, and who gets it."""
+        names = self.fleet.candidates(ask.model) if ask.routed else None
+        if names is None:
+            return self._choose_fallback(ask, tried)
+        candidates = [self._standings[name] for name in names if name not in tried]
+        if not candidates:
+            return candidates, None, None
+        pin = self._sticky.find(ask.client, ask.model, now)
+        choice = choose(ask, candidates, pin, now)
+        if choice is None and self._overflow == "first":
+            first = next((s for s in candidates if s.willing), None)
+            if first is not None:
+                choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
+        return candidates, pin, choice
 
-    def _place_on_fallback(self, ask: Ask, tried: Collection[str], now: float) -> Lease | Refusal:
+    def _choose_fallback(
+        self, ask: Ask, tried: Collection[str]
+    ) -> tuple[list[Standing], None, Choice | None]:
         name = self.fleet.fallback
         if name is None or name in tried:
-            return Refusal.UNKNOWN
+            return [], None, None
         standing = self._standings[name]
-        if not standing.open and self._overflow == "queue":
-            return Refusal.FULL
+        if not (standing.willing if self._overflow == "first" else standing.open):
+            return [standing], None, None
         choice = Choice(name, standing.served_name(ask.names), "fallback")
-        return self._book(ask, choice, now, pinned=False)
+        return [standing], None, choice
 
     def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
         standing = self._standings[choice.server]

@@ -71,7 +71,8 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
     able = [s for s in candidates if not s.lacks(ask.names)] or candidates
     room = [s for s in able if s.open and s.window.valid]
     if not room:
-        return None if any(s.window.valid for s in able) else _last_resort(ask, able, now)
+        waits = any(s.window.valid and not s.draining for s in able)
+        return None if waits else _last_resort(ask, able, now)
     if (
         ask.prompt is not None
         and ask.prompt.size >= WORTH_KEEPING
@@ -83,7 +84,7 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
     preferred = _preferred(ask, room)
     return (
         _free_instance(ask, preferred, now)
-        or next((_least_busy(s, ask, "idle", now) for s in preferred if s.window.idle), None)
+        or next((_least_busy(s, ask, "idle", now) for s in preferred if _idle(s)), None)
         or _least_busy(min(preferred, key=lambda s: s.ledger.load), ask, "least_loaded", now)
     )
 
@@ -149,10 +150,16 @@ def _preferred(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
 
 def _free_instance(ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
     for standing in room:
+        if standing.ledger.foreign:
+            continue  # nobody knows on which instance
         for instance in standing.offered(ask.names):
             if not standing.ledger.on(instance):
                 return _at(standing, instance, ask, "free_instance", now)
     return None
+
+
+def _idle(standing: Standing) -> bool:
+    return standing.window.idle and not standing.ledger.foreign
 
 
 def _least_busy(standing: Standing, ask: Ask, reason: Reason, now: float) -> Choice:

@@ -62,6 +62,11 @@ class Standing:
         return self.told is not None and self.told.loading
 
     @property
+    def willing(self) -> bool:
+        """Whether it may get requests where it has room, or where that does not matter."""
+        return not self.draining and not self.loading
+
+    @property
     def open(self) -> bool:
         """Whether it may get one more request."""
         if self.draining or (self.told is not None and self.told.loading):
@@ -231,5 +236,7 @@ class Standing:
             and number.isdecimal()
             and len(number) < 10
         )
-        first = (name,) if name in (self.models or ()) else ()
+        models = self.models or ()
+        tagged = f"{name}:latest"  # what Ollama takes a name without a tag for
+        first = next(((x,) for x in (name, tagged) if x in models), ())
         return first + tuple(model for _, model in numbered)

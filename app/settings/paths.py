@@ -23,6 +23,7 @@ ROUTABLE_PATHS = (
     "/api/chat",
     "/api/generate",
     "/api/embed",
+    "/chat/completions",
     "/completion",
     "/completions",
 )

@@ -22,6 +22,7 @@ TELL_TOKENS = frozenset(
         "/api/chat",
         "/api/embed",
         "/api/generate",
+        "/chat/completions",
         "/completion",
         "/completions",
         "/infill",

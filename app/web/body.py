@@ -64,7 +64,7 @@ class Body:
         edits = []
         added = []
         for name, value in changes.items():
-            written = json.dumps(value, ensure_ascii=False)
+            written = _written(value)
             if name in self:
                 edits.append((*self._place(name), written))
             else:
@@ -91,6 +91,17 @@ class Body:
         if len(found) > 1:
             raise BadRequest(f"the body names {wanted} twice")
         return found[0] if found else (0, 0)
+
+
+def _written(value: object) -> str:
+    try:
+        written = json.dumps(value, ensure_ascii=False)
+        written.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(value)
+    except RecursionError:
+        raise BadRequest(TOO_DEEP) from None
+    return written
 
 
 def _read(raw: bytes) -> dict[str, object]:

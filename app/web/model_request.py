@@ -19,14 +19,24 @@ SYSTEM_TEXT_LIMIT = 4_000
 
 INFERENCE_PATHS = frozenset(ROUTABLE_PATHS) - {"/v1/messages/count_tokens"} | {
     "/api/embeddings",
+    "/api/v0/chat/completions",
+    "/api/v0/completions",
+    "/api/v0/embeddings",
+    "/classify",
     "/embedding",
     "/embeddings",
     "/infill",
+    "/invocations",
+    "/pooling",
     "/rerank",
     "/reranking",
+    "/score",
     "/v1/audio/speech",
     "/v1/images/edits",
     "/v1/images/generations",
+    "/v1/images/variations",
+    "/v1/rerank",
+    "/v1/score",
 }
 """A POST to one of these makes a model work: it holds a lease wherever it goes."""
 
@@ -36,12 +46,16 @@ SLOT = "id_slot"
 https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 """
 
+CHAT_PATHS = (CHAT_PATH, "/chat/completions")
+"""Chat completions, by OpenAI's path and by one that llama.cpp's server has as well."""
+
 SHORT = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
 
 # Where one slot can be named; several answers at once take several.
 _TAKE_A_SLOT = frozenset(
     {
+        "/chat/completions",
         "/completion",
         "/completions",
         "/v1/completions",
@@ -110,6 +124,7 @@ class ModelRequest:
             username or address,
             address,
             prompt,
+            routed=bool(named),
             takes_slot=path in _TAKE_A_SLOT and SLOT not in body and get("n") in (None, 1),
         )
 
@@ -118,7 +133,7 @@ class ModelRequest:
         if not self._named:
             return self._body.raw
         changes: dict[str, object] = {}
-        if self._path == CHAT_PATH:
+        if self._path in CHAT_PATHS:
             changes = self._rewrites.changes(
                 self.ask.model,
                 instance,

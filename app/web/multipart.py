@@ -16,7 +16,10 @@ def boundary_of(content_type: bytes) -> bytes | None:
     header = Message()
     header["content-type"] = content_type.decode("latin-1")
     boundary = header.get_boundary()
-    return None if boundary is None else boundary.encode("latin-1")
+    try:
+        return None if boundary is None else boundary.encode("latin-1")
+    except UnicodeEncodeError:  # RFC 2231 can write what no body can contain
+        raise BadRequest("the form's boundary is not ASCII") from None
 
 
 class Form:
@@ -49,8 +52,9 @@ class Form:
         """Do as a `Body` does: nothing was read that takes memory."""
 
     def edited(self, changes: Mapping[str, object]) -> bytes:
-        """Give the form with the texts of some of its fields replaced."""
-        edits = sorted((self._places[name], str(changes[name])) for name in changes)
+        """Give the form with the texts of those of its fields replaced that it has."""
+        places = self._places
+        edits = sorted((places[name], str(changes[name])) for name in changes if name in places)
         raw = self.raw
         for (start, end), text in reversed(edits):
             raw = raw[:start] + text.encode() + raw[end:]

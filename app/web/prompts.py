@@ -41,6 +41,7 @@ def plain_prompt(get: Get) -> Prompt | None:
 PROMPTS: dict[str, Callable[[Get], Prompt | None]] = {
     "/api/chat": chat_prompt,
     "/api/generate": plain_prompt,
+    "/chat/completions": chat_prompt,
     "/completion": plain_prompt,
     "/completions": plain_prompt,
     "/v1/chat/completions": chat_prompt,
@@ -49,6 +50,24 @@ PROMPTS: dict[str, Callable[[Get], Prompt | None]] = {
     "/v1/responses": response_prompt,
 }
 """How to read the prompt of a request, by path. Others leave nothing in a cache."""
+
+
+MEDIA = frozenset(
+    {
+        "audio",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "input_video",
+        "video",
+        "video_url",
+    }
+)
+"""Types of parts, in OpenAI's and Anthropic's APIs, that are no text."""
 
 
 def system_text(get: Get) -> str:
@@ -81,10 +100,12 @@ def _message(message: Mapping[str, object]) -> str:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(map(_part, content))
-    text = f"{message.get('role')}\n{content}" if isinstance(content, str) else "\n"
-    if calls := message.get("tool_calls"):
-        text += _written(calls)
-    return text
+    calls = message.get("tool_calls")
+    if not isinstance(content, str):
+        # One of the responses' items that have no content, such as a tool's output.
+        return f"\n{_written(calls or message)}"
+    text = f"{message.get('role')}\n{content}"
+    return text + _written(calls) if calls else text
 
 
 def _text(content: object, between: str) -> str:
@@ -96,11 +117,18 @@ def _text(content: object, between: str) -> str:
 
 
 def _part(part: object) -> str:
-    if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+    if not isinstance(part, dict):
+        return _written(part)
+    if isinstance(text := part.get("text"), str):
         return text
-    # Of an image all that matters is whether it is the same: megabytes need no marks in them.
+    if isinstance(content := part.get("content"), list):  # what a tool gave, in parts again
+        rest = {name: value for name, value in part.items() if name != "content"}
+        return _written(rest) + "".join(map(_part, content))
     written = _written(part)
-    return written if len(written) <= BLOCK else str(hash(written))
+    if part.get("type") in MEDIA and len(written) > BLOCK:
+        # All that matters is whether it is the same: megabytes need no marks in them.
+        return str(hash(written))
+    return written
 
 
 def _written(value: object) -> str:

@@ -201,15 +201,21 @@ class Relay:
         raw = await exchange.read_body(self._max_body_bytes)
         await self._place_and_carry(exchange, self._read_request(exchange, raw))
 
+    def read(self, path: str, raw: bytes, address: str, content_type: bytes) -> Served:
+        """Read a request as its path asks for; one that is not routed is not looked at.
+
+        Raises:
+            BadRequest: it cannot be routed.
+        """
+        if path in self._routed_paths:
+            return self._read(path, raw, address, content_type)
+        return UnroutedRequest(path, raw, address)
+
     def _read_request(self, exchange: Exchange, raw: bytes) -> Served:
         record = exchange.record
         record.ready = monotonic()
-        path = record.endpoint
-        if path not in self._routed_paths:
-            record.model = path
-            return UnroutedRequest(path, raw, record.address)
         content_type = exchange.fields.get(b"content-type", b"")
-        request = self._read(path, raw, record.address, content_type)
+        request = self.read(record.endpoint, raw, record.address, content_type)
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams

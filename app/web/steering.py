@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app.settings.paths import CHAT_PATH
 from app.web.body import BadRequest
+from app.web.headers import Origin, joined
 
 Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
 """Explains a request: its path, its body, the client's address, the body's type."""
@@ -19,6 +20,7 @@ def routes(
     explain: Explain,
     drain: Callable[[str, bool], None],
     servers: Callable[[], Any],
+    origin: Origin,
     admin_key: str | None,
     max_body_bytes: int,
 ) -> APIRouter:
@@ -33,7 +35,9 @@ def routes(
             body += piece
             if len(body) > max_body_bytes:
                 return _error(413, f"the body is longer than {max_body_bytes} bytes")
-        address = request.client.host if request.client else ""
+        peer = request.client.host if request.client else ""
+        chain = joined(request.scope["headers"], b"x-forwarded-for")
+        address = origin.client(peer, chain or None)
         kind = request.headers.get("content-type", "").encode("latin-1")
         try:
             return JSONResponse(explain(path, body, address, kind))
@@ -49,7 +53,7 @@ def routes(
         if admin_key is None:
             return _error(403, "set BALANCER_ADMIN_KEY to allow this")
         given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {admin_key}".encode()):
+        if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {admin_key}".encode()):
             return _error(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
         if server not in (known := list(servers())):
             return _error(404, f"there is no server {server!r}, but {', '.join(known)}")

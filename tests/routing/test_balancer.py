@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from app.routing.balancer import Balancer, Refusal
-from app.routing.choice import Ask
+from app.routing.choice import Ask, Choice
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
@@ -128,6 +128,26 @@ def test_overflow_first_sends_what_finds_all_full_to_the_first_server() -> None:
     lease = placed(b.place(ask("carol")))
 
     assert (lease.server, lease.reason) == ("A", "overflow")
+
+
+def test_overflow_passes_by_who_drains_or_loads() -> None:
+    b = balancer(overflow="first")
+    for client in ("alice", "bob"):
+        placed(b.place(ask(client)))
+    b.drain("A", on=True)
+
+    assert placed(b.place(ask("carol"))).server == "B"
+    b.learn(Report("B", "llamacpp", loading=True))
+    assert b.place(ask("carol")) is Refusal.FULL
+    assert b.place(UNROUTED) is Refusal.FULL
+
+
+def test_what_is_considered_is_what_overflow_would_do() -> None:
+    b = balancer(overflow="first")
+    for client in ("alice", "bob"):
+        placed(b.place(ask(client)))
+
+    assert b.consider(ask("carol"))[1] == Choice("A", "m", "overflow")
 
 
 def test_news_of_health_reaches_the_window() -> None:

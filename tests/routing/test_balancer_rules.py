@@ -52,7 +52,8 @@ class Placing(RuleBasedStateMachine):
             assert considered is not None
             assert (considered.server, considered.instance) == (lease.server, lease.instance)
         if lease.reason == "last_resort":
-            assert all(self.balancer.standing(name).lacks((model,)) for name in valid & candidates)
+            hopeful = [self.balancer.standing(name) for name in valid & candidates]
+            assert all(s.lacks((model,)) or s.draining for s in hopeful)
         if lease.slot is not None:
             assert lease.slot not in self.balancer.standing(lease.server).elsewhere
         self.held.append(lease)

@@ -109,6 +109,21 @@ def test_when_all_are_invalid_the_first_is_tried_anyway() -> None:
     assert choose(ASK, servers, None, 0.0) == Choice("A", "m", "last_resort")
 
 
+def test_a_server_that_drains_is_not_waited_for_where_others_might_answer() -> None:
+    drained, dead = standing("A", "m"), standing("B", "m", dead=True)
+    drained.draining = True
+
+    assert choose(ASK, [drained, dead], None, 0.0) == Choice("B", "m", "last_resort")
+
+
+def test_a_server_that_works_for_others_has_no_free_instance_and_is_not_idle() -> None:
+    busy, free = standing("A", "m", limit=4), standing("B", "m")
+    busy.ledger.foreign = 3
+
+    assert choose(ASK, [busy, free], None, 0.0) == Choice("B", "m", "free_instance")
+    assert choose(ASK, [busy], None, 0.0) == Choice("A", "m", "least_loaded")
+
+
 def test_even_the_last_resort_keeps_its_limit() -> None:
     servers = [standing("A", "m", dead=True, limit=1, in_flight=("m",))]
 
@@ -119,6 +134,12 @@ def test_a_server_known_not_to_have_the_model_is_passed_over() -> None:
     servers = [standing("A", "other"), standing("B", "m")]
 
     assert choose(ASK, servers, None, 0.0) == Choice("B", "m", "free_instance")
+
+
+def test_a_name_without_a_tag_is_the_latest_where_a_server_lists_that() -> None:
+    servers = [standing("A", "other:latest"), standing("B", "m:latest")]
+
+    assert choose(ASK, servers, None, 0.0) == Choice("B", "m:latest", "free_instance")
 
 
 def test_a_server_whose_models_are_unknown_may_have_any() -> None:

@@ -52,6 +52,12 @@ def test_a_new_member_is_added_at_the_end() -> None:
     assert Body(b"{ }").edited({"b": "c"}) == b'{ "b":"c"}'
 
 
+def test_half_a_surrogate_pair_can_be_set() -> None:
+    edited = Body(rb'{"a":{"b":"\ud800"}}').edited({"a": {"b": "\ud800", "c": 1}})
+
+    assert edited == rb'{"a":{"b": "\ud800", "c": 1}}'
+
+
 def test_setting_what_is_there_already_changes_no_byte() -> None:
     raw = b'{"model" : "\\u0078"}'
 

@@ -135,6 +135,11 @@ def test_messages_that_nest_deeply_are_read_or_the_clients_mistake(levels: int) 
         assert chat(body).ask.prompt is not None
 
 
+def test_a_request_without_a_model_is_not_routed_by_one() -> None:
+    assert not chat({"messages": []}).ask.routed
+    assert chat({"model": "m", "messages": []}).ask.routed
+
+
 def test_an_alias_is_routed_and_sent_on_as_the_model_that_it_stands_for() -> None:
     request = chat({"model": "gpt-4o"}, reading=replace(READING, aliases={"gpt-4o": "qwen3:8b"}))
 

@@ -53,3 +53,14 @@ def test_any_bytes_are_a_form_or_a_bad_request(raw: bytes, boundary: bytes) -> N
     except BadRequest:
         return
     assert form.edited({}) == raw
+
+
+def test_a_boundary_that_no_body_can_contain_is_refused() -> None:
+    with pytest.raises(BadRequest, match="not ASCII"):
+        boundary_of(b"multipart/form-data; boundary*=utf-8''%E2%82%AC")
+
+
+def test_what_a_form_does_not_have_is_not_set() -> None:
+    raw = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--x--\r\n'
+
+    assert Form(raw, b"x").edited({"id_slot": 1, "model": "n"}) == raw.replace(b"\nm\r", b"\nn\r")

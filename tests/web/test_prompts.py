@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.prompts import chat_prompt
+from app.web.prompts import chat_prompt, response_prompt
 
 LONG = "All work and no play. " * 20
 json_values = st.recursive(
@@ -50,8 +50,10 @@ def test_an_image_and_a_tool_call_are_part_of_the_prompt() -> None:
 
 def test_a_large_image_is_marked_once_and_told_from_another() -> None:
     images = [
-        chat_prompt({"messages": [user([{"image_url": {"url": letter * 100_000}}])]}.get)
-        for letter in "aab"
+        chat_prompt(
+            {"messages": [user([{"type": "image_url", "image_url": {"url": x * 100_000}}])]}.get
+        )
+        for x in "aab"
     ]
 
     assert all(prompt is not None and len(prompt.ends) == 1 for prompt in images)
@@ -60,6 +62,20 @@ def test_a_large_image_is_marked_once_and_told_from_another() -> None:
         True,
         False,
     ]
+
+
+def test_what_a_tool_gave_is_read_as_text_in_either_api() -> None:
+    given = [[{"type": "text", "text": LONG}], LONG]
+    for content in given:
+        part = {"type": "tool_result", "tool_use_id": "1", "content": content}
+        prompt = chat_prompt({"messages": [user([part])]}.get)
+        assert prompt is not None
+        assert prompt.size > len(LONG)
+
+    items = [{"type": "function_call_output", "call_id": "1", "output": x + LONG} for x in "ab"]
+    prompts = [response_prompt({"input": [user("Hi"), item]}.get) for item in items]
+    assert all(prompt is not None and prompt.size > len(LONG) for prompt in prompts)
+    assert len({prompt.end for prompt in prompts if prompt}) == 2
 
 
 def test_without_messages_there_is_no_prompt() -> None:

@@ -1087,6 +1087,27 @@ async def test_a_path_that_is_not_routed_goes_to_the_fallback_as_it_is() -> None
     assert seen[0].body == body
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/score", "/api/v0/completions"])
+async def test_other_ways_to_make_a_model_work_keep_the_limit(path: str) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        arrived.set()
+        await go.wait()
+        await visit.say(ok())
+
+    async with (
+        listening(script) as port,
+        relaying(port, request_max=1, capacity=0) as stack,
+    ):
+        served = asyncio.ensure_future(stack.ask(post(b'{"model":"m"}', path.encode())))
+        await arrived.wait()
+        assert (await stack.ask(chat())).status == 429
+        go.set()
+        assert (await served).status == 200
+
+
 async def test_an_answer_tells_where_it_came_from_whatever_the_server_is_called() -> None:
     assert route_headers("PC 1 太郎\r\n", "m", "idle") == (
         (b"x-balancer-server", b"PC 1 %E5%A4%AA%E9%83%8E%0D%0A"),

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from app.routing.news import ModelsAnswer, Report
 from app.web import steering
 from app.web.explain import explain
 from app.web.gateway import Gateway
+from app.web.headers import Origin
 from app.web.model_request import ModelRequest, Reading, username_finder
 from app.web.rewrites import Rewrites
 from tests.fakes.clock import Clock
@@ -41,6 +43,7 @@ class House:
             explain=lambda *request: explain(self.balancer, read(*request).ask, 1000.0),
             drain=lambda server, on: self.balancer.drain(server, on=on),
             servers=lambda: self.balancer.fleet.servers,
+            origin=Origin([ip_network("127.0.0.1")]),
             admin_key=admin_key,
             max_body_bytes=10_000,
         )
@@ -85,6 +88,14 @@ async def test_an_explanation_tells_where_a_request_would_go_and_sends_nothing(
     }
     assert [one["server"] for one in told["servers"]] == ["PC1", "PC/2"]
     assert not any(s.ledger.total for s in house.balancer.standings())
+
+
+async def test_an_explanation_is_for_the_client_that_a_trusted_proxy_names(house: House) -> None:
+    short = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    forwarded = {"x-forwarded-for": "10.9.9.9"}
+    answer = await house.client.post("/llmhealth-explain", json=short, headers=forwarded)
+
+    assert answer.json()["client"] == "10.9.9.9"
 
 
 async def test_an_explanation_names_what_keeps_a_server_from_a_request(house: House) -> None:
