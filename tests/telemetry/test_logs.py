@@ -8,9 +8,22 @@ from typing import Any
 import pytest
 import structlog
 
+from app.routing.news import ModelsAnswer
 from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
+from tests.fakes.stack import (
+    SSE,
+    answering,
+    chat,
+    chunk,
+    closed_port,
+    get,
+    listening,
+    ok,
+    post,
+    relaying,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +224,33 @@ def test_a_logged_exception_is_an_error_with_its_trace() -> None:
     [line] = written(stream)
     assert line["level"] == "error"
     assert "Cut" in line["exception"]
+
+
+@pytest.mark.anyio
+async def test_no_line_tells_what_a_client_said_or_was_told() -> None:
+    secret = "c4n4ry"
+    said = [{"role": "user", "content": secret}]
+    broken = SSE + chunk(b"data: " + secret.encode() + b"\n\n") + b"no chunk " + secret.encode()
+    stream = configured(level="debug")
+    async with (
+        listening(answering(ok(secret.encode()))) as whole,
+        listening(answering(broken)) as breaking,
+        relaying(whole, breaking, closed_port()) as stack,
+    ):
+        for server in "ABC":
+            stack.balancer.learn(ModelsAnswer(server, [f"m-{server}"]))
+        for request in [
+            *(chat(f"m-{server}", messages=said, stream=True) for server in "ABC"),
+            post(b"not json " + secret.encode()),
+            get(f"/x?key={secret}".encode(), f"authorization: Bearer {secret}".encode()),
+            f"{secret} {secret}\r\n\r\n".encode(),
+        ]:
+            async with stack.client() as client:
+                await client.say(request)
+                await client.reader.readuntil(b"\r\n\r\n")
+        await stack.record(5)
+        for finished in stack.records:
+            RequestLog().finished(finished)
+
+    assert len(written(stream)) >= 5
+    assert secret not in stream.getvalue()

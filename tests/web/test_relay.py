@@ -193,7 +193,7 @@ async def test_answers_without_a_body_leave_the_connections_usable(status: bytes
         await answering(answer)(visit)
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
-        for _ in range(3):
+        for _ in range(50):
             await client.say(get(b"/x"))
             assert (await client.message()).start == "HTTP/1.1 " + status.decode()
 
@@ -203,7 +203,7 @@ async def test_answers_without_a_body_leave_the_connections_usable(status: bytes
 async def test_head_has_the_length_and_no_body() -> None:
     async with listening(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")) as port:
         async with relaying(port) as stack, stack.client() as client:
-            for _ in range(2):
+            for _ in range(50):
                 await client.say(get(b"/x", method=b"HEAD"))
                 assert (await client.message(head_only=True))["content-length"] == "5"
 
@@ -291,6 +291,25 @@ async def test_every_event_is_passed_on_at_once() -> None:
         assert await client.chunk() == b""
 
     assert stack.records[0].stream
+
+
+@pytest.mark.parametrize(
+    ("events", "size"),
+    [("data: 太郎\r\n\r\ndata: 2\n\n" * 5, 1), ("data: " + "x" * 8_000_000 + "\n\n", 1 << 20)],
+    ids=["byte by byte", "one large event"],
+)
+async def test_a_stream_passes_unchanged_however_it_is_cut(events: str, size: int) -> None:
+    body = events.encode()
+    wire = SSE + chunk(body) + chunk(b"")
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        for place in range(0, len(wire), size):
+            await visit.say(wire[place : place + size])
+            await asyncio.sleep(0)
+
+    async with listening(script) as port, relaying(port) as stack:
+        assert (await stack.ask(chat(stream=True))).body == body
 
 
 async def test_a_slow_reader_slows_the_server_down() -> None:
@@ -577,6 +596,8 @@ async def test_a_server_that_takes_a_request_and_closes_gets_it_only_once() -> N
         b"HTTP/1.1 999 Odd\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: a\x00b\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 100_000,
