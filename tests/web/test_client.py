@@ -296,6 +296,18 @@ async def test_a_client_that_takes_its_answer_slowly_is_waited_for() -> None:
         assert len(await client.reader.readexactly(size - taken)) == size - taken
 
 
+async def test_the_rest_of_a_pipelined_request_may_come_later() -> None:
+    seen: list[Message] = []
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(chat() + chat(number=2)[:-5])
+            assert (await client.message()).status == 200
+            await client.say(chat(number=2)[-5:])
+            assert (await client.message()).status == 200
+
+    assert [b"number" in message.body for message in seen] == [False, True]
+
+
 async def test_many_pipelined_requests_end_the_connection() -> None:
     arrived = asyncio.Event()
 
