@@ -1,6 +1,7 @@
 """One request and its answer, between the client's ASGI channel and a server's connection."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable
 from time import monotonic
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
+from app.upstream.errors import Stale
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
 from app.web.client import CLIENT, ClientProtocol
@@ -62,6 +64,7 @@ class Exchange:
         "_base",
         "_complete",
         "_connection",
+        "_dialling",
         "_done",
         "_early",
         "_landed",
@@ -104,6 +107,7 @@ class Exchange:
         self._done: asyncio.Future[None] | None = None
         self._landed: Landed | None = None
         self._connection: Connection | None = None
+        self._dialling: asyncio.Task[Connection] | None = None
         self._uploader: Eager | None = None
         self._sender: Eager | None = None
         self._pieces: list[tuple[Head | None, bytes, bool]] = []
@@ -146,6 +150,8 @@ class Exchange:
     def close(self) -> None:
         """Let go of both sides, on every way out."""
         self.client.unwatch(self)
+        if self._dialling is not None:
+            self._dialling.cancel()
         if self._uploader is not None:
             self._uploader.close()
         if self._sender is not None:
@@ -255,6 +261,31 @@ class Exchange:
         self._connection = connection
         self._landed = landed
         self.client.watcher = self
+
+    def dial(self, pool: Pool, head: bytes, body: bytes, landed: Landed) -> None:
+        """Do as `begin`, over a connection that has to be made: by a task that ends with that."""
+        self._landed = landed
+        self.client.watcher = self
+        self._dialling = self.client.loop.create_task(pool.connect(fresh=True))
+        self._dialling.add_done_callback(functools.partial(self._dialled, pool, head, body))
+
+    def _dialled(
+        self, pool: Pool, head: bytes, body: bytes, dialling: "asyncio.Task[Connection]"
+    ) -> None:
+        self._dialling = None
+        if dialling.cancelled():
+            return
+        error = dialling.exception()
+        if self._landed is None:  # it ended in this very moment
+            if error is None:
+                dialling.result().abort()
+        elif error is not None:
+            self._end(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        else:
+            try:
+                self.begin(dialling.result(), pool, head, body, self._landed)
+            except Stale as stale:  # it was closed in this very moment
+                self._end(stale)
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record

@@ -98,8 +98,9 @@ class Relay:
     def at_once(self, scope: dict[str, Any], receive: Any, send: Any, raw: bytes) -> bool:
         """Serve a routed request whose body is there, without a task where none is needed.
 
-        None is where a server has a place and a kept connection, and answers: the exchange
-        calls back at its end. Whatever has to wait or goes wrong goes on in a task.
+        None is where a server has a place, and answers: the exchange calls back at its end.
+        A stream would keep a task and its coroutines in memory for as long as it lasts.
+        Whatever has to wait or goes wrong goes on in one.
         """
         if scope["method"] != "POST" or scope["path"] not in self._routed_paths:
             return False
@@ -118,7 +119,7 @@ class Relay:
             head = self._head(exchange, pool, b"%d" % len(body))
             kept = pool.kept()
             if kept is None:
-                self._go_on(exchange, self._place_and_carry(exchange, request, lease))
+                exchange.dial(pool, head, body, self._landed)
             else:
                 exchange.begin(kept, pool, head, body, self._landed)
         except Exception as error:  # noqa: BLE001 - the client is told of it
@@ -131,9 +132,13 @@ class Relay:
         if isinstance(error, Stale) and lease is not None and request is not None:
             self._go_on(exchange, self._place_and_carry(exchange, request, lease))
             return
+        if isinstance(error, Unreachable):
+            self._note_failure(record, error)
         if lease is not None:
             _release(lease, record)
-        if error is None or isinstance(error, ClientLeft):
+        if isinstance(error, Unreachable) and request is not None:
+            self._go_on(exchange, self._place_and_carry(exchange, request, unreachable=error))
+        elif error is None or isinstance(error, ClientLeft):
             record.outcome = _outcome(record.status) if error is None else "client_disconnect"
             self._conclude(exchange)
         else:
@@ -222,11 +227,17 @@ class Relay:
         return request
 
     async def _place_and_carry(
-        self, exchange: Exchange, request: Served, lease: Lease | Refusal | None = None
+        self,
+        exchange: Exchange,
+        request: Served,
+        lease: Lease | Refusal | None = None,
+        unreachable: Unreachable | None = None,
     ) -> None:
-        """Carry the request to one server after another until one could be reached."""
+        """Carry the request to one server after another until one could be reached.
+
+        It may have a `lease` already, or have met an `unreachable` server.
+        """
         record = exchange.record
-        unreachable: Unreachable | None = None
         while True:
             lease = lease or self._balancer.place(request.ask, record.failures)
             if lease is Refusal.FULL:
@@ -242,12 +253,15 @@ class Relay:
                 return
             except Unreachable as error:
                 unreachable = error
-                record.failures += (lease.server,)
-                record.faults += (error.kind,)
-                self._balancer.learn(Failure(lease.server, "models", unreachable=True))
+                self._note_failure(record, error)
             finally:
                 _release(lease, record)
             lease = None
+
+    def _note_failure(self, record: Record, error: Unreachable) -> None:
+        record.failures += (record.server,)
+        record.faults += (error.kind,)
+        self._balancer.learn(Failure(record.server, "models", unreachable=True))
 
     def _assign(self, exchange: Exchange, request: Served, lease: Lease) -> bytes:
         """Note where the request goes, and write its body for there."""

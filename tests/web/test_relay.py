@@ -788,6 +788,31 @@ async def test_a_client_that_leaves_before_the_first_byte_cancels_the_request() 
         assert stack.balancer.standing("A").window.valid
 
 
+async def test_a_client_that_leaves_while_its_server_is_dialled_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialled, given_up = asyncio.Event(), asyncio.Event()
+
+    async def connect(*, fresh: bool = False) -> object:
+        dialled.set()
+        try:
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            given_up.set()
+
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        monkeypatch.setattr(stack.pools["A"], "connect", connect)
+        async with stack.client() as client:
+            await client.say(chat())
+            await dialled.wait()
+        record = await stack.record()
+        await given_up.wait()
+
+    assert record.outcome == "client_disconnect"
+    assert record.sent is None
+    assert stack.in_flight == 0
+
+
 async def test_a_client_that_leaves_in_mid_stream_cancels_the_request() -> None:
     gone = asyncio.Event()
 
