@@ -156,7 +156,7 @@ def create_app(
             snapshot=state,
             stats=counted,
             standings=balancer.standings,
-            aliases=settings.aliases,
+            aliases={x: reading.rewrites.names(model) for x, model in settings.aliases.items()},
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),

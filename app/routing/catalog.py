@@ -1,7 +1,7 @@
 """Which models there are, over all servers."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from app.routing.standing import Standing
@@ -10,15 +10,17 @@ _NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 
 
 def offered(
-    standings: Iterable[Standing], aliases: Mapping[str, str] = MappingProxyType({})
+    standings: Iterable[Standing], aliases: Mapping[str, Collection[str]] = MappingProxyType({})
 ) -> list[str]:
     """Merge the servers' model lists, sorted, without the further instances of a model.
 
-    Aliases are listed beside the models that they stand for.
+    Aliases are listed beside the models that they stand for, under any name of theirs.
     """
     names = listed(standings)
     models = {name for name in names if model_of(name, names) == name}
-    return sorted(models | {alias for alias, model in aliases.items() if model in names})
+    return sorted(
+        models | {alias for alias, known in aliases.items() if not names.isdisjoint(known)}
+    )
 
 
 def listed(standings: Iterable[Standing]) -> set[str]:

@@ -1,6 +1,6 @@
 """The control endpoints: what the balancer itself answers."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ def routes(
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
     standings: Callable[[], Iterable[Standing]],
-    aliases: Mapping[str, str] = MappingProxyType({}),
+    aliases: Mapping[str, Collection[str]] = MappingProxyType({}),
     metrics: Callable[[], Awaitable[bytes]],
     metrics_type: str,
 ) -> APIRouter:

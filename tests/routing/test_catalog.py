@@ -33,7 +33,7 @@ def test_an_alias_is_listed_while_its_model_is() -> None:
     b = Balancer(Fleet.of([Server("A", "http://a")]), clock=Clock())
     b.learn(ModelsAnswer("A", ["m"]))
 
-    assert offered(b.standings(), {"gpt-4o": "m", "other": "n"}) == ["gpt-4o", "m"]
+    assert offered(b.standings(), {"gpt-4o": ("m-high", "m"), "other": ("n",)}) == ["gpt-4o", "m"]
 
 
 def test_an_instance_is_told_from_a_model_that_is_named_so() -> None:
