@@ -150,7 +150,8 @@ class Prober:
                 status, body = await self._get(server.model_base + path)
             except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
                 raise Silent from error
-            if status in AWAY and b"Loading model" not in body:
+            own_words = status == 503 and (path == "/health" or b"Loading model" in body)
+            if status in AWAY and not own_words:
                 raise Silent  # a proxy speaks for a server that is away
             return status, body
 

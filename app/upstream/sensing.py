@@ -85,6 +85,9 @@ class Sensing:
                 told = _objects(_json(await get("/api/v0/models")), "data")
                 return self._loaded(_texts((x for x in told if x.get("state") == "loaded"), "id"))
             case "vllm":
+                status, _ = await get("/health")
+                if status >= 500:  # its engine has not begun yet, or died
+                    return Report(self._server, "vllm", loading=True)
                 active = _sum(await get("/metrics"), _VLLM)
                 return Report(self._server, "vllm", active=active)
         return None

@@ -221,6 +221,15 @@ async def test_one_silent_page_does_not_stop_the_search() -> None:
     assert await told("auto", pages) == Report("A", "ollama", loaded=frozenset())
 
 
+async def test_a_vllm_server_whose_engine_does_not_run_gets_no_requests() -> None:
+    async def get(path: str) -> tuple[int, bytes]:
+        return (503, b"") if path == "/health" else (200, b"vllm:num_requests_running 0\n")
+
+    sensing = Sensing("A", "vllm", lambda: 0.0)
+
+    assert await sensing.report(get) == Report("A", "vllm", loading=True)
+
+
 KINDS: list[HealthKind] = ["auto", "llamacpp", "ollama", "vllm", "llama-swap", "lmstudio"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
