@@ -63,7 +63,7 @@ class Sensing:
         `in_use` tells whether it works on something of ours.
 
         Raises:
-            Silent: it did not answer.
+            Silent: it did not answer, or not as its kind does.
         """
         if self._found is None or (
             self._found != self._kind == "auto"
@@ -76,13 +76,13 @@ class Sensing:
             case "llamacpp":
                 return await self._llamacpp(get, in_use=in_use)
             case "ollama":
-                told = _objects(_json(await get("/api/ps")), "models")
+                told = _objects(_page(await get("/api/ps")), "models")
                 return self._loaded(_texts(told, "name") | _texts(told, "model"))
             case "llama-swap":
-                told = _objects(_json(await get("/running")), "running")
+                told = _objects(_page(await get("/running")), "running")
                 return self._loaded(_texts((x for x in told if x.get("state") == "ready"), "model"))
             case "lmstudio":
-                told = _objects(_json(await get("/api/v0/models")), "data")
+                told = _objects(_page(await get("/api/v0/models")), "data")
                 return self._loaded(_texts((x for x in told if x.get("state") == "loaded"), "id"))
             case "vllm":
                 status, _ = await get("/health")
@@ -217,6 +217,17 @@ def _json(answer: tuple[int, bytes]) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _page(answer: tuple[int, bytes]) -> Any:
+    """Read a page that its kind has: an error in its place does not say that it is empty.
+
+    Raises:
+        Silent: there is none.
+    """
+    if answer[0] != 200:
+        raise Silent
+    return _json(answer)
 
 
 def _members(answer: tuple[int, bytes]) -> dict[str, Any]:

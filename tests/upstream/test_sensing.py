@@ -221,6 +221,15 @@ async def test_one_silent_page_does_not_stop_the_search() -> None:
     assert await told("auto", pages) == Report("A", "ollama", loaded=frozenset())
 
 
+@pytest.mark.parametrize("kind", ["ollama", "llama-swap", "lmstudio"])
+async def test_an_error_does_not_say_that_no_model_is_in_memory(kind: HealthKind) -> None:
+    async def get(_: str) -> tuple[int, bytes]:
+        return 500, b'{"error":"busy"}'
+
+    with pytest.raises(Silent):
+        await Sensing("A", kind, Clock()).report(get)
+
+
 async def test_a_vllm_server_whose_engine_does_not_run_gets_no_requests() -> None:
     async def get(path: str) -> tuple[int, bytes]:
         return (503, b"") if path == "/health" else (200, b"vllm:num_requests_running 0\n")
@@ -250,13 +259,15 @@ ANSWERS = st.tuples(
 
 
 @given(st.sampled_from(KINDS), ANSWERS)
-async def test_any_answer_is_a_report_or_none(kind: HealthKind, answer: tuple[int, bytes]) -> None:
+async def test_any_answer_is_a_report_or_none_or_silence(
+    kind: HealthKind, answer: tuple[int, bytes]
+) -> None:
     async def get(_: str) -> tuple[int, bytes]:
         return answer
 
-    report = await Sensing("A", kind, Clock()).report(get)
-
-    assert report is None or isinstance(report, Report)
+    with contextlib.suppress(Silent):
+        report = await Sensing("A", kind, Clock()).report(get)
+        assert report is None or isinstance(report, Report)
 
 
 @contextlib.asynccontextmanager
