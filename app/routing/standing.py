@@ -69,9 +69,7 @@ class Standing:
     @property
     def open(self) -> bool:
         """Whether it may get one more request."""
-        if self.draining or (self.told is not None and self.told.loading):
-            return False
-        return not self.ledger.full
+        return self.willing and not self.ledger.full
 
     @property
     def names_slots(self) -> bool:
@@ -101,10 +99,9 @@ class Standing:
         What is at work there beyond what we sent belongs to somebody else. Slots that we used
         since the last report may be busy with that still, so they are given the benefit of it.
         """
+        self._forget_others()
         self.told = told
         self._unseen = False
-        self._elsewhere = frozenset()
-        self.ledger.foreign = 0
         if told.slots is not None:
             self._take_in_slots(told.slots)
         ours = self.ledger.recent()
@@ -123,8 +120,7 @@ class Standing:
     def went_away(self) -> None:
         """Note that nothing listens there: what it held and told is no more."""
         self.told = None
-        self._elsewhere = frozenset()
-        self.ledger.foreign = 0
+        self._forget_others()
         self._forget_caches()
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
@@ -162,6 +158,10 @@ class Standing:
     def elsewhere(self) -> Collection[int]:
         """The slots that are busy with requests that did not come through us."""
         return self._elsewhere
+
+    def _forget_others(self) -> None:
+        self._elsewhere = frozenset()
+        self.ledger.foreign = 0
 
     def _forget_caches(self) -> None:
         for residency in self._residencies.values():

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import json
 from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
@@ -11,6 +10,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.web.cycle import Cycle, UnchunkedCycle
+from app.web.errors import error_json
 from app.web.flow import Flow
 from app.web.linger import Linger
 
@@ -189,8 +189,7 @@ class ClientProtocol(HttpToolsProtocol):
         cycle = self._running
         waits = cycle is None or cycle.response_complete or self._begun is not None
         if waits or (cycle is not None and cycle.more_body and not cycle.response_started):
-            error = {"message": message, "type": "invalid_request_error", "code": status}
-            body = json.dumps({"error": error}).encode()
+            body = error_json(status, "invalid_request_error", message)
             self.transport.write(
                 STATUS_LINE[status] + b"content-type: application/json\r\nconnection: close\r\n"
                 b"content-length: %d\r\n\r\n%b" % (len(body), body)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
-from app.upstream.errors import Stale
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
 from app.web.client import CLIENT, ClientProtocol
 from app.web.eager import Eager
+from app.web.errors import error_json
 from app.web.headers import answer_headers
 from app.web.tunnel import Tunnel
 
@@ -183,7 +183,7 @@ class Exchange:
         """Answer with an error of ours, in OpenAI's form."""
         self.record.status = status
         self.record.error = message
-        body = json.dumps({"error": {"message": message, "type": kind, "code": status}}).encode()
+        body = error_json(status, kind, message)
         if self._early:
             await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
             return
@@ -275,17 +275,14 @@ class Exchange:
         self._dialling = None
         if dialling.cancelled():
             return
-        error = dialling.exception()
-        if self._landed is None:  # it ended in this very moment
-            if error is None:
-                dialling.result().abort()
-        elif error is not None:
-            self._end(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-        else:
-            try:
-                self.begin(dialling.result(), pool, head, body, self._landed)
-            except Stale as stale:  # it was closed in this very moment
-                self._end(stale)
+        try:
+            connection = dialling.result()
+            if self._landed is None:  # it ended in this very moment
+                connection.abort()
+            else:
+                self.begin(connection, pool, head, body, self._landed)
+        except Exception as error:  # noqa: BLE001 - whoever landed it decides
+            self._end(error)
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record = self.record
@@ -330,8 +327,7 @@ class Exchange:
         """
         between_events = self._misfit or self._last.endswith((b"\n\n", b"\r\n\r\n"))
         if self._takes_events and between_events and (self._flowing or self._sender is None):
-            error = {"error": {"message": message, "type": kind, "code": status}}
-            event = b"data: " + json.dumps(error).encode() + b"\n\n"
+            event = b"data: " + error_json(status, kind, message) + b"\n\n"
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
     # Inside
@@ -453,9 +449,11 @@ def _as_event(gathered: bytes) -> bytes:
         told = json.loads(text)
     except (ValueError, RecursionError):
         told = None
-    if not isinstance(told, dict) or "error" not in told:
-        told = {"error": {"message": text, "type": "upstream_error", "code": 502}}
-    return b"data: " + json.dumps(told).encode() + b"\n\n"
+    if isinstance(told, dict) and "error" in told:
+        error = json.dumps(told).encode()
+    else:
+        error = error_json(502, "upstream_error", text)
+    return b"data: " + error + b"\n\n"
 
 
 def _is_event_stream(head: Head) -> bool:

@@ -35,7 +35,6 @@ INFERENCE_PATHS = frozenset(ROUTABLE_PATHS) - {"/v1/messages/count_tokens"} | {
     "/v1/images/edits",
     "/v1/images/generations",
     "/v1/images/variations",
-    "/v1/rerank",
     "/v1/score",
 }
 """A POST to one of these makes a model work: it holds a lease wherever it goes."""
@@ -55,13 +54,12 @@ SHORT = Prompt([])
 # Where one slot can be named; several answers at once take several.
 _TAKE_A_SLOT = frozenset(
     {
-        "/chat/completions",
+        *CHAT_PATHS,
         "/completion",
         "/completions",
         "/v1/completions",
         "/v1/messages",
         "/v1/responses",
-        CHAT_PATH,
     }
 )
 

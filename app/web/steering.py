@@ -4,11 +4,12 @@ import hmac
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.settings.paths import CHAT_PATH
 from app.web.body import BadRequest
+from app.web.errors import error_json
 from app.web.headers import Origin, joined
 
 Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
@@ -28,7 +29,7 @@ def routes(
     router = APIRouter()
 
     @router.post("/llmhealth-explain")
-    async def llmhealth_explain(request: Request, path: str = CHAT_PATH) -> JSONResponse:
+    async def llmhealth_explain(request: Request, path: str = CHAT_PATH) -> Response:
         """Tell where a request with this body would go; `path` is that of its API."""
         body = b""
         async for piece in request.stream():
@@ -45,7 +46,7 @@ def routes(
             return _error(400, str(error))
 
     @router.api_route("/llmhealth-drain/{server:path}", methods=["POST", "DELETE"])
-    async def llmhealth_drain(server: str, request: Request) -> JSONResponse:
+    async def llmhealth_drain(server: str, request: Request) -> Response:
         """Give a server no new requests (POST), or give it some again (DELETE).
 
         Those in flight go on. A restart of the balancer forgets it.
@@ -63,8 +64,8 @@ def routes(
     return router
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    kind = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-    error = {"message": message, "type": kind.get(status, "invalid_request_error"), "code": status}
+def _error(status: int, message: str) -> Response:
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+    error = error_json(status, kinds.get(status, "invalid_request_error"), message)
     headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": error}, status, headers)
+    return Response(error, status, headers, "application/json")

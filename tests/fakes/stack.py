@@ -109,6 +109,18 @@ def answering(answer: bytes, seen: list[Message] | None = None) -> Script:
     return script
 
 
+def holding(arrived: asyncio.Event, go: asyncio.Event, answer: bytes | None = None) -> Script:
+    """Write a script that tells when a request has arrived, and answers when it may."""
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        arrived.set()
+        await go.wait()
+        await visit.say(ok() if answer is None else answer)
+
+    return script
+
+
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 

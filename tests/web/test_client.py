@@ -16,6 +16,7 @@ from tests.fakes.stack import (
     chat,
     chunk,
     get,
+    holding,
     listening,
     ok,
     post,
@@ -198,13 +199,7 @@ async def test_a_head_that_does_not_end_is_refused(start: bytes) -> None:
 async def test_a_connection_ends_where_no_head_comes_but_not_under_a_request() -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        arrived.set()
-        await go.wait()
-        await visit.say(ok())
-
-    async with listening(script) as port, relaying(port) as stack:
+    async with listening(holding(arrived, go)) as port, relaying(port) as stack:
         async with stack.client() as idle, stack.client() as slow, stack.client() as busy:
             await busy.say(chat())
             await slow.say(b"GET /x HTTP/1.1\r\n")

@@ -17,6 +17,7 @@ from tests.fakes.stack import (
     chunk,
     closed_port,
     get,
+    holding,
     listening,
     ok,
     post,
@@ -350,13 +351,7 @@ async def test_the_body_names_the_chosen_instance() -> None:
 async def test_other_model_requests_hold_a_lease_at_the_fallback() -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        arrived.set()
-        await go.wait()
-        await visit.say(ok())
-
-    async with listening(script) as port, relaying(port) as stack:
+    async with listening(holding(arrived, go)) as port, relaying(port) as stack:
         asked = asyncio.ensure_future(stack.ask(post(b"not json", b"/v1/embeddings")))
         await arrived.wait()
         assert stack.balancer.standing("A").ledger.by_instance() == {"/v1/embeddings": 1}
@@ -368,13 +363,7 @@ async def test_other_model_requests_hold_a_lease_at_the_fallback() -> None:
 async def test_pages_and_lists_hold_no_lease() -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        arrived.set()
-        await go.wait()
-        await visit.say(ok())
-
-    async with listening(script) as port, relaying(port, request_max=1) as stack:
+    async with listening(holding(arrived, go)) as port, relaying(port, request_max=1) as stack:
         asked = asyncio.ensure_future(stack.ask(get(b"/v1/chat/completions")))
         await arrived.wait()
         assert stack.in_flight == 0
@@ -956,14 +945,8 @@ async def test_never_more_than_the_limit_reach_a_server_and_nobody_is_lost() -> 
 async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        arrived.set()
-        await go.wait()
-        await visit.say(ok())
-
     async with (
-        listening(script) as port,
+        listening(holding(arrived, go)) as port,
         relaying(port, request_max=1, capacity=1, queue_timeout=0.2) as stack,
     ):
         served = asyncio.ensure_future(stack.ask(chat()))
@@ -1040,15 +1023,9 @@ async def test_an_end_of_the_wait_after_life_was_shown_is_an_event() -> None:
 async def test_streams_that_are_no_events_are_waited_for_in_silence() -> None:
     first, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        first.set()
-        await go.wait()
-        await visit.say(ok(b'{"done":true}\n'))
-
     request = post(b'{"model":"m","stream":true}', b"/api/chat")
     async with (
-        listening(script) as port,
+        listening(holding(first, go, ok(b'{"done":true}\n'))) as port,
         relaying(port, request_max=1, keepalive=0.01, routed_paths=("/api/chat",)) as stack,
     ):
         served = [asyncio.ensure_future(stack.ask(request))]
@@ -1064,14 +1041,8 @@ async def test_streams_that_are_no_events_are_waited_for_in_silence() -> None:
 async def test_a_client_that_leaves_after_life_was_shown_leaves_no_trace() -> None:
     first, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        first.set()
-        await go.wait()
-        await visit.say(ok())
-
     async with (
-        listening(script) as port,
+        listening(holding(first, go)) as port,
         relaying(port, request_max=1, keepalive=0.01) as stack,
     ):
         served = asyncio.ensure_future(stack.ask(chat()))
@@ -1137,14 +1108,8 @@ async def test_a_path_that_is_not_routed_goes_to_the_fallback_as_it_is() -> None
 async def test_other_ways_to_make_a_model_work_keep_the_limit(path: str) -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 
-    async def script(visit: Visit) -> None:
-        await visit.message()
-        arrived.set()
-        await go.wait()
-        await visit.say(ok())
-
     async with (
-        listening(script) as port,
+        listening(holding(arrived, go)) as port,
         relaying(port, request_max=1, capacity=0) as stack,
     ):
         served = asyncio.ensure_future(stack.ask(post(b'{"model":"m"}', path.encode())))
