@@ -20,9 +20,6 @@ from app.upstream.sensing import Sensing, Silent
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
 
-AWAY = (502, 503, 504)
-"""What a proxy answers for a server that is away (RFC 9110 section 15.6)."""
-
 CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
 """What came of a probe."""
 
@@ -147,13 +144,9 @@ class Prober:
 
         async def get(path: str) -> tuple[int, bytes]:
             try:
-                status, body = await self._get(server.model_base + path)
+                return await self._get(server.model_base + path)
             except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
                 raise Silent from error
-            own_words = status == 503 and (path == "/health" or b"Loading model" in body)
-            if status in AWAY and not own_words:
-                raise Silent  # a proxy speaks for a server that is away
-            return status, body
 
         with contextlib.suppress(Silent):
             in_use = standing.ledger.total > 0

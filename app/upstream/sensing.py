@@ -20,6 +20,9 @@ Raises:
     Silent: there is no answer that could be read.
 """
 
+AWAY = (502, 503, 504)
+"""What a proxy answers for a server that is away (RFC 9110 section 15.6)."""
+
 LOOK_AGAIN = 600.0
 """Seconds after which a server that seemed to be nothing particular is looked at again."""
 
@@ -57,7 +60,7 @@ class Sensing:
             return Report(self._server, "llamacpp", loading=True)
         return None
 
-    async def report(self, get: Get, *, in_use: bool = False) -> Report | None:
+    async def report(self, ask: Get, *, in_use: bool = False) -> Report | None:
         """Ask the server how it is; None where it does not tell.
 
         `in_use` tells whether it works on something of ours.
@@ -65,6 +68,7 @@ class Sensing:
         Raises:
             Silent: it did not answer, or not as its kind does.
         """
+        get = _heard(ask)
         if self._found is None or (
             self._found != self._kind == "auto"
             and self._found == "openai"
@@ -152,6 +156,19 @@ class Sensing:
             )
         active = _sum(await get("/metrics"), _LLAMACPP)  # it runs with `--no-slots`
         return Report(self._server, "llamacpp", slots=self._slots, active=active)
+
+
+def _heard(ask: Get) -> Get:
+    """Take it for silence where a proxy speaks for a server that is away."""
+
+    async def get(path: str) -> tuple[int, bytes]:
+        status, body = await ask(path)
+        own_words = status == 503 and (path == "/health" or b"Loading model" in body)
+        if status in AWAY and not own_words:
+            raise Silent
+        return status, body
+
+    return get
 
 
 async def _find_out(get: Get) -> HealthKind:
