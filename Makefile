@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-stack lint format bench bench-routing up down lock dashboards clean
+# Programs take the compiled modules from there, and not those of the current folder.
+COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
+
+.PHONY: help install compile demo test test-compiled test-stack lint format bench bench-routing up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -12,13 +15,25 @@ help:  ## what there is
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
+.compiled/installed: .venv/installed pyproject.toml $(shell find app -name '*.py')
+	rm -rf .compiled && mkdir -p .compiled/source
+	cp -r app LICENSE README.md pyproject.toml .compiled/source  # modules are compiled beside their sources
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/pip install --quiet --disable-pip-version-check \
+	  --no-deps --target .compiled .compiled/source
+	rm -rf .compiled/source && touch $@
+
 install: .venv/installed  ## set up .venv
+
+compile: .compiled/installed  ## compile the hot path as the image does; takes a C compiler
 
 demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18000
 	$(BIN)/python -m tests.demo
 
 test: .venv/installed  ## every test that this machine can run
 	$(BIN)/python -m pytest
+
+test-compiled: .compiled/installed  ## the same of the compiled program, without the bundle's
+	$(COMPILED) $(BIN)/python -m pytest --import-mode=append --ignore=tests/bundle
 
 test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
 	$(BIN)/python -m pytest tests/bundle/test_stack.py
@@ -33,10 +48,10 @@ format: .venv/installed  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed  ## CPU and memory beside the controls, one table
-	$(BIN)/python -m tests.bench
+bench: .compiled/installed  ## CPU and memory beside the controls, one table
+	$(COMPILED) $(BIN)/python -m tests.bench
 
-bench-routing: .venv/installed  ## Cached tokens and waits beside other balancers, on modelled servers
+bench-routing: .venv/installed  ## cached tokens and waits beside other balancers, on modelled servers
 	$(BIN)/python -m tests.bench.routing
 
 up:  ## the balancer, Prometheus and Grafana in containers
@@ -49,9 +64,13 @@ lock: .venv/installed  ## pin what the image installs, by hashes
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
 	  --no-header --no-annotate --no-emit-find-links pyproject.toml --output-file docker/requirements.txt
+	printf '%s\n' hatchling hatch-mypyc mypy setuptools | \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
+	  --no-header --no-annotate --no-emit-find-links - --constraint docker/requirements.txt \
+	  --output-file docker/requirements-build.txt
 
 dashboards: .venv/installed  ## write Grafana's dashboards anew
 	$(BIN)/python -m grafana.generate
 
 clean:  ## forget .venv and the caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

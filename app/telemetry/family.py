@@ -34,7 +34,7 @@ class Count:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value = 0.0
 
 
 class Series:

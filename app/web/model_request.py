@@ -48,6 +48,8 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 CHAT_PATHS = (CHAT_PATH, "/chat/completions")
 """Chat completions, by OpenAI's path and by one that llama.cpp's server has as well."""
 
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 SHORT = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
 
@@ -110,7 +112,7 @@ class ModelRequest:
             named = ""  # the server has a model of its own: the fallback decides
         elif not isinstance(named, str):
             raise BadRequest("model must be a string")
-        elif not named.isascii() and _has_lone_surrogate(named):
+        elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
         self._named = named
         model = reading.aliases.get(named, named)
@@ -187,7 +189,3 @@ def username_finder(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
         return name[:128] or None
 
     return find
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import app.routing.balancer
 from tests.bench.contenders import CONTENDERS, NGINX, OURS, UVICORN, Contender, Running, running
 from tests.bench.load import ANSWERED
 from tests.bench.process import cpu_seconds, resident_bytes
@@ -71,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             kind: _measure(kind, here, cores[1], arguments)
             for kind in sorted(kinds, key=KINDS.index)
         }
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+    how = "not compiled" if str(app.routing.balancer.__file__).endswith(".py") else "compiled"
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, Python {platform.python_version()}, {how}\n")
     print(table(figures))
     if missing:
         print(f"\nNot installed: {', '.join(missing)}.")

@@ -12,7 +12,7 @@ import pytest
 from tests.bundle.stack import ROOT, has_compose, run
 
 DOCKER = ROOT / "docker"
-LOCK = (DOCKER / "requirements.txt").read_text("utf-8")
+LOCKS = [DOCKER / "requirements.txt", DOCKER / "requirements-build.txt"]
 RECIPE = (DOCKER / "Dockerfile").read_text("utf-8")
 
 compose = pytest.mark.skipif(not has_compose(), reason="Docker with Compose is not installed")
@@ -143,15 +143,22 @@ def test_a_container_is_given_longer_to_stop_than_its_requests() -> None:
     assert seconds > Settings.model_fields["shutdown_timeout"].default
 
 
-def test_the_lock_holds_every_dependency_by_hash_and_no_address() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = {re.split(r"[\[<>=;]", line)[0].lower() for line in project["dependencies"]}
-    locked = set(re.findall(r"^([\w-]+)==", LOCK, re.MULTILINE))
+def test_the_locks_hold_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    compiler = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    built_with = [*project["build-system"]["requires"], *compiler["dependencies"]]
+    for lock, wanted in zip(LOCKS, [project["project"]["dependencies"], built_with], strict=True):
+        locked = set(re.findall(r"^([\w-]+)==", lock.read_text("utf-8"), re.MULTILINE))
+        assert {re.split(r"[\[<>=;]", line)[0].lower() for line in wanted} <= locked
 
-    assert wanted <= locked
-    assert "://" not in LOCK
-    assert not re.search(r"^\s*-", LOCK.replace("    --hash=", ""), re.MULTILINE)
-    for entry in re.split(r"\n(?=\w)", LOCK.strip()):
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_has_hashes_and_no_address(path: Path) -> None:
+    lock = path.read_text("utf-8")
+
+    assert "://" not in lock
+    assert not re.search(r"^\s*-", lock.replace("    --hash=", ""), re.MULTILINE)
+    for entry in re.split(r"\n(?=\w)", lock.strip()):
         assert "--hash=sha256:" in entry, entry
 
 

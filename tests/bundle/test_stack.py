@@ -35,6 +35,13 @@ def test_it_is_up_within_ninety_seconds_of_nothing(started: tuple[Stack, float])
     assert started[1] < 90
 
 
+def test_the_balancer_is_compiled(stack: Stack) -> None:
+    code = "import app.routing.balancer as m; print(m.__file__)"
+    found = stack.compose("exec", "-T", "balancer", "python", "-c", code)
+
+    assert found.stdout.strip().endswith(".so"), found
+
+
 @pytest.mark.parametrize("service", ["balancer", "demo", "pc1", "prometheus"])
 def test_a_container_has_no_more_rights_than_it_needs(stack: Stack, service: str) -> None:
     found = stack.inspect(service)

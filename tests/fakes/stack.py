@@ -262,11 +262,12 @@ async def relaying(
     trusted: tuple[str, ...] = (),
     keepalive: float = 0.0,
     routed_paths: tuple[str, ...] = ("/v1/chat/completions",),
+    scheme: str = "http",
     **timeouts: float,
 ) -> AsyncIterator[Stack]:
     """Run the relay in front of servers A, B, … on these ports; `m.*` may go to all of them."""
     servers = [
-        Server(name, f"http://127.0.0.1:{port}", request_max=request_max)
+        Server(name, f"{scheme}://127.0.0.1:{port}", request_max=request_max)
         for name, port in zip("ABCDEFGH", ports, strict=False)
     ]
     names = [server.name for server in servers]
