@@ -31,7 +31,8 @@ from app.web.explain import explain
 from app.web.gateway import Gateway
 from app.web.headers import Origin
 from app.web.model_request import ModelRequest, Reading, username_finder
-from app.web.relay import AnswerBroken, Relay
+from app.web.refusals import AnswerBroken
+from app.web.relay import Relay
 from app.web.rewrites import Rewrites
 from app.web.server import Server, allow_many_files, collect_garbage_rarely
 from app.web.snapshot import SnapshotJson, snapshot

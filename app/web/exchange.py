@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -14,38 +13,22 @@ from app.upstream.wire import Connection, Head
 from app.web.client import CLIENT, ClientProtocol
 from app.web.eager import Eager
 from app.web.errors import error_json
+from app.web.events import EventStream, as_comment, as_event, is_event_stream
 from app.web.headers import answer_headers
 from app.web.tunnel import Tunnel
+from app.web.upload import ClientLeft, pass_body_on, read_body
 
 if TYPE_CHECKING:
     from app.routing.ledger import Lease
     from app.web.model_request import ModelRequest, UnroutedRequest
-
-MISFIT_LIMIT = 64 * 1024
-"""Longest error of a server that is told within an event stream, in bytes, piece by piece."""
-
-_BINDING = (b"content-length", b"content-encoding")
-"""Headers that leave no room for bytes of ours in a body."""
 
 Message = dict[str, Any]
 Fields = dict[bytes, bytes]
 """A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
 
 
-class ClientLeft(Exception):
-    """The client closed its connection."""
-
-
 class CutShort(Exception):
     """The balancer stops, and the time for requests under way is over."""
-
-
-class BodyTooLarge(Exception):
-    """The body is longer than `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.limit = limit
 
 
 Landed = Callable[["Exchange", Exception | None], None]
@@ -66,15 +49,12 @@ class Exchange:
         "_connection",
         "_dialling",
         "_done",
-        "_early",
+        "_events",
         "_landed",
-        "_last",
-        "_misfit",
         "_pieces",
         "_receive",
         "_send",
         "_sender",
-        "_takes_events",
         "_tunnel",
         "_uploader",
         "client",
@@ -113,39 +93,14 @@ class Exchange:
         self._pieces: list[tuple[Head | None, bytes, bool]] = []
         self._tunnel: Tunnel | None = None
         self._complete = False
-        self._last = b""
+        self._events = EventStream()
         self._base = b""
-        self._early = False
-        """Whether an event stream was begun before there was an answer."""
-        self._takes_events = False
-        """Whether what was begun is an event stream that an event of ours can stand in."""
-        self._misfit = False
-        """Whether the answer is none that could go on with it: then its text is gathered."""
 
     # The client's side
 
     async def read_body(self, limit: int) -> bytes:
-        """Read the whole body.
-
-        Raises:
-            BodyTooLarge: it is longer than `limit` bytes.
-            ClientLeft: the client closed its connection.
-        """
-        length = self.fields.get(b"content-length")
-        if length is not None and int(length) > limit:
-            raise BodyTooLarge(limit)
-        parts = []
-        size, more = 0, True
-        while more and size <= limit:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
-        if size > limit:
-            raise BodyTooLarge(limit)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        """Read the whole body; raises `BodyTooLarge` or `ClientLeft`."""
+        return await read_body(self._receive, self.fields.get(b"content-length"), limit)
 
     def close(self) -> None:
         """Let go of both sides, on every way out."""
@@ -184,8 +139,8 @@ class Exchange:
         self.record.status = status
         self.record.error = message
         body = error_json(status, kind, message)
-        if self._early:
-            await self._send({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
+        if self._events.early:
+            await self._send({"type": "http.response.body", "body": as_event(body)})
             return
         self.started = True
         head = [
@@ -199,20 +154,19 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     async def keep_alive(self, comment: str) -> None:
-        """Begin an event stream before there is an answer, with a comment that clients skip.
-
-        A comment is a line that begins with a colon (WHATWG HTML, section 9.2.6).
-        """
+        """Begin an event stream before there is an answer, with a comment that clients skip."""
+        events = self._events
         if not self.started:
-            self.started = self._early = self._takes_events = True
+            self.started = True
+            events.begin()
             head = [
                 (b"content-type", b"text/event-stream"),
                 (b"cache-control", b"no-cache"),
                 (b"x-request-id", self.record.id.encode()),
             ]
             await self._send({"type": "http.response.start", "status": 200, "headers": head})
-        self._last = f": {comment}\n\n".encode()
-        await self._send({"type": "http.response.body", "body": self._last, "more_body": True})
+        events.last = as_comment(comment)
+        await self._send({"type": "http.response.body", "body": events.last, "more_body": True})
 
     # The server's side
 
@@ -246,7 +200,8 @@ class Exchange:
         )
         self._connection = connection
         if body is None:
-            self._uploader = Eager(self._stream_body(connection, chunked), self._stop_at_error)
+            upload = pass_body_on(self._receive, connection, self.record, chunked=chunked)
+            self._uploader = Eager(upload, self._stop_at_error)
         await done
 
     def begin(
@@ -285,17 +240,17 @@ class Exchange:
             self._end(error)
 
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
-        record = self.record
+        record, events = self.record, self._events
         if head is not None:
             head = self._begin(head)
-        if self._misfit:
+        if events.misfit:
             self._gather(body, complete=complete)
             return
         if body and record.answer is not None:
             record.answer.passes(body)
             # Most pieces of a stream: nothing waits before them, and they are not the last.
             if head is None and not complete and self._flowing and self.client.pass_on(body):
-                self._last = body
+                events.last = body
                 return
         if head is not None and head.status == 101:
             self._open_tunnel(head, body)
@@ -325,9 +280,8 @@ class Exchange:
         The openai package raises an error on such an event; a mere end of the stream it takes
         for the end of the answer. The caller must not end the answer as if it were complete.
         """
-        between_events = self._misfit or self._last.endswith((b"\n\n", b"\r\n\r\n"))
-        if self._takes_events and between_events and (self._flowing or self._sender is None):
-            event = b"data: " + error_json(status, kind, message) + b"\n\n"
+        if self._events.between_events and (self._flowing or self._sender is None):
+            event = as_event(error_json(status, kind, message))
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
 
     # Inside
@@ -338,21 +292,17 @@ class Exchange:
         record = self.record
         record.first_byte = monotonic()
         record.status = head.status
-        streams = _is_event_stream(head)
+        streams = is_event_stream(head)
         record.stream = record.stream or streams
         record.answer = Answer(streams=streams)
-        if not self._early:
-            self._takes_events = streams and not any(name in _BINDING for name, _ in head.headers)
-            return head
-        self._misfit = head.status != 200 or not streams
-        return None
+        return self._events.go_on(head, streams=streams)
 
     def _gather(self, body: bytes, *, complete: bool) -> None:
         """Tell an answer that cannot go on with the stream that was begun as its last event."""
-        self._last += body[:MISFIT_LIMIT]
+        self._events.gather(body)
         if complete:
             self._connection = None
-            self._pieces.append((None, _as_event(self._last), True))
+            self._pieces.append((None, self._events.gathered(), True))
             self._sender = Eager(self._pass_on(), self._passed_on)
 
     def _note_sending(self, pool: Pool, body: bytes | None) -> None:
@@ -396,7 +346,7 @@ class Exchange:
                 if self._uploader is not None:
                     self._uploader.close()
             if body:
-                self._last = body
+                self._events.last = body
             # Even an empty piece makes uvicorn send the head.
             await self._send(
                 {"type": "http.response.body", "body": body, "more_body": not complete}
@@ -407,23 +357,6 @@ class Exchange:
             self._end(error)
         elif self._connection is not None:
             self._connection.resume()
-
-    async def _stream_body(self, connection: Connection, chunked: bool) -> None:
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                return
-            data = message.get("body", b"")
-            self.record.size += len(data)
-            more = message.get("more_body", False)
-            if chunked:
-                data = (b"%x\r\n%b\r\n" % (len(data), data)) if data else b""
-                if not more:
-                    data += b"0\r\n\r\n"
-            if data or not more:
-                connection.send(data, last=not more)
-                await connection.drain()
 
     def _stop_at_error(self, error: Exception | None) -> None:
         if error is not None:
@@ -440,24 +373,3 @@ class Exchange:
             self._done.set_result(None)
         else:
             self._done.set_exception(error)
-
-
-def _as_event(gathered: bytes) -> bytes:
-    """Write an answer that is no event stream as an event: an error, in OpenAI's form."""
-    text = gathered.partition(b"\n\n")[2].decode(errors="replace")
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict) and "error" in told:
-        error = json.dumps(told).encode()
-    else:
-        error = error_json(502, "upstream_error", text)
-    return b"data: " + error + b"\n\n"
-
-
-def _is_event_stream(head: Head) -> bool:
-    for name, value in head.headers:
-        if name == b"content-type":
-            return value.startswith(b"text/event-stream")
-    return False

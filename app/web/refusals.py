@@ -1,9 +1,11 @@
-"""What a client is told whose request goes to no server."""
+"""What a client is told that gets no answer of a server, or not all of it."""
 
 import math
 
+from app.upstream.errors import TimedOut, UpstreamError
 from app.web.body import BadRequest
-from app.web.exchange import BodyTooLarge, Exchange
+from app.web.exchange import Exchange
+from app.web.upload import BodyTooLarge
 from app.web.waiting import QueueFull, QueueTimeout, TurnedAway
 
 RETRY_AFTER = 5, 60
@@ -13,6 +15,10 @@ REFUSED = (BadRequest, BodyTooLarge, TurnedAway)
 """What `refuse` has words for."""
 
 _CLOSE = ((b"connection", b"close"),)
+
+
+class AnswerBroken(Exception):
+    """The answer ended too early: the server in front of us must not end it properly."""
 
 
 async def refuse(exchange: Exchange, error: Exception) -> None:
@@ -45,6 +51,34 @@ async def refuse_unconfigured(exchange: Exchange) -> None:
     )
     exchange.record.rejection = "no_route"
     await exchange.refuse(404, "not_found_error", message)
+
+
+async def give_up(exchange: Exchange, error: UpstreamError) -> None:
+    """Tell that the server failed."""
+    record = exchange.record
+    record.fault = error.kind
+    message = f"server {record.server}: {error}"
+    if isinstance(error, TimedOut):
+        record.outcome = "timeout"
+        await _end_badly(exchange, 504, "upstream_timeout", message)
+    else:
+        record.outcome = "upstream_error"
+        await _end_badly(exchange, 502, "upstream_error", message)
+
+
+async def cut_short(exchange: Exchange) -> None:
+    """Tell that the balancer stops; no server is to blame."""
+    exchange.record.outcome = "rejected"
+    await _end_badly(exchange, 503, "server_shutdown", "the balancer is shutting down")
+
+
+async def _end_badly(exchange: Exchange, status: int, kind: str, message: str) -> None:
+    """Tell of an error in whatever way is still open."""
+    if exchange.started:
+        exchange.record.error = message
+        await exchange.break_off(status, kind, message)
+        raise AnswerBroken(message)
+    await exchange.refuse(status, kind, message)
 
 
 async def _turn_away(
