@@ -2,7 +2,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from app.web.headers import Origin, answer_headers, nominated, request_head
+from app.web.headers import Origin, answer_headers, nominated, request_head, route_headers
 
 BASE = b"http://10.0.0.5:8081"
 
@@ -145,3 +145,11 @@ def test_a_proxy_may_tell_a_port_with_the_clients_address(told: bytes, address: 
     origin = Origin([ip_network("10.0.0.0/8")])
 
     assert origin.client("10.0.0.9", told) == address
+
+
+def test_an_answer_tells_where_it_came_from_whatever_the_server_is_called() -> None:
+    assert route_headers("PC 1 太郎\r\n", "m", "idle") == (
+        (b"x-balancer-server", b"PC 1 %E5%A4%AA%E9%83%8E%0D%0A"),
+        (b"x-balancer-instance", b"m"),
+        (b"x-balancer-reason", b"idle"),
+    )
