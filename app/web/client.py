@@ -13,15 +13,11 @@ from app.web.cycle import Cycle, UnchunkedCycle
 from app.web.errors import error_json
 from app.web.flow import Flow
 from app.web.linger import Linger
+from app.web.patience import Patience
+from app.web.upgrade import parse
 
 CLIENT = "llama_balancer.client"
 """ASGI extension: the `ClientProtocol` that a request came over."""
-
-_FRAMING = (b"content-length", b"transfer-encoding")
-"""Headers that tell how long a body is (RFC 9112 section 6)."""
-
-HEAD_LIMIT = 64 * 1024
-"""Longest head of a request, or trailers, in bytes, for whose end we wait."""
 
 PIPELINE_LIMIT = 100
 """How many requests may wait behind the one that is served."""
@@ -62,8 +58,8 @@ class ClientProtocol(HttpToolsProtocol):
     - Trailers of a chunked request are dropped. uvicorn adds them to the headers, where they
       could pass for what a proxy in front of us has checked (RFC 9110 section 6.5.1).
     - A connection can be taken over by another protocol: `take_over`.
-    - It has no timer of its own, to be set and cancelled with each request: the server calls
-      `check` now and then, which ends what has come to a standstill.
+    - It has no timer of its own, to be set and cancelled with each request: the server checks
+      its `patience` now and then, which ends what has come to a standstill.
     - What it keeps of a client has bounds: the head of a request, requests that are pipelined.
     """
 
@@ -71,15 +67,11 @@ class ClientProtocol(HttpToolsProtocol):
     # instances share, at the price of 1.5 KB for each connection.
     __slots__ = (
         "_begun",
-        "_halted_since",
-        "_moved",
-        "_primes",
         "_running",
         "_task",
-        "_unparsed",
-        "_unsent",
-        "_waits_since",
         "left",
+        "patience",
+        "primes",
         "watcher",
     )
 
@@ -90,19 +82,10 @@ class ClientProtocol(HttpToolsProtocol):
         """Whether a task was cancelled because the client left."""
         self.watcher: Watcher | None = None
         """Whom the present request's end concerns."""
-        # In the loop's time
-        self._waits_since: float | None = self.loop.time()
-        """Since when it waits for a request, or for more of one."""
-        self._halted_since: float | None = None
-        """Since when the client has taken nothing of what it should."""
-        self._unsent = 0
-        """How many bytes wait for it then."""
-        self._moved = False
-        """Whether a head came to its end, or a piece of a body came."""
-        self._unparsed = 0
-        """How many bytes came since."""
+        self.patience = Patience(self.loop.time())
+        """How long this client is waited for."""
         self._begun: App | None = None
-        self._primes = False
+        self.primes = False
         """Whether the parser is given a head that was heard already."""
         self._running: Cycle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -198,7 +181,7 @@ class ClientProtocol(HttpToolsProtocol):
         if cycle is not None:
             cycle.disconnected = True  # uvicorn must not answer any more
             cycle.wake()
-        self._waits_since = None
+        self.patience.rest()
         self._linger()
         self._leave()
 
@@ -208,29 +191,6 @@ class ClientProtocol(HttpToolsProtocol):
             self._linger()
         else:
             self.transport.close()
-
-    def check(self, now: float, *, keep_alive: float, silence: float) -> None:
-        """End what has come to a standstill, at the loop's time `now`.
-
-        The head of a request may take `keep_alive` seconds from the end of the answer before.
-        For more of its body, or until the client takes more of the answer, we wait `silence`
-        seconds: somebody else could be served in that time.
-        """
-        since, cycle = self._waits_since, self.cycle
-        if since is not None:
-            if cycle is None or not cycle.more_body or cycle.response_complete:
-                if now - since > keep_alive:
-                    self.transport.close()
-            elif self.flow.read_paused or cycle.waiting_for_100_continue:
-                self._waits_since = now  # we are the ones who do not read
-            elif now - since > silence:
-                self.refuse(408, f"nothing more of the body came within {silence:g} s")
-        if self._halted_since is not None:
-            unsent = self.transport.get_write_buffer_size()
-            if unsent < self._unsent:
-                self._unsent, self._halted_since = unsent, now
-            elif now - self._halted_since > silence:
-                self.transport.abort()  # to close would be to wait for the client
 
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection to another protocol."""
@@ -253,28 +213,24 @@ class ClientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._go_on(data[upgrade.args[0] :])
+            parse(self, data)
         except httptools.HttpParserError as error:
             too_many = isinstance(error.__context__, TooManyPipelined)
             self.refuse(400, str(error.__context__) if too_many else "this is not HTTP")
             return
         app, self._begun = self._begun, None
         if app is None:
-            self._note_more(len(data))
+            self.patience.hear(self, len(data))
         elif not self._serve_at_once(app):
             self.run(app)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unsent = self.transport.get_write_buffer_size()
-        self._halted_since = self.loop.time()
+        self.patience.halt(self.loop.time(), self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._halted_since = None
+        self.patience.resume()
 
     # What httptools calls, instead of uvicorn's
 
@@ -284,7 +240,7 @@ class ClientProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_headers_complete(self) -> None:
-        if self._primes:
+        if self.primes:
             return
         parser = self.parser
         version = parser.get_http_version()
@@ -306,8 +262,8 @@ class ClientProtocol(HttpToolsProtocol):
             "extensions": {CLIENT: self},
         }
         self.headers = []  # where trailers go
-        self._waits_since = None
-        self._moved = True
+        self.patience.rest()
+        self.patience.moved = True
         before = self.cycle
         made = Cycle if version == "1.1" else UnchunkedCycle
         self.cycle = cycle = made(
@@ -326,7 +282,7 @@ class ClientProtocol(HttpToolsProtocol):
             self.pipeline.insert(0, (cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        self._moved = True
+        self.patience.moved = True
         cycle = cast("Cycle", self.cycle)
         if not cycle.response_complete:
             cycle.body += body
@@ -352,41 +308,11 @@ class ClientProtocol(HttpToolsProtocol):
             self._running = cast("Cycle", cycle)
             self.run(app)
             if cycle.more_body:
-                self._waits_since = self.loop.time()
+                self.patience.wait(self.loop.time())
         else:
-            self._waits_since = self.loop.time()
+            self.patience.wait(self.loop.time())
 
     # Inside
-
-    def _go_on(self, data: bytes) -> None:
-        """Go on behind a head that asks for an upgrade.
-
-        The request is served as any other (RFC 9110 section 7.8), and may have a body as any
-        other: Java's client sends it with `Upgrade: h2c`. But the parser takes what follows such
-        a head for another protocol or the next request, which might be smuggled in that way.
-        """
-        while True:
-            self._expect_body()
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-            else:
-                return
-
-    def _expect_body(self) -> None:
-        """Have a parser that is where the body of the newest request begins, if it has one."""
-        cycle = cast("Cycle", self.cycle)
-        framing = [pair for pair in cycle.scope["headers"] if pair[0] in _FRAMING]
-        if framing:
-            cycle.more_body = True
-            lines = [b"POST / HTTP/%b\r\n" % cycle.scope["http_version"].encode()]
-            lines += [b"%b: %b\r\n" % pair for pair in framing]
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self._primes = True
-            self.parser.feed_data(b"".join([*lines, b"\r\n"]))
-            self._primes = False
 
     def _linger(self) -> None:
         if not self.transport.is_closing() and self.transport.get_protocol() is self:
@@ -397,25 +323,13 @@ class ClientProtocol(HttpToolsProtocol):
         if cycle is None or self.transport.is_closing():
             return False
         if cycle.more_body:
-            self._waits_since = self.loop.time()
+            self.patience.wait(self.loop.time())
             return False
         if not app.at_once(cycle.scope, cycle.receive, cycle.send, bytes(cycle.body)):
             return False
         cycle.body.clear()
         self.flow.resume_reading()  # a long body may have paused it
         return True
-
-    def _note_more(self, size: int) -> None:
-        """Take notice of so many bytes with which no request could begin."""
-        if not self._moved:
-            self._unparsed += size
-            if self._unparsed > HEAD_LIMIT:
-                self.refuse(431, f"the head is longer than {HEAD_LIMIT} bytes")
-            return
-        self._moved, self._unparsed = False, 0
-        cycle = self.cycle
-        if not cycle.response_complete:
-            self._waits_since = self.loop.time() if cycle.more_body else None
 
     def _leave(self) -> None:
         watcher, self.watcher = self.watcher, None

@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         """End what has come to a standstill, at the loop's time `now`."""
         keep_alive = self.config.timeout_keep_alive
         for client in self._clients():
-            client.check(now, keep_alive=keep_alive, silence=self._silence)
+            client.patience.check(client, now, keep_alive=keep_alive, silence=self._silence)
 
     def _clients(self) -> list[ClientProtocol]:
         return [c for c in self.server_state.connections if isinstance(c, ClientProtocol)]
