@@ -1,33 +1,14 @@
-"""Which requests name a model in a way that is understood here."""
+"""Which requests go where their model is."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
+from app.settings.apis import APIS, CHAT_PATH
 from app.settings.mistakes import mistake
 from app.settings.values import listed
 
-CHAT_PATH = "/v1/chat/completions"
-
-ROUTABLE_PATHS = (
-    CHAT_PATH,
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/v1/reranking",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/api/chat",
-    "/api/generate",
-    "/api/embed",
-    "/chat/completions",
-    "/completion",
-    "/completions",
-)
-"""OpenAI's API, Anthropic's messages, Ollama's, and llama.cpp's own."""
+ROUTABLE_PATHS = tuple(path for path, api in APIS.items() if api.routable)
 
 
 def _all(value: object) -> object:

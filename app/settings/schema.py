@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.routing.fleet import Fleet
+from app.settings.apis import CHAT_PATH
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
-from app.settings.paths import CHAT_PATH, RoutedPaths
+from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
     USERNAME_PATTERN,

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from app.settings.apis import APIS, OTHER
 from app.telemetry.answer import GAPS
 from app.telemetry.family import Count, Families, Series
 from app.telemetry.record import Record
@@ -11,24 +12,6 @@ LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 _ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
 """Why a stream had no token, by the request's outcome."""
-
-TELL_TOKENS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/responses",
-        "/api/chat",
-        "/api/embed",
-        "/api/generate",
-        "/chat/completions",
-        "/completion",
-        "/completions",
-        "/infill",
-    }
-)
-"""Endpoints that generate or embed text; of others, such as speech, no usage is missed."""
 
 
 class Tokens(NamedTuple):
@@ -111,5 +94,5 @@ class TokenMetrics:
             tokens.prompt.value += usage.prompt
             tokens.cached.value += usage.cached or 0
             tokens.completion.value += usage.completion
-        elif record.outcome == "success" and record.endpoint in TELL_TOKENS:
+        elif record.outcome == "success" and APIS.get(record.endpoint, OTHER).tokens:
             tokens.usage_missing.value += 1

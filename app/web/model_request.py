@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.residency import WORTH_KEEPING
-from app.settings.paths import CHAT_PATH, ROUTABLE_PATHS
+from app.settings.apis import APIS, CHAT_PATH, OTHER
 from app.web.body import TOO_DEEP, BadRequest, Body
 from app.web.multipart import Form, boundary_of
 from app.web.prompts import PROMPTS, system_text
@@ -16,28 +16,6 @@ from app.web.rewrites import Rewrites
 
 SYSTEM_TEXT_LIMIT = 4_000
 """How much of a system message is searched for the user's name, in characters."""
-
-INFERENCE_PATHS = frozenset(ROUTABLE_PATHS) - {"/v1/messages/count_tokens"} | {
-    "/api/embeddings",
-    "/api/v0/chat/completions",
-    "/api/v0/completions",
-    "/api/v0/embeddings",
-    "/classify",
-    "/embedding",
-    "/embeddings",
-    "/infill",
-    "/invocations",
-    "/pooling",
-    "/rerank",
-    "/reranking",
-    "/score",
-    "/v1/audio/speech",
-    "/v1/images/edits",
-    "/v1/images/generations",
-    "/v1/images/variations",
-    "/v1/score",
-}
-"""A POST to one of these makes a model work: it holds a lease wherever it goes."""
 
 SLOT = "id_slot"
 """Tells llama.cpp's server which slot to use; a busy one is waited for.
@@ -52,18 +30,6 @@ LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 SHORT = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
-
-# Where one slot can be named; several answers at once take several.
-_TAKE_A_SLOT = frozenset(
-    {
-        *CHAT_PATHS,
-        "/completion",
-        "/completions",
-        "/v1/completions",
-        "/v1/messages",
-        "/v1/responses",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +65,10 @@ class ModelRequest:
         get = body.get
         self.streams = get("stream") is True
         self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
-        prompt = None
-        if reading.prompts and (read_prompt := PROMPTS.get(path)) is not None:
+        prompt, api = None, APIS.get(path, OTHER)
+        if reading.prompts and api.prompt is not None:
             try:
-                prompt = read_prompt(get) if len(raw) >= WORTH_KEEPING else SHORT
+                prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
             except RecursionError:
                 raise BadRequest(TOO_DEEP) from None
         # They are long, and the answer may take minutes.
@@ -125,7 +91,7 @@ class ModelRequest:
             address,
             prompt,
             routed=bool(named),
-            takes_slot=path in _TAKE_A_SLOT and SLOT not in body and get("n") in (None, 1),
+            takes_slot=api.slot and SLOT not in body and get("n") in (None, 1),
         )
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:

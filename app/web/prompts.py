@@ -39,18 +39,11 @@ def plain_prompt(get: Get) -> Prompt | None:
 
 
 PROMPTS: dict[str, Callable[[Get], Prompt | None]] = {
-    "/api/chat": chat_prompt,
-    "/api/generate": plain_prompt,
-    "/chat/completions": chat_prompt,
-    "/completion": plain_prompt,
-    "/completions": plain_prompt,
-    "/v1/chat/completions": chat_prompt,
-    "/v1/completions": plain_prompt,
-    "/v1/messages": chat_prompt,
-    "/v1/responses": response_prompt,
+    "chat": chat_prompt,
+    "input": response_prompt,
+    "plain": plain_prompt,
 }
-"""How to read the prompt of a request, by path. Others leave nothing in a cache."""
-
+"""How to read a prompt, by the way in which an `Api` writes it."""
 
 MEDIA = frozenset(
     {

@@ -11,7 +11,7 @@ from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.ledger import Lease
 from app.routing.news import Failure
-from app.settings.paths import CHAT_PATH
+from app.settings.apis import APIS, CHAT_PATH
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, Unreachable, UpstreamError
 from app.upstream.pool import Pool
@@ -20,7 +20,7 @@ from app.web.exchange import CutShort, Exchange
 from app.web.headers import Origin, route_headers
 from app.web.heartbeat import with_heartbeat
 from app.web.journal import Journal
-from app.web.model_request import INFERENCE_PATHS, ModelRequest, UnroutedRequest
+from app.web.model_request import ModelRequest, UnroutedRequest
 from app.web.refusals import REFUSED, cut_short, give_up, refuse, refuse_unconfigured
 from app.web.upload import ClientLeft
 from app.web.waiting import WaitingRoom
@@ -30,6 +30,9 @@ Read = Callable[[str, bytes, str, bytes], ModelRequest]
 
 Served = ModelRequest | UnroutedRequest
 """A request that holds a lease."""
+
+WORKING_PATHS = frozenset(path for path, api in APIS.items() if api.works)
+"""A POST to one of these makes a model work: it holds a lease wherever it goes."""
 
 NO_MODEL = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -71,7 +74,7 @@ class Relay:
         self._routed_paths = frozenset(routed_paths)
         self._journal = Journal(
             origin=origin,
-            model_paths=INFERENCE_PATHS | self._routed_paths,
+            model_paths=WORKING_PATHS | self._routed_paths,
             finished=finished,
             in_flight=in_flight,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.settings.paths import CHAT_PATH
+from app.settings.apis import CHAT_PATH
 from app.web.body import BadRequest
 from app.web.errors import error_json
 from app.web.headers import Origin, joined

@@ -1,7 +1,8 @@
 import pytest
 
 from app.settings import SettingsError, load
-from app.settings.paths import CHAT_PATH, ROUTABLE_PATHS
+from app.settings.apis import CHAT_PATH
+from app.settings.paths import ROUTABLE_PATHS
 from tests.fakes.environment import Environment
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.routing.choice import Ask
-from app.settings.paths import CHAT_PATH
+from app.settings.apis import CHAT_PATH
 from app.web.body import BadRequest
 from app.web.model_request import SYSTEM_TEXT_LIMIT, ModelRequest, Reading, username_finder
 from app.web.rewrites import Rewrites

@@ -1,0 +1,69 @@
+"""The APIs of model servers: which requests make a model work, and in which way."""
+
+from typing import Literal, NamedTuple
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+class Api(NamedTuple):
+    """What a POST to a path does."""
+
+    prompt: Literal["chat", "input", "plain"] | None = None
+    """How the prompt is written that it leaves in a cache: as OpenAI's chats, as the input of
+    its responses, as one text; None where it leaves nothing there."""
+    routable: bool = True
+    """Whether it names a model in a way that is understood here."""
+    works: bool = True
+    """Whether it makes a model work: then it holds a lease wherever it goes."""
+    slot: bool = False
+    """Whether llama.cpp's server lets it name the slot that it takes."""
+    tokens: bool = False
+    """Whether it generates or embeds text, so that its usage can be missed."""
+
+
+APIS: dict[str, Api] = {
+    # OpenAI's
+    CHAT_PATH: Api("chat", slot=True, tokens=True),
+    "/v1/completions": Api("plain", slot=True, tokens=True),
+    "/v1/responses": Api("input", slot=True, tokens=True),
+    "/v1/embeddings": Api(tokens=True),
+    "/v1/rerank": Api(),
+    "/v1/reranking": Api(),
+    "/v1/audio/transcriptions": Api(),
+    "/v1/audio/translations": Api(),
+    "/v1/audio/speech": Api(routable=False),
+    "/v1/images/edits": Api(routable=False),
+    "/v1/images/generations": Api(routable=False),
+    "/v1/images/variations": Api(routable=False),
+    # Anthropic's
+    "/v1/messages": Api("chat", slot=True, tokens=True),
+    "/v1/messages/count_tokens": Api(works=False),
+    # Ollama's
+    "/api/chat": Api("chat", tokens=True),
+    "/api/generate": Api("plain", tokens=True),
+    "/api/embed": Api(tokens=True),
+    "/api/embeddings": Api(routable=False),
+    # llama.cpp's
+    "/chat/completions": Api("chat", slot=True, tokens=True),
+    "/completion": Api("plain", slot=True, tokens=True),
+    "/completions": Api("plain", slot=True, tokens=True),
+    "/embedding": Api(routable=False),
+    "/embeddings": Api(routable=False),
+    "/infill": Api(routable=False, tokens=True),
+    "/rerank": Api(routable=False),
+    "/reranking": Api(routable=False),
+    # LM Studio's
+    "/api/v0/chat/completions": Api(routable=False),
+    "/api/v0/completions": Api(routable=False),
+    "/api/v0/embeddings": Api(routable=False),
+    # vLLM's
+    "/classify": Api(routable=False),
+    "/invocations": Api(routable=False),
+    "/pooling": Api(routable=False),
+    "/score": Api(routable=False),
+    "/v1/score": Api(routable=False),
+}
+"""By path; all that is known of them is said here."""
+
+OTHER = Api(routable=False, works=False)
+"""What stands for every other path."""
