@@ -169,6 +169,8 @@ class ClientProtocol(HttpToolsProtocol):
 
     def refuse(self, status: int, message: str) -> None:
         """Close the connection; with an error in OpenAI's form where an answer may stand now."""
+        # Mostly no request has begun yet that would have a line of its own.
+        self.logger.warning("refused %s: %s", self.client[0] if self.client else "", message)
         cycle = self._running
         waits = cycle is None or cycle.response_complete or self._begun is not None
         if waits or (cycle is not None and cycle.more_body and not cycle.response_started):

@@ -35,6 +35,8 @@ def plain_prompt(get: Get) -> Prompt | None:
     if not isinstance(prompt, str) or not prompt:
         return None
     system = get("system")
+    if images := get("images"):  # Ollama's
+        prompt += _mark(_written(images))
     return Prompt([system, prompt] if isinstance(system, str) and system else [prompt])
 
 
@@ -61,6 +63,10 @@ MEDIA = frozenset(
     }
 )
 """Types of parts, in OpenAI's and Anthropic's APIs, that are no text."""
+
+
+DEPTH = 4
+"""How deeply parts within parts are read as such: compiled, nobody counts our recursions."""
 
 
 def system_text(get: Get) -> str:
@@ -92,12 +98,14 @@ def _conversation(tools: object, system: object, messages: object) -> Prompt | N
 def _message(message: Mapping[str, object]) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        content = "".join(map(_part, content))
+        content = "".join([_part(part, DEPTH) for part in content])
     calls = message.get("tool_calls")
     if not isinstance(content, str):
         # One of the responses' items that have no content, such as a tool's output.
         return f"\n{_written(calls or message)}"
     text = f"{message.get('role')}\n{content}"
+    if images := message.get("images"):  # Ollama's
+        text += _mark(_written(images))
     return text + _written(calls) if calls else text
 
 
@@ -109,19 +117,22 @@ def _text(content: object, between: str) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _part(part: object) -> str:
+def _part(part: object, depth: int) -> str:
     if not isinstance(part, dict):
         return _written(part)
     if isinstance(text := part.get("text"), str):
         return text
-    if isinstance(content := part.get("content"), list):  # what a tool gave, in parts again
+    content = part.get("content")
+    if isinstance(content, list) and depth:  # what a tool gave, in parts again
         rest = {name: value for name, value in part.items() if name != "content"}
-        return _written(rest) + "".join(map(_part, content))
+        return _written(rest) + "".join([_part(inner, depth - 1) for inner in content])
     written = _written(part)
-    if part.get("type") in MEDIA and len(written) > BLOCK:
-        # All that matters is whether it is the same: megabytes need no marks in them.
-        return str(hash(written))
-    return written
+    return _mark(written) if part.get("type") in MEDIA and len(written) > BLOCK else written
+
+
+def _mark(media: str) -> str:
+    """Stand for what is no text: all that matters is whether it is the same."""
+    return str(hash(media))
 
 
 def _written(value: object) -> str:

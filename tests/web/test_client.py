@@ -135,7 +135,7 @@ async def test_a_body_in_a_websockets_handshake_is_never_the_next_request() -> N
     ],
 )
 async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
-    request_: bytes,
+    request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[Message] = []
     async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
@@ -147,6 +147,7 @@ async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
 
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
+    assert "refused 127.0.0.1: this is not HTTP" in caplog.messages
     assert [message.start.split()[1] for message in seen] == ["/next"]
 
 

@@ -127,12 +127,15 @@ def other(path: str, body: object, reading: Reading = READING) -> ModelRequest:
     return ModelRequest(reading, path, json.dumps(body).encode(), "10.0.0.1")
 
 
-@pytest.mark.parametrize("levels", [300, 1_000, 1_020])
+@pytest.mark.parametrize("levels", [300, 1_000, 1_020, 100_000])
 def test_messages_that_nest_deeply_are_read_or_the_clients_mistake(levels: int) -> None:
     deep = b"[" * levels + b"]" * levels
-    body = b'{"model":"m","tools":%b,"messages":[]}' % deep
-    with contextlib.suppress(BadRequest):
-        assert chat(body).ask.prompt is not None
+    parts = b'[{"content":' * (levels // 2) + b"1" + b"}]" * (levels // 2)
+    for tools, content in ((deep, b'""'), (b"[]", parts)):
+        messages = b'[{"role":"user","content":%b}]' % content
+        with contextlib.suppress(BadRequest):
+            body = b'{"model":"m","tools":%b,"messages":%b}' % (tools, messages)
+            assert chat(body).ask.prompt is not None
 
 
 def test_a_request_without_a_model_is_not_routed_by_one() -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.web.prompts import chat_prompt, response_prompt
+from app.web.prompts import chat_prompt, plain_prompt, response_prompt
 
 LONG = "All work and no play. " * 20
 json_values = st.recursive(
@@ -62,6 +62,17 @@ def test_a_large_image_is_marked_once_and_told_from_another() -> None:
         True,
         False,
     ]
+
+
+def test_ollamas_images_are_part_of_the_prompt() -> None:
+    chats = [chat_prompt({"messages": [{**user("Hi"), "images": [x]}]}.get) for x in "aab"]
+    plain = [plain_prompt({"prompt": "Hi", "images": [x]}.get) for x in "aab"]
+
+    for first, same, other in (chats, plain):
+        assert first is not None
+        assert same is not None
+        assert other is not None
+        assert first.end == same.end != other.end
 
 
 def test_what_a_tool_gave_is_read_as_text_in_either_api() -> None:
