@@ -33,7 +33,8 @@ test: .venv/installed  ## every test that this machine can run
 	$(BIN)/python -m pytest
 
 test-compiled: .compiled/installed  ## the same of the compiled program, without the bundle's
-	$(COMPILED) $(BIN)/python -m pytest --import-mode=append --ignore=tests/bundle
+	$(COMPILED) $(BIN)/python -m pytest --import-mode=append --ignore=tests/bundle \
+	  -W 'ignore:the (type, exc, tb) signature of throw:DeprecationWarning'  # mypyc's, from 3.12 on
 
 test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
 	$(BIN)/python -m pytest tests/bundle/test_stack.py

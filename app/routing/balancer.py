@@ -227,6 +227,7 @@ class Balancer:
             claim=None if stay is None else stay.claim,
         )
         ledger.enter(lease)
+        standing.note(choice.instance)
         self.decisions.append(lease)
         return lease
 
@@ -238,6 +239,8 @@ class Balancer:
             standing.read_prompt(read, news.seconds)
         if news.cached is None or not news.prompt:
             return
+        if not news.cached and standing.told is not None and standing.told.kind == "ollama":
+            return  # its API for responses says 0 whatever was cached, and its others nothing
         name, claim = standing.server.name, news.claim
         self.tokens[name, "cache"] += news.cached
         self.tokens[name, "work"] += read

@@ -18,9 +18,13 @@ def offered(
     """
     names = listed(standings)
     models = {name for name in names if model_of(name, names) == name}
-    return sorted(
-        models | {alias for alias, known in aliases.items() if not names.isdisjoint(known)}
-    )
+    known = {alias for alias, meant in aliases.items() if any(spelt(m, names) for m in meant)}
+    return sorted(models | known)
+
+
+def spelt(name: str, names: Collection[str]) -> str | None:
+    """Give a name as it is in `names`: Ollama takes one without a tag for `name:latest`."""
+    return next((spelling for spelling in (name, f"{name}:latest") if spelling in names), None)
 
 
 def listed(standings: Iterable[Standing]) -> set[str]:

@@ -64,9 +64,9 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
     Servers that are known not to have the model, or that are invalid, are out unless there
     is no other; one that is full, that drains or that loads never gets one more. Among the
     others the prompt decides: where it is held in a cache, else where nothing is lost. What
-    has no prompt, or one too short to matter, goes where the client's last request went;
-    else, in the order of the candidates, to a server with a free instance; to an idle server;
-    to the least loaded one.
+    has no prompt, or one too short to matter, goes where the client's last request went,
+    unless its model is gone from there and in memory elsewhere; else, in the order of the
+    candidates, to a server with a free instance; to an idle server; to the least loaded one.
     """
     able = [s for s in candidates if not s.lacks(ask.names)] or candidates
     room = [s for s in able if s.open and s.window.valid]
@@ -134,6 +134,7 @@ def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> C
             s.server.name == pin.server
             and not s.lacks(ask.names)
             and pin.instance in s.offered(ask.names)
+            and not (s.must_load(ask.names) and any(x.in_memory(ask.names) for x in room))
         ):
             return _at(s, pin.instance, ask, "sticky", now)
     return None

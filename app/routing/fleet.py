@@ -80,7 +80,10 @@ class Fleet:
     def _first_match(self, model: str) -> tuple[str, ...] | None:
         if len(model) > NAME_LIMIT:
             return None
-        for pattern in self.patterns:
-            if pattern.regex.fullmatch(model):
-                return pattern.servers
+        # To Ollama a name without a tag and with this one are the same, and it lists the latter.
+        same = model.removesuffix(":latest") if ":" in model else f"{model}:latest"
+        for name in (model, same):
+            for pattern in self.patterns:
+                if pattern.regex.fullmatch(name):
+                    return pattern.servers
         return None

@@ -43,6 +43,7 @@ class Standing:
         """How often the server came into a state."""
         self._elsewhere: frozenset[int] = frozenset()
         self._unseen = False
+        self._asked: set[str] = set()
         self._stale_after = stale_after
         self._residencies: OrderedDict[str, Residency] = OrderedDict()
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -105,8 +106,8 @@ class Standing:
         if told.slots is not None:
             self._take_in_slots(told.slots)
         ours = self.ledger.recent()
-        if told.loaded is not None and not told.loaded and not ours:
-            self._forget_caches()  # it has unloaded all, or sleeps
+        if told.loaded is not None:
+            self._forget_unloaded(told.loaded, ours)
         if told.busy_slots is not None:
             slots = [slot for residency in self._residencies.values() for slot in residency.slots]
             touched = {slot.number for slot in slots if slot.busy or slot.touched}
@@ -120,6 +121,7 @@ class Standing:
     def went_away(self) -> None:
         """Note that nothing listens there: what it held and told is no more."""
         self.told = None
+        self._asked.clear()
         self._forget_others()
         self._forget_caches()
 
@@ -167,6 +169,17 @@ class Standing:
         for residency in self._residencies.values():
             residency.forget()
 
+    def _forget_unloaded(self, loaded: Collection[str], ours: int) -> None:
+        """Forget the caches of models that are in memory no more, and that nobody asks for."""
+        asked, self._asked = self._asked, set(self.ledger.by_instance())
+        if not loaded and not ours:
+            self._forget_caches()  # it has unloaded all, or sleeps
+            return
+        gone = (self.models or frozenset()).difference(loaded, asked, self._asked)
+        for instance, residency in self._residencies.items():
+            if instance in gone:
+                residency.forget()
+
     def _take_in_slots(self, count: int) -> None:
         """Make what was known of the one model, under whatever name, that of so many slots."""
         if self._residencies:
@@ -211,12 +224,22 @@ class Standing:
         """Whether the server is known not to have the model under any of its names."""
         return self.models is not None and not self.listed(names)
 
-    def must_load(self, names: tuple[str, ...]) -> bool:
-        """Whether it is known to hold other models in memory, but none of these."""
+    def in_memory(self, names: tuple[str, ...]) -> bool | None:
+        """Whether it holds one of these, or loads one for us already; None where it cannot tell."""
         told = self.told
         if told is None or told.loaded is None:
-            return False
-        return told.loaded.isdisjoint(self.offered(names))
+            return None
+        offered = self.offered(names)
+        return not (told.loaded.isdisjoint(offered) and self._asked.isdisjoint(offered))
+
+    def must_load(self, names: tuple[str, ...]) -> bool:
+        """Whether it is known to hold none of these in memory."""
+        return self.in_memory(names) is False
+
+    def note(self, instance: str) -> None:
+        """Note that a request goes to an instance, which is loaded for it if need be."""
+        if self.told is not None and self.told.loaded is not None:
+            self._asked.add(instance)
 
     def offered(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """List the instances that may take a request for one of the names; never empty."""

@@ -19,6 +19,8 @@ class Api(NamedTuple):
     """Whether llama.cpp's server lets it name the slot that it takes."""
     tokens: bool = False
     """Whether it generates or embeds text, so that its usage can be missed."""
+    ollama: bool = False
+    """Whether it is Ollama's own: its streams are lines of JSON, its errors are one text."""
 
 
 APIS: dict[str, Api] = {
@@ -39,10 +41,10 @@ APIS: dict[str, Api] = {
     "/v1/messages": Api("chat", slot=True, tokens=True),
     "/v1/messages/count_tokens": Api(works=False),
     # Ollama's
-    "/api/chat": Api("chat", tokens=True),
-    "/api/generate": Api("plain", tokens=True),
-    "/api/embed": Api(tokens=True),
-    "/api/embeddings": Api(routable=False),
+    "/api/chat": Api("chat", tokens=True, ollama=True),
+    "/api/generate": Api("plain", tokens=True, ollama=True),
+    "/api/embed": Api(tokens=True, ollama=True),
+    "/api/embeddings": Api(routable=False, ollama=True),
     # llama.cpp's
     "/chat/completions": Api("chat", slot=True, tokens=True),
     "/completion": Api("plain", slot=True, tokens=True),

@@ -15,6 +15,9 @@ TAIL_PIECES = 4
 EVENT = (b"data:", b"event:")
 """How a piece begins that carries an event; Anthropic's API and OpenAI's responses name theirs."""
 
+LINE = b"{"
+"""How a piece begins that carries one of the lines of JSON that Ollama's own API streams."""
+
 EVENT_LIMIT = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
 
@@ -28,6 +31,7 @@ class Answer:
 
     __slots__ = (
         "_heard",
+        "_lines",
         "_opening",
         "_unread",
         "_usage",
@@ -39,8 +43,9 @@ class Answer:
         "tail",
     )
 
-    def __init__(self, *, streams: bool) -> None:
+    def __init__(self, *, streams: bool, lines: bool = False) -> None:
         self.streams = streams
+        self._lines = lines
         self.size = 0
         """In bytes."""
         self.tail: list[bytes] = []
@@ -65,7 +70,7 @@ class Answer:
             return
         if self.gaps is None:
             self._look_for_token(piece)
-        elif piece.startswith(EVENT):
+        elif piece.startswith(LINE if self._lines else EVENT):
             now = monotonic()
             gap = now - self._heard
             self._heard = now
@@ -85,14 +90,16 @@ class Answer:
             self._opening = piece
         *lines, rest = (self._unread + piece).split(b"\n")
         self._unread = rest if len(rest) <= EVENT_LIMIT else b""
-        if any(line.startswith(b"data:") and _has_token(line[5:]) for line in lines):
+        if not self._lines:
+            lines = [line[5:] for line in lines if line.startswith(b"data:")]
+        if any(map(_has_token, lines)):
             self.first_token = self._heard = monotonic()
             self.gaps = Series(GAPS)
             self._unread = b""
 
 
 def _has_token(data: bytes) -> bool:
-    """Whether an event of OpenAI's or Anthropic's API carries something that was generated."""
+    """Whether an event or a line carries something that was generated."""
     try:
         event = json.loads(data)
     except (ValueError, RecursionError):
@@ -105,6 +112,11 @@ def _has_token(data: bytes) -> bool:
             delta = choice.get("delta")
             if choice.get("text") or (isinstance(delta, dict) and _says_something(delta)):
                 return True
+    message = event.get("message")  # Ollama's chats
+    if isinstance(message, dict) and _says_something(message):
+        return True
+    if isinstance(said := event.get("response"), str) and said:  # its completions
+        return True
     delta = event.get("delta")  # Anthropic's messages, OpenAI's responses
     if isinstance(delta, dict):
         return _says_something(delta)

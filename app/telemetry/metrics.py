@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
-from app.routing.catalog import listed, model_of
+from app.routing.catalog import listed, model_of, spelt
 from app.telemetry import logs
 from app.telemetry.family import Families, label
 from app.telemetry.gpu import GpuSampler
@@ -137,8 +137,8 @@ class Metrics:
 
         Servers that are down keep the names that they had.
         """
-        if name in names:
-            name = label(model_of(name, names))
+        if (known := spelt(name, names)) is not None:
+            name = label(model_of(known, names))
             if len(self._models) < MOST_MODELS:
                 self._models.add(name)
         elif name.startswith(("/", "(")):

@@ -5,6 +5,10 @@ import json
 from app.upstream.wire import Head
 from app.web.errors import error_json
 
+EVENT_STREAM = b"text/event-stream"
+JSON_LINES = b"application/x-ndjson"
+"""How Ollama's own API streams."""
+
 MISFIT_LIMIT = 64 * 1024
 """Longest error of a server that is told within an event stream, in bytes, piece by piece."""
 
@@ -74,9 +78,9 @@ def as_comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def is_event_stream(head: Head) -> bool:
-    """Whether an answer says that it is one."""
+def content_type(head: Head) -> bytes:
+    """Give the type of an answer's body; empty where it is not told."""
     for name, value in head.headers:
         if name == b"content-type":
-            return value.startswith(b"text/event-stream")
-    return False
+            return value
+    return b""

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from app.settings.apis import APIS, OTHER
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
 from app.web.client import CLIENT, ClientProtocol
 from app.web.eager import Eager
-from app.web.errors import error_json
-from app.web.events import EventStream, as_comment, as_event, is_event_stream
+from app.web.errors import error_json, error_text
+from app.web.events import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_event, content_type
 from app.web.headers import answer_headers
 from app.web.tunnel import Tunnel
 from app.web.upload import ClientLeft, pass_body_on, read_body
@@ -135,10 +136,11 @@ class Exchange:
     async def refuse(
         self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
-        """Answer with an error of ours, in OpenAI's form."""
+        """Answer with an error of ours, in OpenAI's form, or Ollama's to its own API."""
         self.record.status = status
         self.record.error = message
-        body = error_json(status, kind, message)
+        ollama = APIS.get(self.record.endpoint, OTHER).ollama
+        body = error_text(message) if ollama else error_json(status, kind, message)
         if self._events.early:
             await self._send({"type": "http.response.body", "body": as_event(body)})
             return
@@ -292,9 +294,10 @@ class Exchange:
         record = self.record
         record.first_byte = monotonic()
         record.status = head.status
-        streams = is_event_stream(head)
-        record.stream = record.stream or streams
-        record.answer = Answer(streams=streams)
+        kind = content_type(head)
+        streams, lines = kind.startswith(EVENT_STREAM), kind.startswith(JSON_LINES)
+        record.stream = record.stream or streams or lines
+        record.answer = Answer(streams=streams or lines, lines=lines)
         return self._events.go_on(head, streams=streams)
 
     def _gather(self, body: bytes, *, complete: bool) -> None:

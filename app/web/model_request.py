@@ -49,7 +49,17 @@ class Reading:
 class ModelRequest:
     """A request that is routed by the model that it names."""
 
-    __slots__ = ("_body", "_named", "_path", "_rewrites", "_system", "ask", "streams", "username")
+    __slots__ = (
+        "_body",
+        "_named",
+        "_path",
+        "_rewrites",
+        "_system",
+        "_thinks",
+        "ask",
+        "streams",
+        "username",
+    )
 
     def __init__(
         self, reading: Reading, path: str, raw: bytes, address: str, content_type: bytes = b""
@@ -81,6 +91,7 @@ class ModelRequest:
         elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
         self._named = named
+        self._thinks = api.ollama and api.prompt is not None
         model = reading.aliases.get(named, named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
@@ -107,6 +118,8 @@ class ModelRequest:
                 self._system,
                 has_grammar="grammar" in self._body,
             )
+        elif self._thinks and (effort := self._rewrites.effort(self.ask.model)):
+            changes["think"] = effort
         if slot is not None and self.ask.takes_slot:
             changes[SLOT] = slot
         if instance == self._named and not changes:

@@ -45,6 +45,11 @@ class Rewrites:
             found.append(name.rpartition("-")[0])
         return tuple(found)
 
+    def effort(self, model: str) -> str | None:
+        """Tell which reasoning effort a name asks for."""
+        name = _without_edit_suffix(model) if self.edit_suffix else model
+        return _effort(name) if self.reasoning else None
+
     def changes(
         self, model: str, served: str, kwargs: object, system: str, *, has_grammar: bool
     ) -> dict[str, object]:
@@ -62,6 +67,7 @@ class Rewrites:
         if self.reasoning and (effort := _effort(name)):
             kept = kwargs if isinstance(kwargs, dict) else {}
             changes["chat_template_kwargs"] = {**kept, "reasoning_effort": effort}
+            changes["reasoning_effort"] = effort  # what Ollama and vLLM read
         if self.grammar and _is_gpt_oss(name) and system.startswith(AGENT_GREETINGS):
             changes["reasoning_format"] = "auto"
             if not has_grammar:

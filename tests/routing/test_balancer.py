@@ -300,6 +300,60 @@ def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it
     assert placed(b.place(ask("bob")._replace(prompt=turn()))).server == "A"
 
 
+def test_a_client_stays_where_its_model_is_being_loaded() -> None:
+    b = balancer(request_max=2)
+    b.learn(Report("A", "ollama", loaded=frozenset()))
+    placed(b.place(ask())).release()
+    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+
+    assert placed(b.place(ask())).reason == "sticky"
+
+
+def test_a_pin_gives_way_where_the_model_was_unloaded_and_is_in_memory_elsewhere() -> None:
+    b = balancer(request_max=2)
+    placed(b.place(ask())).release()
+    b.learn(Report("A", "ollama", loaded=frozenset()))
+    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+
+    assert placed(b.place(ask())).server == "B"
+
+
+def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
+    b = balancer(request_max=2)
+    b.learn(ModelsAnswer("A", ["m", "m-other"]))
+    b.learn(Report("A", "ollama", loaded=frozenset({"m"})))
+    lease = placed(b.place(ask()._replace(prompt=turn())))
+    other = Report("A", "ollama", loaded=frozenset({"m-other"}))
+    b.learn(other)
+    lease.release()
+    b.learn(other)
+    assert b.holds(ask()._replace(prompt=turn(2)))  # it may have been loaded in the meantime
+
+    b.learn(other)
+
+    assert not b.holds(ask()._replace(prompt=turn(2)))
+
+
+def test_a_model_that_is_loaded_for_one_request_is_not_loaded_elsewhere_for_the_next() -> None:
+    b = balancer(request_max=2)
+    for name in ("A", "B"):
+        b.learn(Report(name, "ollama", loaded=frozenset()))
+
+    assert [placed(b.place(ask(client))).server for client in ("alice", "bob")] == ["A", "A"]
+
+
+def test_ollamas_zero_is_no_word_about_its_cache() -> None:
+    b = balancer()
+    b.learn(Report("A", "ollama", loaded=frozenset({"m"})))
+    for number in (1, 2):
+        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        b.learn_reuse(Reuse("A", "m", lease.claim, prompt=100, cached=0, seconds=None))
+        lease.release()
+
+    assert not b.forecasts
+    assert not b.tokens
+
+
 def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit() -> None:
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):

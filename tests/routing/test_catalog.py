@@ -36,6 +36,13 @@ def test_an_alias_is_listed_while_its_model_is() -> None:
     assert offered(b.standings(), {"gpt-4o": ("m-high", "m"), "other": ("n",)}) == ["gpt-4o", "m"]
 
 
+def test_an_alias_of_a_name_without_a_tag_is_listed_where_ollama_has_the_model() -> None:
+    b = Balancer(Fleet.of([Server("A", "http://a")]), clock=Clock())
+    b.learn(ModelsAnswer("A", ["m:latest"]))
+
+    assert offered(b.standings(), {"gpt-4o": ("m",)}) == ["gpt-4o", "m:latest"]
+
+
 def test_an_instance_is_told_from_a_model_that_is_named_so() -> None:
     assert model_of("m-2", {"m", "m-2"}) == "m"
     assert model_of("phi-4", {"phi-4"}) == "phi-4"

@@ -18,6 +18,14 @@ def test_a_pattern_must_match_the_whole_name() -> None:
     assert fleet.candidates("my-qwen3") is None
 
 
+def test_a_name_without_a_tag_and_ollamas_spelling_of_it_go_the_same_way() -> None:
+    fleet = Fleet.of([A, B, C], {"plain": ["B"], "tagged:latest": ["C"], "sized:.*": ["A"]})
+
+    assert fleet.candidates("plain:latest") == fleet.candidates("plain") == ("B",)
+    assert fleet.candidates("tagged") == fleet.candidates("tagged:latest") == ("C",)
+    assert fleet.candidates("plain:7b") is None
+
+
 def test_the_fallback_is_the_first_server_unless_one_is_named() -> None:
     assert Fleet.of([A, B]).fallback == "A"
     assert Fleet.of([A, B], fallback="B").fallback == "B"

@@ -39,6 +39,24 @@ def test_an_event_without_anything_generated_is_no_token(piece: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        b'{"message": {"role": "assistant", "content": "Hello"}, "done": false}\n',
+        b'{"message": {"role": "assistant", "content": "", "thinking": "Hm"}}\n',
+        b'{"response": "Hello", "done": false}\n',
+    ],
+)
+def test_lines_of_json_have_a_first_token_and_pauses_too(line: bytes) -> None:
+    answer = Answer(streams=True, lines=True)
+    for piece in (b'{"message": {"content": ""}, "response": ""}\n', line, line, line):
+        answer.passes(piece)
+
+    assert answer.first_token is not None
+    assert answer.gaps is not None
+    assert sum(answer.gaps.counts) == 2
+
+
+@pytest.mark.parametrize(
     "piece",
     [
         delta(content="Hello"),

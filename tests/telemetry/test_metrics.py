@@ -274,6 +274,15 @@ async def test_a_name_with_wishes_is_told_by_the_model_that_served_it() -> None:
     assert series['queue_wait_seconds_count{model="gpt-oss:20b"}'] == 1
 
 
+async def test_a_name_without_a_tag_is_told_as_ollama_lists_it() -> None:
+    balancer = fleet_balancer()
+    balancer.learn(ModelsAnswer("PC0", ["tiny:latest"]))
+    series = await told(metrics(balancer), record(model="tiny"))
+
+    assert series['queue_wait_seconds_count{model="tiny:latest"}'] == 1
+    assert series['label_values_dropped_total{label="model"}'] == 0
+
+
 async def test_a_request_that_names_no_model_has_none() -> None:
     series = await told(metrics(), record(model="(none)"), record(model="/v1/embeddings"))
 

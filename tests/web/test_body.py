@@ -100,10 +100,9 @@ def nested(levels: int) -> bytes:
     return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
 
 
-@pytest.mark.parametrize("levels", [20_000, 100_000])
-def test_a_body_that_nests_too_deeply_is_refused(levels: int) -> None:
+def test_a_body_that_nests_too_deeply_is_refused() -> None:
     with pytest.raises(BadRequest, match="too deeply"):
-        Body(nested(levels))
+        Body(nested(1_000_000))
 
 
 @pytest.mark.parametrize("levels", [200, 900, 1_000, 1_023])

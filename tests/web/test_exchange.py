@@ -169,3 +169,14 @@ async def test_a_slow_reader_slows_the_server_down() -> None:
             await asyncio.wait_for(finished.wait(), 0.3)
         assert len(await client.reader.readexactly(size)) == size
         await finished.wait()
+
+
+async def test_lines_of_json_are_a_stream_to_the_log() -> None:
+    lines = ok(b'{"response":"Hi"}\n{"done":true}\n', b"content-type: application/x-ndjson")
+    async with listening(answering(lines)) as port, relaying(port) as stack:
+        await stack.ask(post(b'{"model":"m","prompt":"Hi"}', b"/api/generate"))
+        record = await stack.record()
+
+    assert record.stream
+    assert record.answer is not None
+    assert record.answer.first_token is not None

@@ -72,7 +72,18 @@ def test_the_body_names_the_instance_and_changes_in_nothing_else() -> None:
 def test_rewrites_reach_the_body() -> None:
     body = json.loads(chat({"model": "gpt-oss-high"}).body_for("gpt-oss-2"))
 
-    assert body == {"model": "gpt-oss-2", "chat_template_kwargs": {"reasoning_effort": "high"}}
+    assert body == {
+        "model": "gpt-oss-2",
+        "chat_template_kwargs": {"reasoning_effort": "high"},
+        "reasoning_effort": "high",
+    }
+
+
+def test_ollamas_own_api_has_a_word_of_its_own_for_the_effort() -> None:
+    body = {"model": "gpt-oss:20b-high", "messages": []}
+    served = other("/api/chat", body).body_for("gpt-oss:20b")
+
+    assert json.loads(served) == {"model": "gpt-oss:20b", "messages": [], "think": "high"}
 
 
 @pytest.mark.parametrize("raw", [b"{}", b'{"model":null}', b'{"model":""}'])

@@ -9,6 +9,7 @@ from tests.fakes.stack import (
     answering,
     chat,
     chunk,
+    closed_port,
     listening,
     ok,
     post,
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.anyio
         b'{"model":5}',
         rb'{"model":"\ud800"}',
         b'{"model":' + b"[" * 1_001,
-        b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model":"m","x":' + b"[" * 500_000 + b"]" * 500_000 + b"}",
         b'{"model":"m","model":"n"}',
         b'{"model":NaN}',
         b"\xff\xfe",
@@ -72,3 +73,11 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
             await client.say(b"POST /v1/chat/completions HTTP/1.1\r\nhost: b\r\n")
             await client.say(b"transfer-encoding: chunked\r\n\r\n", chunk(b"x" * 101))
             assert (await client.message()).status == 413
+
+
+async def test_a_client_of_ollamas_own_api_is_told_in_its_form() -> None:
+    async with relaying(closed_port(), routed_paths=("/api/chat",)) as stack:
+        answer = await stack.ask(post(b'{"model":"m","messages":[]}', b"/api/chat"))
+
+    assert answer.status == 502
+    assert json.loads(answer.body) == {"error": "server A: it refuses connections"}

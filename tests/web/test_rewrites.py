@@ -44,13 +44,15 @@ def test_the_effort_suffix_becomes_an_argument_of_the_template_either_way(
     model = f"gpt-oss:20b-{effort}"
 
     assert changes(model, model if listed else "gpt-oss:20b") == {
-        "chat_template_kwargs": {"reasoning_effort": effort}
+        "chat_template_kwargs": {"reasoning_effort": effort},
+        "reasoning_effort": effort,
     }
 
 
 def test_other_arguments_of_the_template_are_kept() -> None:
     assert changes("gpt-oss-high", kwargs={"a": 1, "reasoning_effort": "low"}) == {
-        "chat_template_kwargs": {"a": 1, "reasoning_effort": "high"}
+        "chat_template_kwargs": {"a": 1, "reasoning_effort": "high"},
+        "reasoning_effort": "high",
     }
 
 
