@@ -44,6 +44,9 @@ Less may be a system prompt that all share. More cannot be asked for: prompts ar
 characters here, and in tokens there.
 """
 
+VLLM_BLOCK = 128
+"""vLLM caches whole blocks, of as many tokens at most: a prompt's last one may be missing."""
+
 MEASURABLE = 200
 """Fewest tokens whose reading tells something about a server's speed."""
 
@@ -246,8 +249,13 @@ class Balancer:
         self.tokens[name, "work"] += read
         if claim is None:
             return
-        expected = claim.share or claim.possible
-        held = expected > 0 and news.cached / news.prompt >= HELD * expected
+        expected = HELD * (claim.share or claim.possible) * news.prompt
+        told = standing.told
+        if expected and told is not None and told.kind == "vllm":
+            expected -= VLLM_BLOCK
+            if expected <= 0:
+                return  # so little says nothing
+        held = 0 < expected <= news.cached
         if claim.match <= Match.REMEMBERED:
             result: Forecast = "hit" if held else "miss"
         else:

@@ -107,6 +107,8 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -
                 continue
             if alone and len(instances) == 1:
                 return Choice(standing.server.name, instance, _REASONS[fit.match], fit)
+            # Where nothing tells of slots, all but an idle server may be out of them.
+            crowded = not residency.slots and standing.ledger.load > 0
             if fit.match <= Match.REMEMBERED:
                 rank: tuple[float, ...] = (0, fit.match, -fit.known, standing.ledger.load, order)
             else:
@@ -114,7 +116,8 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -
                     1,
                     standing.server.tier,
                     standing.must_load(ask.names),
-                    fit.match,
+                    Match.EVICTS if crowded else fit.match,
+                    crowded,
                     not fit.anchor,
                     fit.worth,
                     standing.ledger.load,

@@ -60,9 +60,11 @@ APIS: dict[str, Api] = {
     "/api/v0/embeddings": Api(routable=False),
     # vLLM's
     "/classify": Api(routable=False),
+    "/generative_scoring": Api(routable=False),
     "/invocations": Api(routable=False),
     "/pooling": Api(routable=False),
     "/score": Api(routable=False),
+    "/v1/chat/completions/batch": Api(routable=False),
     "/v1/score": Api(routable=False),
 }
 """By path; all that is known of them is said here."""

@@ -72,6 +72,8 @@ def _what(details: ErrorDetails) -> str:
     kind, value = details["type"], details["input"]
     if kind == "mistake":
         return details["msg"]
+    if kind == "too_short" and isinstance(value, str):  # a secret, which is not told
+        return f"must have at least {details['ctx']['min_length']} characters"
     what = MESSAGES.get(kind) or details["msg"].replace("Input should be", "must be")
     if kind == "missing" or not isinstance(value, str | int | float):
         return what

@@ -354,6 +354,33 @@ def test_ollamas_zero_is_no_word_about_its_cache() -> None:
     assert not b.tokens
 
 
+def test_a_block_that_vllm_has_not_filled_is_no_miss() -> None:
+    b = balancer()
+    b.learn(Report("A", "vllm", active=0))
+    for number, prompt, cached in ((1, 450, 0), (2, 460, 256), (3, 100, 0), (4, 470, 0)):
+        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        b.learn_reuse(Reuse("A", "m", lease.claim, prompt, cached=cached, seconds=None))
+        lease.release()
+
+    assert {result: count for (_, result), count in b.forecasts.items()} == {
+        "none": 1,
+        "hit": 1,
+        "miss": 1,
+    }
+
+
+def test_new_conversations_do_not_pile_up_where_nothing_tells_of_slots() -> None:
+    servers = [Server("A", "http://A"), Server("B", "http://B", request_max=2)]
+    b = Balancer(Fleet.of(servers, {"m.*": ["A", "B"]}), clock=Clock())
+
+    went = [
+        placed(b.place(ask(f"client {n}")._replace(prompt=Prompt([f"{n}" * 2_000])))).server
+        for n in range(4)
+    ]
+
+    assert went == ["A", "B", "B", "A"]
+
+
 def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit() -> None:
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):

@@ -275,3 +275,13 @@ def test_the_example_of_every_mistake_loads(
     environment.set({variable: example})
 
     load()
+
+
+def test_a_key_that_is_too_short_is_not_told(environment: Environment) -> None:
+    environment.set(BALANCER_ADMIN_KEY="hunter2")
+
+    with pytest.raises(SettingsError) as told:
+        load()
+
+    assert "BALANCER_ADMIN_KEY: must have at least 8 characters; for example" in str(told.value)
+    assert "hunter2" not in str(told.value)
