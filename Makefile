@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Programs take the compiled modules from there, and not those of the current folder.
 COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 \
+  --generate-hashes --no-header --no-annotate --no-emit-find-links
+
 .PHONY: help install compile demo test test-compiled test-stack lint format bench bench-routing up down lock dashboards clean
 
 help:  ## what there is
@@ -63,12 +66,9 @@ down:  ## stop them; what Prometheus and Grafana keep stays
 
 lock: .venv/installed  ## pin what the image installs, by hashes
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
-	  --no-header --no-annotate --no-emit-find-links pyproject.toml --output-file docker/requirements.txt
+	$(LOCK) pyproject.toml --output-file docker/requirements.txt
 	printf '%s\n' hatchling hatch-mypyc mypy setuptools | \
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes \
-	  --no-header --no-annotate --no-emit-find-links - --constraint docker/requirements.txt \
-	  --output-file docker/requirements-build.txt
+	$(LOCK) - --constraint docker/requirements.txt --output-file docker/requirements-build.txt
 
 dashboards: .venv/installed  ## write Grafana's dashboards anew
 	$(BIN)/python -m grafana.generate

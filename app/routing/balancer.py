@@ -242,7 +242,8 @@ class Balancer:
             standing.read_prompt(read, news.seconds)
         if news.cached is None or not news.prompt:
             return
-        if not news.cached and standing.told is not None and standing.told.kind == "ollama":
+        kind = None if standing.told is None else standing.told.kind
+        if not news.cached and kind == "ollama":
             return  # its API for responses says 0 whatever was cached, and its others nothing
         name, claim = standing.server.name, news.claim
         self.tokens[name, "cache"] += news.cached
@@ -250,8 +251,7 @@ class Balancer:
         if claim is None:
             return
         expected = HELD * (claim.share or claim.possible) * news.prompt
-        told = standing.told
-        if expected and told is not None and told.kind == "vllm":
+        if expected and kind == "vllm":
             expected -= VLLM_BLOCK
             if expected <= 0:
                 return  # so little says nothing

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
+from app.routing.fleet import spelt
 from app.routing.standing import Standing
 
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})")
@@ -20,11 +21,6 @@ def offered(
     models = {name for name in names if model_of(name, names) == name}
     known = {alias for alias, meant in aliases.items() if any(spelt(m, names) for m in meant)}
     return sorted(models | known)
-
-
-def spelt(name: str, names: Collection[str]) -> str | None:
-    """Give a name as it is in `names`: Ollama takes one without a tag for `name:latest`."""
-    return next((spelling for spelling in (name, f"{name}:latest") if spelling in names), None)
 
 
 def listed(standings: Iterable[Standing]) -> set[str]:

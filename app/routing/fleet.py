@@ -1,13 +1,22 @@
 """The servers, the model patterns, and which servers may serve a model."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 NAME_LIMIT = 256
 """Longest model name, in characters, that is matched against the patterns."""
+
+
+LATEST = ":latest"
+"""The tag that Ollama gives a name without one; it lists the name with it."""
+
+
+def spelt(name: str, names: Collection[str]) -> str | None:
+    """Give a name as it is in `names`: as it stands, or as Ollama takes it."""
+    return next((spelling for spelling in (name, name + LATEST) if spelling in names), None)
 
 
 HealthKind = Literal[
@@ -80,8 +89,7 @@ class Fleet:
     def _first_match(self, model: str) -> tuple[str, ...] | None:
         if len(model) > NAME_LIMIT:
             return None
-        # To Ollama a name without a tag and with this one are the same, and it lists the latter.
-        same = model.removesuffix(":latest") if ":" in model else f"{model}:latest"
+        same = model.removesuffix(LATEST) if ":" in model else model + LATEST
         for name in (model, same):
             for pattern in self.patterns:
                 if pattern.regex.fullmatch(name):

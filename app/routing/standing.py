@@ -4,7 +4,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from app.routing.fleet import Server
+from app.routing.fleet import Server, spelt
 from app.routing.ledger import Ledger
 from app.routing.news import Report
 from app.routing.residency import Residency, Slot
@@ -259,7 +259,5 @@ class Standing:
             and number.isdecimal()
             and len(number) < 10
         )
-        models = self.models or ()
-        tagged = f"{name}:latest"  # what Ollama takes a name without a tag for
-        first = next(((x,) for x in (name, tagged) if x in models), ())
-        return first + tuple(model for _, model in numbered)
+        first = spelt(name, self.models or ())
+        return (() if first is None else (first,)) + tuple(model for _, model in numbered)

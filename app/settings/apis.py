@@ -69,5 +69,9 @@ APIS: dict[str, Api] = {
 }
 """By path; all that is known of them is said here."""
 
-OTHER = Api(routable=False, works=False)
-"""What stands for every other path."""
+_OTHER = Api(routable=False, works=False)
+
+
+def api_of(path: str) -> Api:
+    """Tell what is known of a path; of any other than these, that it does nothing."""
+    return APIS.get(path, _OTHER)

@@ -18,7 +18,8 @@ from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
-from app.routing.catalog import listed, model_of, spelt
+from app.routing.catalog import listed, model_of
+from app.routing.fleet import spelt
 from app.telemetry import logs
 from app.telemetry.family import Families, label
 from app.telemetry.gpu import GpuSampler

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from app.settings.apis import APIS, OTHER
+from app.settings.apis import api_of
 from app.telemetry.answer import GAPS
 from app.telemetry.family import Count, Families, Series
 from app.telemetry.record import Record
@@ -94,5 +94,5 @@ class TokenMetrics:
             tokens.prompt.value += usage.prompt
             tokens.cached.value += usage.cached or 0
             tokens.completion.value += usage.completion
-        elif record.outcome == "success" and APIS.get(record.endpoint, OTHER).tokens:
+        elif record.outcome == "success" and api_of(record.endpoint).tokens:
             tokens.usage_missing.value += 1

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from app.upstream.errors import Stale
 from app.upstream.pool import Pool
 from app.web.exchange import Exchange
-from app.web.headers import Origin, request_head
+from app.web.headers import Origin, peer_of, request_head
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be repeated (RFC 9110 section 9.2.2)."""
@@ -23,7 +23,7 @@ class Carrier:
     ) -> bytes:
         """Write the head of a request, in our words where they must be (`request_head`)."""
         scope, fields = exchange.scope, exchange.fields
-        peer = scope["client"][0] if scope["client"] else ""
+        peer = peer_of(scope)
         chain = peer
         if b"x-forwarded-for" in fields and self._origin.trusts(peer):
             chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from app.settings.apis import APIS, OTHER
+from app.settings.apis import api_of
 from app.telemetry.answer import Answer
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
@@ -139,7 +139,7 @@ class Exchange:
         """Answer with an error of ours, in OpenAI's form, or Ollama's to its own API."""
         self.record.status = status
         self.record.error = message
-        ollama = APIS.get(self.record.endpoint, OTHER).ollama
+        ollama = api_of(self.record.endpoint).ollama
         body = error_text(message) if ollama else error_json(status, kind, message)
         if self._events.early:
             await self._send({"type": "http.response.body", "body": as_event(body)})
@@ -162,7 +162,7 @@ class Exchange:
             self.started = True
             events.begin()
             head = [
-                (b"content-type", b"text/event-stream"),
+                (b"content-type", EVENT_STREAM),
                 (b"cache-control", b"no-cache"),
                 (b"x-request-id", self.record.id.encode()),
             ]

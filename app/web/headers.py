@@ -1,8 +1,9 @@
 """What passes between client and server in the heads of messages, and what does not."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -45,6 +46,12 @@ def nominated(headers: Headers) -> frozenset[bytes]:
         for token in value.split(b",")
     ]
     return frozenset(names) if names else frozenset()
+
+
+def peer_of(scope: Mapping[str, Any]) -> str:
+    """Tell the address at the other end of a connection; empty where it has none."""
+    client = scope["client"]
+    return client[0] if client else ""
 
 
 class Origin:

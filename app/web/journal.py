@@ -10,7 +10,7 @@ from typing import Any
 
 from app.telemetry.record import Record
 from app.web.exchange import Exchange
-from app.web.headers import Origin, joined
+from app.web.headers import Origin, joined, peer_of
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -40,7 +40,7 @@ class Journal:
         """Begin with a request whose head is there."""
         path = scope["path"]
         model_request = path in self._model_paths and scope["method"] == "POST"
-        peer = scope["client"][0] if scope["client"] else ""
+        peer = peer_of(scope)
         headers = scope["headers"]
         fields = dict(headers)
         if len(fields) < len(headers) and b"x-forwarded-for" in fields:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.residency import WORTH_KEEPING
-from app.settings.apis import APIS, CHAT_PATH, OTHER
+from app.settings.apis import CHAT_PATH, api_of
 from app.web.body import TOO_DEEP, BadRequest, Body
 from app.web.multipart import Form, boundary_of
 from app.web.prompts import PROMPTS, system_text
@@ -55,7 +55,6 @@ class ModelRequest:
         "_path",
         "_rewrites",
         "_system",
-        "_thinks",
         "ask",
         "streams",
         "username",
@@ -75,7 +74,7 @@ class ModelRequest:
         get = body.get
         self.streams = get("stream") is True
         self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
-        prompt, api = None, APIS.get(path, OTHER)
+        prompt, api = None, api_of(path)
         if reading.prompts and api.prompt is not None:
             try:
                 prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
@@ -91,7 +90,6 @@ class ModelRequest:
         elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
         self._named = named
-        self._thinks = api.ollama and api.prompt is not None
         model = reading.aliases.get(named, named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
@@ -118,7 +116,11 @@ class ModelRequest:
                 self._system,
                 has_grammar="grammar" in self._body,
             )
-        elif self._thinks and (effort := self._rewrites.effort(self.ask.model)):
+        elif (
+            (api := api_of(self._path)).ollama
+            and api.prompt is not None
+            and (effort := self._rewrites.effort(self.ask.model))
+        ):
             changes["think"] = effort
         if slot is not None and self.ask.takes_slot:
             changes[SLOT] = slot

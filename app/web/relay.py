@@ -11,7 +11,7 @@ from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.ledger import Lease
 from app.routing.news import Failure
-from app.settings.apis import APIS, CHAT_PATH, OTHER
+from app.settings.apis import APIS, CHAT_PATH, api_of
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, Unreachable, UpstreamError
 from app.upstream.pool import Pool
@@ -250,7 +250,7 @@ class Relay:
             record.failures,
             functools.partial(self._balancer.holds, ask, record.failures),
         )
-        if self._keepalive and record.stream and not APIS.get(record.endpoint, OTHER).ollama:
+        if self._keepalive and record.stream and not api_of(record.endpoint).ollama:
             beat = functools.partial(exchange.keep_alive, "waiting for a free server")
             waiting = with_heartbeat(waiting, self._keepalive, beat)
         lease = await waiting

@@ -64,7 +64,7 @@ class Rewrites:
         name = _without_edit_suffix(model) if self.edit_suffix else model
         if name != model and not served.startswith(model):
             changes["reasoning_format"] = "auto"
-        if self.reasoning and (effort := _effort(name)):
+        if effort := self.effort(model):
             kept = kwargs if isinstance(kwargs, dict) else {}
             changes["chat_template_kwargs"] = {**kept, "reasoning_effort": effort}
             changes["reasoning_effort"] = effort  # what Ollama and vLLM read

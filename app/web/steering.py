@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from app.settings.apis import CHAT_PATH
 from app.web.body import BadRequest
 from app.web.errors import error_json
-from app.web.headers import Origin, joined
+from app.web.headers import Origin, joined, peer_of
 
 Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
 """Explains a request: its path, its body, the client's address, the body's type."""
@@ -36,7 +36,7 @@ def routes(
             body += piece
             if len(body) > max_body_bytes:
                 return _error(413, f"the body is longer than {max_body_bytes} bytes")
-        peer = request.client.host if request.client else ""
+        peer = peer_of(request.scope)
         chain = joined(request.scope["headers"], b"x-forwarded-for")
         address = origin.client(peer, chain or None)
         kind = request.headers.get("content-type", "").encode("latin-1")
