@@ -11,7 +11,7 @@ import pytest
 from app.upstream.errors import TimedOut, Unreachable
 from app.upstream.pool import Pool
 from app.upstream.wire import Connection, Head
-from tests.fakes.stack import Visit, answering, closed_port, listening, ok
+from tests.fakes.sockets import Visit, answering, closed_port, listening, ok
 
 pytestmark = pytest.mark.anyio
 

@@ -12,16 +12,7 @@ from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.window import Sample
 from app.upstream.prober import ANSWER_LIMIT, Prober
 from tests.fakes.clock import Clock
-from tests.fakes.stack import (
-    Message,
-    Script,
-    Visit,
-    answering,
-    closed_port,
-    listening,
-    ok,
-    until,
-)
+from tests.fakes.sockets import Message, Script, Visit, answering, closed_port, listening, ok, until
 
 pytestmark = pytest.mark.anyio
 

@@ -120,6 +120,7 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
             "reason": "free_instance",
             "expected_share": None,
             "age_seconds": 60.0,
+            "lingers": False,
         }
     ]
     assert told["queue"]["max"] == 3

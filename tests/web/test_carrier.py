@@ -5,18 +5,8 @@ import random
 
 import pytest
 
-from tests.fakes.stack import (
-    Message,
-    Visit,
-    answering,
-    chat,
-    chunk,
-    get,
-    listening,
-    ok,
-    post,
-    relaying,
-)
+from tests.fakes.sockets import Message, Visit, answering, chat, chunk, get, listening, ok, post
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 

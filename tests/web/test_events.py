@@ -5,16 +5,8 @@ import json
 
 import pytest
 
-from tests.fakes.stack import (
-    SSE,
-    Visit,
-    answering,
-    chat,
-    chunk,
-    listening,
-    ok,
-    relaying,
-)
+from tests.fakes.sockets import SSE, Visit, answering, chat, chunk, listening, ok
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.fakes.stack import (
+from tests.fakes.sockets import (
     SSE,
     Message,
     Visit,
@@ -15,8 +15,8 @@ from tests.fakes.stack import (
     listening,
     ok,
     post,
-    relaying,
 )
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 

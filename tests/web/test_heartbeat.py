@@ -4,16 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.fakes.stack import (
-    Visit,
-    chat,
-    holding,
-    listening,
-    ok,
-    post,
-    relaying,
-    until,
-)
+from tests.fakes.sockets import Visit, chat, holding, listening, ok, post, until
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 

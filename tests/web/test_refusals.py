@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from tests.fakes.stack import (
-    Message,
-    answering,
-    chat,
-    chunk,
-    closed_port,
-    listening,
-    ok,
-    post,
-    relaying,
-)
+from tests.fakes.sockets import Message, answering, chat, chunk, closed_port, listening, ok, post
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 

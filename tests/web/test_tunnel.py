@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.fakes.stack import Message, Visit, answering, get, listening, ok, relaying
+from tests.fakes.sockets import Message, Visit, answering, get, listening, ok
+from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 
