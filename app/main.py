@@ -64,6 +64,8 @@ def create_app(
             connect_timeout=settings.connect_timeout,
             first_byte_timeout=settings.first_byte_timeout,
             idle_timeout=settings.idle_timeout,
+            linger=settings.cancel_timeout,
+            failed=logs.task_failed,
         )
         for server in balancer.fleet.servers.values()
     }
@@ -90,6 +92,7 @@ def create_app(
         connect_timeout=settings.probe_connect_timeout,
         read_timeout=settings.probe_read_timeout,
         checked=meters.checked,
+        failed=logs.task_failed,
     )
     stats = AccessStats()
     outbox = Outbox(

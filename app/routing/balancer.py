@@ -143,6 +143,9 @@ class Balancer:
                 adopts = self._adopt_slots and standing.server.request_max is None
                 if adopts and not news.loading:
                     standing.ledger.limit = news.slots
+                if news.at_work is not None:
+                    for lease in standing.ledger.stopped(news.at_work, news.asked_at):
+                        lease.release()
         if standing.status != before:
             standing.entered[standing.status] += 1
         self.on_room()

@@ -19,6 +19,7 @@ class Lease:
         "claim",
         "client",
         "instance",
+        "lingers",
         "model",
         "open",
         "reason",
@@ -52,6 +53,8 @@ class Lease:
         self.claim = claim
         """What its cache is believed to hold."""
         self.open = True
+        self.lingers = False
+        """Whether its request has ended, but the server may not have noticed yet."""
         self.worked = True
         """Whether the server may have worked on the prompt, so that its cache holds it now."""
         self._let_go = let_go
@@ -106,6 +109,19 @@ class Ledger:
     def load(self) -> float:
         """Requests at the server against its limit, or one place where it has none, and weight."""
         return (self.total + self.foreign) / ((self.limit or 1) * self._weight)
+
+    @property
+    def lingering(self) -> int:
+        """Open leases whose requests have ended, but whose server may not have noticed yet."""
+        return sum(lease.lingers for leases in self._open.values() for lease in leases)
+
+    def stopped(self, at_work: int, asked_at: float) -> list[Lease]:
+        """List the lingering leases that a server no longer works on.
+
+        It was at work on `at_work` requests of anybody at `asked_at`, in seconds since the epoch.
+        """
+        known = [x for x in self.leases() if x.since < asked_at]
+        return [x for x in known if x.lingers][: max(0, len(known) - at_work)]
 
     def recent(self) -> int:
         """Count the requests in flight, and those that ended since this was asked last."""

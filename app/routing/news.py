@@ -51,6 +51,13 @@ class Report:
     """Requests inside, at work or waiting, of anybody."""
     loaded: frozenset[str] | None = None
     """Names of the models in memory."""
+    asked_at: float = 0.0
+    """When it was asked, in seconds since the epoch."""
+
+    @property
+    def at_work(self) -> int | None:
+        """Requests that it works on, of anybody; None where it does not tell."""
+        return self.active if self.busy_slots is None else len(self.busy_slots)
 
 
 class Reuse(NamedTuple):

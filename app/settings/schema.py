@@ -161,6 +161,11 @@ class Settings(BaseSettings):
     idle_timeout: Seconds = Field(
         default=300, description="Longest pause within a request or an answer, in seconds."
     )
+    cancel_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=1,
+        description="How long a request whose client left counts as in flight at its server, in "
+        "seconds, unless the server stops before.",
+    )
     max_body_bytes: int = Field(
         default=67_108_864, ge=1, description="Largest body of a model request, in bytes."
     )

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
+from app.telemetry import logs
+
 Reason = Literal["library_not_found", "driver_mismatch", "no_permission", "lost", "unknown"]
 """Why GPUs cannot be read; a closed list, so that it can label a metric."""
 
@@ -219,7 +221,10 @@ class GpuSampler:
 
     def _run(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            self.sample_once()
+            try:
+                self.sample_once()
+            except Exception:  # noqa: BLE001 - logged and counted
+                logs.task_failed("gpus")
             stopping.wait(self._interval)
         self._reader.close()
 

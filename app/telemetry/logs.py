@@ -72,6 +72,19 @@ def configure(
     uvicorn.filters = [_Without(quiet)]
 
 
+failures: Counter[str] = Counter()
+"""Rounds of periodic tasks that failed since the start, by task."""
+
+
+def task_failed(task: str, **about: object) -> None:
+    """Log and count the exception that ended one round of a periodic task; it goes on.
+
+    `about` tells what the round was for. To be called where the exception is handled.
+    """
+    failures[task] += 1
+    structlog.get_logger(__name__).exception("task.failed", task=task, **about)
+
+
 written: Counter[str] = Counter()
 """Lines written since the start, by level."""
 

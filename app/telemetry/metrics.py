@@ -35,6 +35,9 @@ LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_INTERVAL = 0.1
 """Seconds between two looks at the event loop's lag."""
 
+TASKS = ("probe", "introspection", "pool", "clients", "gpus", "telemetry", "lag")
+"""What runs again and again, whatever happens to one round of it."""
+
 MOST_MODELS = 100
 """Model names beyond these are `other`, even if servers list them."""
 
@@ -104,7 +107,10 @@ class Metrics:
         while True:
             due = loop.time() + LAG_INTERVAL
             await asyncio.sleep(LAG_INTERVAL)
-            self._lag.observe(max(0.0, loop.time() - due))
+            try:
+                self._lag.observe(max(0.0, loop.time() - due))
+            except Exception:  # noqa: BLE001 - logged and counted
+                logs.task_failed("lag")
 
     async def render(self) -> bytes:
         """Write all series as text.
@@ -120,7 +126,12 @@ class Metrics:
         for level in ("warning", "error"):
             written.add_metric([level], logs.written[level])
         state = self._state.describe(dict.fromkeys(map(label_of, sorted(names))), label_of)
-        self._described = (*state, written, self._build)
+        failed = CounterMetricFamily(
+            f"{PREFIX}_task_failures", "Rounds of periodic tasks that failed.", labels=["task"]
+        )
+        for task in TASKS:
+            failed.add_metric([task], logs.failures[task])
+        self._described = (*state, written, failed, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:

@@ -3,14 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
+from app.telemetry import logs
 from app.telemetry.record import Record
 
 PAUSE = 0.02
 """Seconds that a record may wait for others; more would not fit into the caches, either."""
-
-log = structlog.get_logger(__name__)
 
 
 class Outbox:
@@ -38,5 +35,5 @@ class Outbox:
             for record in records:
                 try:
                     listener(record)
-                except Exception:
-                    log.exception("telemetry.failed")
+                except Exception:  # noqa: BLE001 - logged and counted
+                    logs.task_failed("telemetry")

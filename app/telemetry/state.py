@@ -61,6 +61,11 @@ class State:
         open_at = self._gauge(
             "upstream_requests_in_flight", "Open model requests.", "server", "model"
         )
+        lingering = self._gauge(
+            "leases_lingering",
+            "Leases of requests that have ended, while the server may still be at work.",
+            "server",
+        )
         limit = self._gauge("server_request_limit", "Most requests at once.", "server")
         load = self._gauge(
             "server_gpu_utilization_ratio", "GPU load that a server reported.", "server"
@@ -79,12 +84,13 @@ class State:
                 counts[model_of(instance)] += count
             for model, count in counts.items() or [(NO_MODEL, 0)]:
                 open_at.add_metric([name, model], count)
+            lingering.add_metric([name], ledger.lingering)
             if ledger.limit is not None:
                 limit.add_metric([name], ledger.limit)
             if window.last is not None:
                 load.add_metric([name], window.last.gpu_percent / 100)
                 seen.add_metric([name], window.last.at)
-        yield from (up, state, changes, open_at, limit, load, seen)
+        yield from (up, state, changes, open_at, lingering, limit, load, seen)
 
     def _requests(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
         handled = self._gauge(

@@ -6,6 +6,7 @@ UpstreamError
 ├── Stale           a kept connection had been closed: nothing was acted on
 ├── Garbled         what came is not HTTP, or more than we take
 ├── Broken          the connection ended before the answer did
+│   └── Unheard     a kept one, without a byte: only what may be repeated may be sent again
 └── TimedOut        the server kept silent for too long
 """
 
@@ -34,7 +35,7 @@ class Unanswered(Unreachable):
 
 
 class Stale(UpstreamError):
-    """A kept connection had been closed by the server before it saw the request."""
+    """A kept connection had been closed before the server could see the request."""
 
     kind = "reset"
 
@@ -49,6 +50,13 @@ class Broken(UpstreamError):
     """The connection ended before the answer did."""
 
     kind = "reset"
+
+
+class Unheard(Broken):
+    """A kept connection was lost without a byte of a response.
+
+    The server may have acted on the request, and may have died of it.
+    """
 
 
 class TimedOut(UpstreamError):

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from app.upstream.errors import Unanswered, Unreachable
@@ -12,6 +13,16 @@ KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's
 server, uvicorn and others close theirs, so that both sides rarely decide at once."""
 
+TRUSTED = 0.1
+"""Seconds of idleness up to which a kept connection is believed to stay open for a request that
+must not be repeated. Dialling anew costs less than the smallest part of a model's answer."""
+
+MARGIN = 0.01
+"""Seconds by which a server may close a connection earlier than the last time."""
+
+BELIEVED = 60.0
+"""Seconds for which it is believed that a server closes idle connections as early as it did."""
+
 
 class Pool:
     """Keep-alive connections to one server, the one used last taken first.
@@ -19,7 +30,8 @@ class Pool:
     The pool never queues and never limits: how many requests a server gets is the
     balancer's decision. All timeouts are in seconds: `connect_timeout` to get a connection,
     `first_byte_timeout` from the request to the first byte, `idle_timeout` between two
-    pieces of the answer.
+    pieces of the answer, `linger` from a cancel until the server counts as stopped. `failed`
+    is told of a round over the connections that failed.
     """
 
     def __init__(
@@ -30,6 +42,8 @@ class Pool:
         first_byte_timeout: float = 300.0,
         idle_timeout: float = 300.0,
         keep_alive: float = KEEP_ALIVE,
+        linger: float = 1.0,
+        failed: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.base = base.encode("ascii")
         address = urlsplit(base)
@@ -42,26 +56,36 @@ class Pool:
         self._first_byte_timeout = first_byte_timeout
         self._idle_timeout = idle_timeout
         self._keep_alive = keep_alive
+        self._linger = linger
+        self._failed = failed
         self._idle: dict[Connection, float] = {}  # since when; the newest last
         self._busy: set[Connection] = set()
+        self._lingering: set[Connection] = set()
         self._round: asyncio.TimerHandle | None = None
-        self._pause = min(1.0, min(keep_alive, first_byte_timeout, idle_timeout) / 4)
+        shortest = min(keep_alive, first_byte_timeout, idle_timeout, linger or keep_alive)
+        self._pause = min(1.0, shortest / 4)
+        self._trusted = TRUSTED
+        self._learnt_at = -BELIEVED
 
-    async def connect(self, *, fresh: bool = False) -> Connection:
+    async def connect(self, *, fresh: bool = False, repeatable: bool = False) -> Connection:
         """Take a kept connection, or dial.
 
-        `fresh` always dials: what is sent may not be sent twice, so it may not meet a
-        connection that the server is about to close.
+        `fresh` always dials; `repeatable` also takes a connection that the server may be about
+        to close, since the request may be sent twice.
 
         Raises:
             Unreachable: the server refused, could not be found, or took too long.
         """
-        return (None if fresh else self.kept()) or await self._dial()
+        return (None if fresh else self.kept(repeatable=repeatable)) or await self._dial()
 
-    def kept(self) -> Connection | None:
-        """Take a kept connection, if there is one."""
-        while self._idle:
-            connection, _ = self._idle.popitem()
+    def kept(self, *, repeatable: bool = False) -> Connection | None:
+        """Take a kept connection, if there is one that can be trusted with the request."""
+        idle = self._idle
+        while idle:
+            connection, since = idle.popitem()
+            if not repeatable and connection.now() - since > self._trusted:
+                idle[connection] = since
+                return None
             if connection.usable:
                 self._busy.add(connection)
                 return connection
@@ -72,7 +96,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._keep, self._forget),
+                    lambda: Connection(self),
                     self._host,
                     self._port,
                     ssl=self._tls,
@@ -82,8 +106,7 @@ class Pool:
         except OSError as error:
             raise Unreachable(_in_words(error)) from error
         self._busy.add(connection)
-        if self._round is None:
-            self._round = loop.call_later(self._pause, self._go_round)
+        self._go_on()
         return connection
 
     def close(self) -> None:
@@ -91,28 +114,70 @@ class Pool:
         if self._round is not None:
             self._round.cancel()
             self._round = None
-        for connection in [*self._idle, *self._busy]:
+        for connection in [*self._idle, *self._busy, *self._lingering]:
             connection.abort()
 
-    def _keep(self, connection: Connection) -> None:
+    # What connections tell
+
+    def on_idle(self, connection: Connection) -> None:
         self._busy.discard(connection)
         self._idle[connection] = connection.heard_at
 
-    def _forget(self, connection: Connection) -> None:
+    def on_cancelled(self, connection: Connection) -> None:
         self._busy.discard(connection)
-        self._idle.pop(connection, None)
+        if not self._linger:
+            connection.abort()
+            return
+        self._lingering.add(connection)
+        self._go_on()
+
+    def on_lost(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        since = self._idle.pop(connection, None)
+        if since is not None:
+            self._learn_keep_alive(connection.now(), since)
+
+    # Inside
+
+    def _learn_keep_alive(self, now: float, since: float) -> None:
+        """Trust idle connections for half as long as one was kept that the server closed."""
+        if now - self._learnt_at >= BELIEVED:
+            self._trusted = TRUSTED
+        trusted = max(0.0, (now - since) / 2 - MARGIN)
+        if trusted <= self._trusted:
+            self._trusted = trusted
+            self._learnt_at = now
+
+    def _go_on(self) -> None:
+        if self._round is None:
+            self._round = asyncio.get_running_loop().call_later(self._pause, self._go_round)
 
     def _go_round(self) -> None:
-        """Close what was idle for too long, and give up on servers that keep silent.
+        """Look after all connections, and again later, whatever happens.
 
         One timer for all connections costs nothing per request; it is late by a quarter of
         the shortest timeout at the most, and by a second at the most.
         """
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._round = None
+        try:
+            self._look_after(asyncio.get_running_loop().time())
+        except Exception:  # noqa: BLE001 - logged and counted
+            self._failed("pool", server=self.authority.decode())
+        if self._idle or self._busy or self._lingering:
+            self._go_on()
+
+    def _look_after(self, now: float) -> None:
+        """Close what was idle for too long, and give up on servers that keep silent."""
+        if self._trusted < TRUSTED and now - self._learnt_at >= BELIEVED:
+            self._trusted = TRUSTED
         for connection, since in list(self._idle.items()):
             if now - since >= self._keep_alive:
+                del self._idle[connection]
                 connection.close()
+        for connection in list(self._lingering):
+            # The server counts from when it heard of it, so it gets one round more.
+            if not connection.lingers or connection.give_up(now, self._linger + self._pause):
+                self._lingering.discard(connection)
         for connection in list(self._busy):
             silence = now - connection.heard_at
             if connection.paused:
@@ -121,10 +186,6 @@ class Pool:
                 connection.time_out(f"no answer within {self._first_byte_timeout:g} s")
             elif connection.answering and silence >= self._idle_timeout:
                 connection.time_out(f"silent for {self._idle_timeout:g} s")
-        if self._idle or self._busy:
-            self._round = loop.call_later(self._pause, self._go_round)
-        else:
-            self._round = None
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority.decode()}: {len(self._busy)} busy, {len(self._idle)} idle>"

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Literal
 
 import httpx
@@ -37,7 +38,8 @@ class Prober:
     `models_ttl` seconds its model API for its models; every `interval` while that fails, and
     where there is no health address. Servers are also asked what they tell of themselves, as
     long as they can be reached. `learn` is told what came of it; `checked` of each probe
-    of a health address, or of a model list in its stead, and how many seconds it took.
+    of a health address, or of a model list in its stead, and how many seconds it took; `failed`
+    of a fault of our own.
     Timeouts are in seconds.
     """
 
@@ -52,10 +54,12 @@ class Prober:
         read_timeout: float = 2.0,
         clock: Callable[[], float] = time.time,
         checked: Callable[[str, CheckResult, float], None] = lambda *_: None,
+        failed: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self._standings = tuple(standings)
         self._learn = learn
         self._checked = checked
+        self._failed = failed
         self._interval = interval
         self._models_ttl = models_ttl
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
@@ -111,9 +115,9 @@ class Prober:
             begun = loop.time()
             try:
                 await self.probe(standing)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged and counted
                 # A fault of ours in one answer must not end the watch over the server.
-                log.exception("probe.failed", server=standing.server.name)
+                self._failed("probe", server=standing.server.name)
             valid = standing.window.valid
             if valid != was_valid:
                 was_valid = valid
@@ -128,8 +132,8 @@ class Prober:
             await self._reached[standing.server.name].wait()
             try:
                 await self.sense(standing)
-            except Exception:
-                log.exception("sensing.failed", server=standing.server.name)
+            except Exception:  # noqa: BLE001 - logged and counted
+                self._failed("introspection", server=standing.server.name)
             await asyncio.sleep(self._interval)
 
     async def sense(self, standing: Standing) -> None:
@@ -150,9 +154,10 @@ class Prober:
 
         with contextlib.suppress(Silent):
             in_use = standing.ledger.total > 0
+            asked_at = self._clock()
             report = await self._senses[server.name].report(get, in_use=in_use)
             if report is not None:
-                self._learn(report)
+                self._learn(replace(report, asked_at=asked_at))
 
     async def _ask(
         self, server: Server, side: Side, url: str, read: Callable[[str, int, bytes], News]

@@ -10,15 +10,17 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
-from app.upstream.errors import Broken, Garbled, Stale, TimedOut, UpstreamError
+from app.upstream import evidence
+from app.upstream.errors import Broken, Garbled, Stale, TimedOut, Unheard, UpstreamError
 
 HEAD_LIMIT = 64 * 1024
 """Longest head of an answer, in bytes."""
 
-STALE_WITHIN = 1.0
-"""Seconds after a request within which the loss of a kept connection means that it was closed
-before: the answer to bytes for a closed socket takes no longer than a way there and back. Later
-the server has had the request, and may have died of it: the next server would, too."""
+ONE_WRITE = 16 * 1024
+"""Longest request, in bytes, that a socket's buffer takes as a whole or not at all."""
+
+LAST_BYTES = 0.1
+"""Seconds after a cancel within which a server may still send what was under way already."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -40,6 +42,19 @@ class Receiver(Protocol):
         """Learn that nothing more will come; no `UpstreamError` is a fault of our own."""
 
 
+class Keeper(Protocol):
+    """Owns connections, and hears what becomes of each."""
+
+    def on_idle(self, connection: "Connection") -> None:
+        """Take back a connection whose exchange is complete."""
+
+    def on_cancelled(self, connection: "Connection") -> None:
+        """Look after a connection whose server was told to stop."""
+
+    def on_lost(self, connection: "Connection") -> None:
+        """Forget a connection that is closed."""
+
+
 class Connection(asyncio.Protocol):
     """A connection to a server, for one exchange after another.
 
@@ -47,6 +62,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_cancelled_at",
         "_chunks",
         "_complete",
         "_head",
@@ -54,37 +70,53 @@ class Connection(asyncio.Protocol):
         "_head_size",
         "_headers",
         "_keep",
+        "_keeper",
         "_loop",
-        "_on_idle",
-        "_on_lost",
+        "_on_gone",
         "_parser",
         "_raw",
         "_receiver",
         "_sent",
+        "_size",
         "_status",
         "_transport",
+        "_unread",
         "_upgrading",
+        "_watch",
         "_writable",
+        "_written",
         "heard_at",
+        "lingers",
         "paused",
         "reused",
     )
 
-    def __init__(
-        self,
-        on_idle: Callable[["Connection"], None],
-        on_lost: Callable[["Connection"], None],
-    ) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self._loop = asyncio.get_running_loop()
-        self._on_idle = on_idle
-        self._on_lost = on_lost
+        self._keeper = keeper
         self._receiver: Receiver | None = None
         self._writable: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._raw = False
+        self._raw = self._head_only = self._upgrading = False
+        self._sent = True
+        self._written = self._size = 0
+        """Bytes of all requests, and of the present one."""
+        self._unread = False
+        """Whether the server had closed before it could see the present request."""
+        self._watch: evidence.Watch | None = None
+        self._cancelled_at: float | None = None
+        self._on_gone: Callable[[], None] | None = None
+        self.lingers = False
+        """Whether the server was told to stop, and may still be at work."""
         self.reused = False
         self.paused = False
         self.heard_at = self._loop.time()
+        self._status = 0
+        self._headers: Headers = []
+        self._head: Head | None = None
+        self._head_size = 0
+        self._chunks: list[bytes] = []
+        self._complete = self._keep = False
 
     # What the relay asks for
 
@@ -109,17 +141,15 @@ class Connection(asyncio.Protocol):
         self._upgrading = upgrade
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
-        self._status = 0
-        self._headers: Headers = []
-        self._head: Head | None = None
-        self._head_size = 0
-        self._chunks: list[bytes] = []
-        self._complete = self._keep = False
+        self._begin()
+        self._written += self._size
+        self._size = 0
         self.send(data, last=not unfinished)
 
     def send(self, data: bytes, *, last: bool = False) -> None:
         """Send more of the request's body."""
         self._sent = last
+        self._size += len(data)
         self.heard_at = self._loop.time()
         self._transport.write(data)
 
@@ -155,10 +185,49 @@ class Connection(asyncio.Protocol):
         """Close at once; the receiver hears nothing more."""
         self._receiver = None
         self._transport.abort()
+        self._stop_lingering()
+
+    def cancel(self) -> None:
+        """Tell the server to stop; the receiver hears nothing more.
+
+        Our half is closed, which servers take for a client that left, so that we see when
+        the server closes its half: it has stopped then. One that goes on sending instead is
+        told by a reset.
+        """
+        self._receiver = None
+        if self.lingers or self._transport.is_closing():
+            return
+        self.lingers = True
+        self._cancelled_at = self._loop.time()
+        self._keeper.on_cancelled(self)
+        if self._transport.is_closing():
+            return
+        if self._transport.can_write_eof() and not self._transport.get_write_buffer_size():
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.abort()
+
+    def when_gone(self, call: Callable[[], None]) -> None:
+        """Call back once a cancelled server has stopped, or was given all the time it has."""
+        self._on_gone = call
+
+    def give_up(self, now: float, linger: float) -> bool:
+        """Wait no longer for a cancelled server that had its time; False while it has some."""
+        assert self._cancelled_at is not None
+        if now - self._cancelled_at < linger:
+            return False
+        self._transport.abort()
+        self._stop_lingering()
+        return True
 
     def close(self) -> None:
         """Close an idle connection."""
         self._transport.close()
+
+    def now(self) -> float:
+        """Tell the event loop's time, in seconds."""
+        return self._loop.time()
 
     @property
     def answering(self) -> bool:
@@ -167,8 +236,15 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent, as far as we know."""
-        return not self._transport.is_closing()
+        """Whether another request may be sent: the server's end of the connection is open.
+
+        The socket is looked at, since the event loop may not have come to it yet.
+        """
+        if self._transport.is_closing():
+            return False
+        if self._watch is None:
+            self._watch = evidence.watch(self._transport)
+        return not self._watch(0)
 
     def time_out(self, message: str) -> None:
         """Give the exchange up, since the server keeps silent."""
@@ -181,7 +257,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
-        if self._receiver is None or self._parser is None:
+        if self._cancelled_at is not None:
+            if self.heard_at - self._cancelled_at > LAST_BYTES:
+                self._transport.abort()
+        elif self._receiver is None or self._parser is None:
             # Nobody asked for these bytes: they must not become the next client's answer.
             self._transport.abort()
         elif self._raw:
@@ -189,21 +268,31 @@ class Connection(asyncio.Protocol):
         else:
             self._parse(self._parser, data)
 
+    def eof_received(self) -> None:
+        if self._cancelled_at is not None:
+            self._stop_lingering()
+        elif self.reused and not self._head_size and not self.answering:
+            self._unread = evidence.unread(self._transport, self._written)
+
     def connection_lost(self, error: Exception | None) -> None:
-        self._on_lost(self)
+        self._keeper.on_lost(self)
         self._parser = None  # it refers to us
+        if self.lingers and isinstance(error, ConnectionError):
+            self._stop_lingering()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         if self._receiver is not None:
             if self._raw or (error is None and self._ends_with_connection()):
                 self._complete = True
                 self._deliver()
-            elif self._was_stale():
+            elif self._was_stale(error):
                 self._fail(Stale("the kept connection was closed"))
             elif self.answering:
                 self._fail(Broken("the server closed the connection in the middle of its answer"))
             else:
-                self._fail(Broken("the server closed the connection without an answer"))
+                unheard = self.reused and not self._head_size
+                kind = Unheard if unheard else Broken
+                self._fail(kind("the server closed the connection without an answer"))
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -250,6 +339,20 @@ class Connection(asyncio.Protocol):
 
     # Inside
 
+    def _begin(self) -> None:
+        """Expect a response of which nothing has come yet."""
+        self._status = self._head_size = 0
+        self._headers = []
+        self._head = None
+        self._chunks = []
+        self._complete = self._keep = False
+
+    def _stop_lingering(self) -> None:
+        self.lingers = False
+        call, self._on_gone = self._on_gone, None
+        if call is not None:
+            call()
+
     def _parse(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
         if not self._status:
             self._head_size += len(data)
@@ -281,7 +384,7 @@ class Connection(asyncio.Protocol):
                 if self._head_only:
                     self._parser = None  # it waits for a body that does not come
                 self.reused = True
-                self._on_idle(self)
+                self._keeper.on_idle(self)
             else:
                 self._transport.close()
         if head is not None or chunks or self._complete:
@@ -295,15 +398,18 @@ class Connection(asyncio.Protocol):
                 receiver.failed(fault)
 
     def _fail(self, error: UpstreamError) -> None:
-        receiver, self._receiver = self._receiver, None
-        self._transport.abort()
+        receiver = self._receiver
+        self.cancel()
         if receiver is not None:
             receiver.failed(error)
 
-    def _was_stale(self) -> bool:
+    def _was_stale(self, error: Exception | None) -> bool:
         """Whether a lost connection had been closed before the request that went over it."""
-        unheard = self.reused and not self._head_size and not self.answering
-        return unheard and self._loop.time() - self.heard_at < STALE_WITHIN
+        if not self.reused or self._head_size or self.answering:
+            return False
+        # Only writing fails in this way, to a socket that was reset before.
+        refused = isinstance(error, BrokenPipeError) and self._size <= ONE_WRITE
+        return self._unread or refused
 
     def _ends_with_connection(self) -> bool:
         """Whether the end of the connection ends the answer (RFC 9112 section 6.3)."""

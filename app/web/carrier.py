@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from app.upstream.errors import Stale
+from app.upstream.errors import Stale, Unheard
 from app.upstream.pool import Pool
 from app.web.exchange import Exchange
 from app.web.headers import Origin, peer_of, request_head
@@ -48,13 +48,25 @@ class Carrier:
     async def carry(
         self, exchange: Exchange, server: str, body: bytes, length: bytes | None
     ) -> None:
-        """Carry a request whose body is at hand; again, where a kept connection was closed."""
+        """Carry a request whose body is at hand.
+
+        It is repeated once, over a fresh connection, where a kept one was closed before the
+        server could see it; one that may be repeated, wherever a kept one gave no response.
+        """
         pool = self.pools[server]
         head = self.head(exchange, pool, length)
-        try:
-            await exchange.run(pool, head, body)
-        except Stale:
-            await exchange.run(pool, head, body, fresh=True)
+        repeatable = exchange.scope["method"] in IDEMPOTENT
+        if not exchange.repeats:
+            try:
+                await exchange.run(pool, head, body, repeatable=repeatable)
+                return
+            except Stale:
+                exchange.repeats = True
+            except Unheard:
+                if not repeatable:
+                    raise
+                exchange.repeats = True
+        await exchange.run(pool, head, body, fresh=True)
 
     async def forward(self, exchange: Exchange, server: str) -> None:
         """Carry a request as it is, its body streamed."""

@@ -46,6 +46,7 @@ class Exchange:
 
     __slots__ = (
         "_base",
+        "_cancelled",
         "_complete",
         "_connection",
         "_dialling",
@@ -62,6 +63,7 @@ class Exchange:
         "fields",
         "lease",
         "record",
+        "repeats",
         "request",
         "route",
         "scope",
@@ -76,6 +78,8 @@ class Exchange:
         self.fields = fields
         self.record = record
         self.started = self.stopped = False
+        self.repeats = False
+        """Whether it is sent once more: then to the same server, and to no other after that."""
         self.route: tuple[tuple[bytes, bytes], ...] = ()
         """Headers that tell the client where its request went."""
         self.request: ModelRequest | UnroutedRequest | None = None
@@ -88,6 +92,7 @@ class Exchange:
         self._done: asyncio.Future[None] | None = None
         self._landed: Landed | None = None
         self._connection: Connection | None = None
+        self._cancelled: Connection | None = None
         self._dialling: asyncio.Task[Connection] | None = None
         self._uploader: Eager | None = None
         self._sender: Eager | None = None
@@ -112,10 +117,26 @@ class Exchange:
             self._uploader.close()
         if self._sender is not None:
             self._sender.close()
-        if self._connection is not None:
-            self._connection.abort()
+        self.cancel()
         if self._tunnel is not None:
             self._tunnel.close()
+
+    def cancel(self) -> None:
+        """Tell the server to stop, if it is still at work."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._cancelled = connection
+            connection.cancel()
+
+    def release(self, lease: "Lease") -> None:
+        """Give a lease back once the server has stopped, if it was told to."""
+        self.cancel()
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None and cancelled.lingers:
+            lease.lingers = True
+            cancelled.when_gone(lease.release)
+        else:
+            lease.release()
 
     def client_left(self) -> None:
         if self._landed is not None:
@@ -125,9 +146,7 @@ class Exchange:
 
     def cut_short(self) -> None:
         self.stopped = True
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
+        self.cancel()
         if self._landed is None:
             self.client.cancel(left=False)
         elif not self._complete:
@@ -179,18 +198,19 @@ class Exchange:
         body: bytes | None,
         *,
         fresh: bool = False,
+        repeatable: bool = False,
         chunked: bool = False,
         upgrade: bool = False,
     ) -> None:
         """Send the request to a server and pass the answer on until its end.
 
         With `body` None it is streamed from the client as it comes, in chunks if `chunked`.
-        `fresh` asks for a new connection.
+        `fresh` asks for a new connection; `repeatable` is content with any.
 
         Raises:
             UpstreamError: what went wrong at the server.
         """
-        connection = await pool.connect(fresh=fresh)
+        connection = await pool.connect(fresh=fresh, repeatable=repeatable)
         self._done = done = self.client.loop.create_future()
         self._note_sending(pool, body)
         connection.request(
@@ -273,7 +293,7 @@ class Exchange:
         return self._sender is not None and self._sender.ended
 
     def failed(self, error: Exception) -> None:
-        self._connection = None
+        self._cancelled, self._connection = self._connection, None
         self._end(error)
 
     async def break_off(self, status: int, kind: str, message: str) -> None:

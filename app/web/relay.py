@@ -43,7 +43,7 @@ class Relay:
 
     A model request holds a lease from before it is sent until its answer has ended, one
     bracket, on every way out. It is tried at the next server only where nothing can have been
-    acted on: no connection came about, or a kept one turned out to be closed. `finished`
+    acted on: no connection came about. `finished`
     is told of every request in the end; `in_flight` counts those under way, by endpoint.
     Requests to the `routed_paths` go where their model is, as `read` finds it. Streams that
     wait for a place get a sign of life every `keepalive` seconds, unless that is 0.
@@ -121,12 +121,13 @@ class Relay:
         """Hear how an exchange without a task has ended."""
         record, lease, request = exchange.record, exchange.lease, exchange.request
         if isinstance(error, Stale) and lease is not None and request is not None:
+            exchange.repeats = True
             self._go_on(exchange, self._place_and_carry(exchange, request, lease))
             return
         if isinstance(error, Unreachable):
             self._note_failure(record, error)
         if lease is not None:
-            _release(lease, record)
+            _release(exchange, lease)
         if isinstance(error, Unreachable) and request is not None:
             self._go_on(exchange, self._place_and_carry(exchange, request, unreachable=error))
         elif error is None or isinstance(error, ClientLeft):
@@ -221,8 +222,10 @@ class Relay:
             except Unreachable as error:
                 unreachable = error
                 self._note_failure(record, error)
+                if exchange.repeats:
+                    raise
             finally:
-                _release(lease, record)
+                _release(exchange, lease)
             lease = None
 
     def _note_failure(self, record: Record, error: Unreachable) -> None:
@@ -253,9 +256,10 @@ class Relay:
         if self._keepalive and record.stream and not api_of(record.endpoint).ollama:
             beat = functools.partial(exchange.keep_alive, "waiting for a free server")
             waiting = with_heartbeat(waiting, self._keepalive, beat)
-        lease = await waiting
-        record.waited += monotonic() - asked
-        return lease
+        try:
+            return await waiting
+        finally:
+            record.waited += monotonic() - asked
 
     # Any other request
 
@@ -278,9 +282,10 @@ async def _fail(error: Exception) -> None:
     raise error
 
 
-def _release(lease: Lease, record: Record) -> None:
+def _release(exchange: Exchange, lease: Lease) -> None:
+    record = exchange.record
     lease.worked = record.sent is not None and record.status < 400
-    lease.release()
+    exchange.release(lease)
 
 
 def _outcome(status: int) -> Outcome:

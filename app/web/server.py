@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.telemetry import logs
 from app.web.client import ClientProtocol
 
 PROBE_AFTER = 60
@@ -74,7 +75,10 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # each second
-            self.check_clients(asyncio.get_running_loop().time())
+            try:
+                self.check_clients(asyncio.get_running_loop().time())
+            except Exception:  # noqa: BLE001 - logged and counted
+                logs.task_failed("clients")
         return await super().on_tick(counter)
 
     def check_clients(self, now: float) -> None:

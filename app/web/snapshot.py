@@ -94,6 +94,7 @@ def _lease(lease: Lease, now: float) -> SnapshotJson:
         "reason": lease.reason,
         "expected_share": None if lease.claim is None else round(lease.claim.share, 3),
         "age_seconds": round(now - lease.since, 3),
+        "lingers": lease.lingers,
     }
 
 
@@ -107,6 +108,7 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "status": standing.status,
         "last": None if window.last is None else _last(server, window.last),
         "total_inflight": ledger.total,
+        "lingering": ledger.lingering,
         "model_inflight": ledger.by_instance(),
         "request_max": ledger.limit,
         "models": None if standing.models is None else sorted(standing.models),

@@ -399,6 +399,11 @@ OVERVIEW = Dashboard(
                     {"{{level}}": rate("logged_messages_total", by="level")},
                 ),
                 Panel(
+                    "Failed rounds",
+                    "Rounds of periodic tasks per second that an exception ended: each is a fault of ours, logged as task.failed.",
+                    {"{{task}}": rate("task_failures_total", by="task")},
+                ),
+                Panel(
                     "Versions",
                     "What runs where.",
                     {"": metric("build_info")},

@@ -145,6 +145,11 @@ SERVERS = Dashboard(
                     },
                 ),
                 Panel(
+                    "Left by their clients",
+                    "Requests whose client has left, while the server may still be at work: they keep their place.",
+                    {"{{server}}": f"sum by (server) ({metric('leases_lingering', SERVER)})"},
+                ),
+                Panel(
                     "Prompts read",
                     "Tokens of prompts per second of work on one, as measured at the first token of streams.",
                     {

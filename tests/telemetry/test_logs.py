@@ -12,18 +12,8 @@ from app.routing.news import ModelsAnswer
 from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
-from tests.fakes.stack import (
-    SSE,
-    answering,
-    chat,
-    chunk,
-    closed_port,
-    get,
-    listening,
-    ok,
-    post,
-    relaying,
-)
+from tests.fakes.sockets import SSE, answering, chat, chunk, closed_port, get, listening, ok, post
+from tests.fakes.stack import relaying
 
 
 @pytest.fixture(autouse=True)
