@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import random
 import re
 import signal
 import time
@@ -57,7 +58,12 @@ def create_app(
         window_length=max(1, round(settings.window_seconds / settings.probe_interval)),
         overflow=settings.overflow,
         adopt_slots=settings.adopt_slots,
+        numbered=settings.instances == "numbered",
+        rise=settings.probe_rise,
+        fall=settings.probe_fall,
+        chance=random.random,
     )
+    balancer.on_change = logs.server_changed
     pools = {
         server.name: Pool(
             server.model_base,
@@ -129,6 +135,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sampler.start()
+        balancer.await_answers()
         prober.start()
         watching = asyncio.create_task(meters.watch_event_loop(), name="event loop lag")
         try:

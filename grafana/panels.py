@@ -36,6 +36,7 @@ STATES: Words = {
     2: ("invalid", "red"),
     3: ("loading", "blue"),
     4: ("draining", "purple"),
+    5: ("ejected", "yellow"),
 }
 
 

@@ -5,14 +5,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Literal
 
-from app.routing.choice import Ask, Choice, choose
+from app.routing.budget import RetryBudget
+from app.routing.choice import Ask, Choice, able, choose
 from app.routing.fleet import Fleet
-from app.routing.ledger import Lease, Ledger
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
+from app.routing.ledger import Fault, Lease, Ledger
+from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
 from app.routing.residency import WORTH_KEEPING, Match
-from app.routing.standing import Standing
+from app.routing.standing import Change, Standing, Status
 from app.routing.sticky import Pin, Sticky
-from app.routing.window import Window
+from app.routing.window import FALL, RISE, Window
 
 
 class Refusal(Enum):
@@ -20,6 +21,10 @@ class Refusal(Enum):
 
     FULL = "full"
     """Every server that may take the request is at its limit: wait."""
+    UNASKED = "unasked"
+    """A server that may take the request was not asked for its models yet: wait."""
+    DOWN = "down"
+    """No server that has the model can be reached, and the others must not answer for it."""
     UNKNOWN = "unknown"
     """No server is left to try, or none is configured."""
 
@@ -55,9 +60,12 @@ class Balancer:
     """Knows every server's standing and every open lease.
 
     It is synchronous: choosing a server and booking the lease are one step, so no race can
-    pass a limit. `clock` tells seconds since the epoch. `on_room` is called when a place may
-    have become free; `overflow="first"` sends what finds everything full to the first server;
-    `adopt_slots` takes a server's slots for its limit where it has none.
+    pass a limit. `clock` tells seconds since the epoch, `chance` gives numbers from 0 to 1.
+    `on_room` is called when a place may have become free, `on_change` when a server's status
+    has changed, with what it was before; `queued` tells how many requests wait for a model.
+    `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
+    a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
+    of `model`.
     """
 
     def __init__(
@@ -69,9 +77,20 @@ class Balancer:
         window_length: int = 5,
         overflow: Literal["queue", "first"] = "queue",
         adopt_slots: bool = True,
+        numbered: bool = True,
+        rise: int = RISE,
+        fall: int = FALL,
+        chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
         self.on_room: Callable[[], None] = lambda: None
+        self.on_change: Callable[[Standing, Status], None] = lambda *_: None
+        self.queued: Callable[[str], int] = lambda _: 0
+        self.ejections: Counter[tuple[str, Fault]] = Counter()
+        """Ejections, by server and what for."""
+        self._chance = chance
+        self._retries = RetryBudget()
+        self._unasked: set[str] = set()
         self._clock = clock
         self._overflow = overflow
         self._sticky = Sticky(sticky_ttl)
@@ -90,11 +109,18 @@ class Balancer:
             name: Standing(
                 server,
                 Ledger(server.request_max, server.weight),
-                Window(window_length, has_health=server.health_base is not None),
+                Window(
+                    window_length, has_health=server.health_base is not None, rise=rise, fall=fall
+                ),
                 stale_after=sticky_ttl,
+                numbered=numbered,
             )
             for name, server in fleet.servers.items()
         }
+
+    def await_answers(self) -> None:
+        """Hold requests until each server that may take them was asked once (`Asked`)."""
+        self._unasked = set(self._standings)
 
     def place(self, ask: Ask, tried: Collection[str] = ()) -> Lease | Refusal:
         """Choose a server and instance that were not tried yet, and book the lease.
@@ -104,12 +130,30 @@ class Balancer:
         now = self._clock()
         candidates, pin, choice = self._choose(ask, tried, now)
         if choice is None:
-            return Refusal.FULL if candidates else Refusal.UNKNOWN
+            return self._refusal(ask, candidates, tried)
         routed = choice.reason != "fallback"
         if routed:
             self.lookups[self._lookup(ask, pin, choice)] += 1
             self._pin(ask, choice, now)
         return self._book(ask, choice, now, pinned=routed)
+
+    def place_again(self, ask: Ask, tried: Collection[str]) -> Lease | None:
+        """Choose another server for a request that one has turned away, and book the lease.
+
+        None where no other has room, or where too many requests were tried twice already.
+        """
+        if not self._retries.spend(self._clock()):
+            return None
+        lease = self.place(ask, tried)
+        if isinstance(lease, Lease):
+            return lease
+        self._retries.give_back()
+        return None
+
+    def holding(self, ask: Ask) -> list[str]:
+        """Name the servers that are known to have a model, up or down."""
+        names = self.fleet.candidates(ask.model) or () if ask.routed else ()
+        return [name for name in names if self._standings[name].listed(ask.names)]
 
     def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
         """Whether a request, placed now, would find its prompt in a cache."""
@@ -127,36 +171,43 @@ class Balancer:
         """Take in what a probe or a request found out about a server."""
         standing = self._standings[news.server]
         before = standing.status
+        reason = "probe"
         match news:
+            case Failure(silent=True) if standing.ledger.total:
+                return  # a server at work may be late; that nothing listens would be known
             case Failure(side=side, unreachable=unreachable):
+                reason = news.reason
                 standing.window.failed(side, unreachable=unreachable)
                 if standing.window.gone:
                     standing.went_away()
             case HealthAnswer(sample=sample):
                 standing.window.add(sample)
+            case Asked():
+                self._unasked.discard(news.server)
             case ModelsAnswer(models=models):
                 standing.window.answered()
                 standing.list_models(models)
             case Report():
-                standing.window.answered()
-                standing.report(news)
-                adopts = self._adopt_slots and standing.server.request_max is None
-                if adopts and not news.loading:
-                    standing.ledger.limit = news.slots
-                if news.at_work is not None:
-                    for lease in standing.ledger.stopped(news.at_work, news.asked_at):
-                        lease.release()
-        if standing.status != before:
-            standing.entered[standing.status] += 1
+                self._learn_report(standing, news)
+        self._note_change(standing, before, reason)
         self.on_room()
+
+    def _learn_report(self, standing: Standing, report: Report) -> None:
+        standing.window.answered()
+        standing.report(report)
+        if self._adopt_slots and standing.server.request_max is None and not report.loading:
+            standing.ledger.limit = report.slots
+        if report.at_work is not None:
+            for lease in standing.ledger.stopped(report.at_work, report.asked_at):
+                lease.release()
 
     def drain(self, server: str, *, on: bool) -> None:
         """Give a server no new requests, or give it some again; those in flight go on."""
         standing = self._standings[server]
-        if standing.draining != on:
-            standing.draining = on
-            standing.entered[standing.status] += 1
-            self.on_room()
+        before = standing.status
+        standing.draining = on
+        self._note_change(standing, before, "admin")
+        self.on_room()
 
     def now(self) -> float:
         """Tell the time, in seconds since the epoch."""
@@ -181,16 +232,27 @@ class Balancer:
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None:
             return self._choose_fallback(ask, tried)
-        candidates = [self._standings[name] for name in names if name not in tried]
-        if not candidates:
+        standings = self._standings
+        candidates = [standings[name] for name in names]
+        if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None, None
         pin = self._sticky.find(ask.client, ask.model, now)
-        choice = choose(ask, candidates, pin, now)
+        choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
-            first = next((s for s in candidates if s.willing), None)
+            first = next((s for s in able(ask, candidates, tried) if s.willing), None)
             if first is not None:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
         return candidates, pin, choice
+
+    def _refusal(self, ask: Ask, candidates: Sequence[Standing], tried: Collection[str]) -> Refusal:
+        """Say why nobody was chosen."""
+        if any(s.server.name in self._unasked for s in candidates) and ask.routed:
+            return Refusal.UNASKED
+        if able(ask, candidates, tried):
+            return Refusal.FULL
+        if any(s.listed(ask.names) for s in candidates):
+            return Refusal.DOWN
+        return Refusal.UNKNOWN
 
     def _choose_fallback(
         self, ask: Ask, tried: Collection[str]
@@ -206,6 +268,7 @@ class Balancer:
 
     def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
         standing = self._standings[choice.server]
+        self._retries.earn()
         ledger, fit = standing.ledger, choice.fit
         stay = None
         if fit is not None and ask.prompt is not None:
@@ -219,6 +282,7 @@ class Balancer:
                 stay.end(now, worked=lease.worked)
             if pinned:
                 self._pin(ask, choice, now)
+            self._judge(standing, lease, now)
             self.on_room()
 
         lease = Lease(
@@ -233,7 +297,9 @@ class Balancer:
             claim=None if stay is None else stay.claim,
         )
         ledger.enter(lease)
-        standing.note(choice.instance)
+        standing.note(choice.instance, now)
+        if not standing.ejection.quiet:
+            standing.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
 
@@ -266,6 +332,33 @@ class Balancer:
         self.forecasts[name, result] += 1
         if claim.rank is not None:
             standing.residency(news.instance).correct(claim.rank, held=held)
+
+    def _judge(self, standing: Standing, lease: Lease, now: float) -> None:
+        """Learn about a server from how a request has ended there."""
+        ejection = standing.ejection
+        if lease.succeeded:
+            standing.complete(now - lease.since)
+            if ejection.quiet and standing.window.valid and not standing.window.troubled:
+                return
+        before = standing.status
+        reason = "response"
+        if lease.succeeded:
+            ejection.completed(lease, now)
+            standing.window.served()
+        elif lease.fault is None:
+            ejection.given_up(lease)
+        elif ejection.failed(lease, lease.fault, now, self._chance()):
+            self.ejections[standing.server.name, lease.fault] += 1
+        if ejection.ejected and ejection.reason is not None:
+            reason = ejection.reason
+        self._note_change(standing, before, reason)
+
+    def _note_change(self, standing: Standing, before: Status, reason: str) -> None:
+        status = standing.status
+        if status != before:
+            standing.entered[status] += 1
+            standing.changed = Change(status, reason, self._clock())
+            self.on_change(standing, before)
 
     def _lookup(self, ask: Ask, pin: Pin | None, choice: Choice) -> Lookup:
         if pin is not None:

@@ -1,13 +1,10 @@
 """Which models there are, over all servers."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from app.routing.fleet import spelt
 from app.routing.standing import Standing
-
-_NUMBERED = re.compile(r"(.+)-(\d{1,9})")
 
 
 def offered(
@@ -17,8 +14,9 @@ def offered(
 
     Aliases are listed beside the models that they stand for, under any name of theirs.
     """
+    standings = list(standings)
+    models = set(models_by_name(standings).values())
     names = listed(standings)
-    models = {name for name in names if model_of(name, names) == name}
     known = {alias for alias, meant in aliases.items() if any(spelt(m, names) for m in meant)}
     return sorted(models | known)
 
@@ -28,10 +26,12 @@ def listed(standings: Iterable[Standing]) -> set[str]:
     return {name for standing in standings for name in standing.models or ()}
 
 
-def model_of(name: str, names: set[str]) -> str:
-    """Name the model that `name` is an instance of.
-
-    `model-2` is an instance if `model` is listed too; `phi-4`, without a `phi`, is a model.
-    """
-    match = _NUMBERED.fullmatch(name)
-    return match[1] if match and int(match[2]) >= 2 and match[1] in names else name
+def models_by_name(standings: Iterable[Standing]) -> dict[str, str]:
+    """Name the model of every listed name: itself, if it is a model of its own on any server."""
+    found: dict[str, str] = {}
+    for standing in standings:
+        for name in standing.models or ():
+            model = standing.model_of(name)
+            if found.setdefault(name, model) != model:
+                found[name] = name
+    return found

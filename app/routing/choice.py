@@ -1,11 +1,11 @@
 """Which server, instance and slot take a request: the rule, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 from app.routing.prompt import Prompt
 from app.routing.residency import WORTH_KEEPING, Fit, Match
-from app.routing.standing import Standing
+from app.routing.standing import Readiness, Standing
 from app.routing.sticky import Pin
 
 Reason = Literal[
@@ -58,21 +58,96 @@ class Choice(NamedTuple):
     fit: Fit | None = None
 
 
-def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float) -> Choice | None:
+def able(
+    ask: Ask, candidates: Sequence[Standing], tried: Collection[str] = ()
+) -> Sequence[Standing]:
+    """List the candidates that may have the model, without those that were tried.
+
+    Where one is known to have it, up or down, those that are known to lack it are out, so
+    that no other model answers in its place. Where none is known to have it, those that may
+    have it come first, and where all lack it, the pattern's word is taken.
+    """
+    found = []
+    known = False
+    for standing in candidates:
+        if standing.models is None:
+            found.append(standing)
+        elif standing.listed(ask.names):
+            known = True
+            found.append(standing)
+    left = [s for s in found if s.server.name not in tried] if tried else found
+    if left or known:
+        return left
+    return [s for s in candidates if s.server.name not in tried]
+
+
+def choose(
+    ask: Ask,
+    candidates: Sequence[Standing],
+    pin: Pin | None,
+    now: float,
+    tried: Collection[str] = (),
+    ahead: Callable[[str], int] = lambda _: 0,
+) -> Choice | None:
     """Pick a server, instance and slot for a request; None when all that may take it are full.
 
-    Servers that are known not to have the model, or that are invalid, are out unless there
-    is no other; one that is full, that drains or that loads never gets one more. Among the
+    Of the servers that may have the model, those that are invalid are out unless all are; one
+    that is ejected, unless half of them would be; one that is full, that drains or that loads
+    never gets one more. Among the
     others the prompt decides: where it is held in a cache, else where nothing is lost. What
     has no prompt, or one too short to matter, goes where the client's last request went,
     unless its model is gone from there and in memory elsewhere; else, in the order of the
     candidates, to a server with a free instance; to an idle server; to the least loaded one.
+    Of the `tried` none is taken; `ahead` tells how many wait for the same model already.
     """
-    able = [s for s in candidates if not s.lacks(ask.names)] or candidates
-    room = [s for s in able if s.open and s.window.valid]
-    if not room:
-        waits = any(s.window.valid and not s.draining for s in able)
-        return None if waits else _last_resort(ask, able, now)
+    may = able(ask, candidates, tried)
+    valid = [s for s in may if s.window.valid and not s.draining]
+    ready = _not_ejected([s for s in valid or may if s.willing], now)
+    room = [s for s in ready if not s.ledger.full]
+    if not room or (len(room) < len(ready) and _worth_waiting(ask, ready, room, now, ahead)):
+        return None
+    if len(room) > 1:
+        room = [s for s in room if s.ejection.quiet or not _spared(s, ask, now)] or room
+    choice = _among(ask, room, pin, now)
+    return choice if valid else choice._replace(reason="last_resort")
+
+
+def _not_ejected(standings: list[Standing], now: float) -> list[Standing]:
+    """Leave out who is ejected, the longest first, but never more than half, nor the last."""
+    barred = [s for s in standings if not s.ejection.quiet and s.ejection.bars(now)]
+    if not barred:
+        return standings
+    barred.sort(key=lambda s: s.ejection.until or 0.0, reverse=True)
+    out = barred[: len(standings) // 2]
+    return [s for s in standings if s not in out]
+
+
+def _spared(standing: Standing, ask: Ask, now: float) -> bool:
+    """Whether others with room go first, unless the model is just being loaded there."""
+    slows = standing.ejection.slows(standing.ledger.total, now)
+    return slows and standing.readiness(ask.names) is not Readiness.LOADING
+
+
+def _worth_waiting(
+    ask: Ask,
+    ready: Sequence[Standing],
+    room: Sequence[Standing],
+    now: float,
+    ahead: Callable[[str], int],
+) -> bool:
+    """Whether a full server that has the model will be free before another has loaded it."""
+    if not all(s.must_load(ask.names) for s in room):
+        return False
+    full = [s for s in ready if s.ledger.full and not s.must_load(ask.names)]
+    if not full:
+        return False
+    before = ahead(ask.model)
+    waits = [s.expected_wait(now, before, ask.names) for s in full]
+    return min(waits) < min(s.load_seconds for s in room)
+
+
+def _among(ask: Ask, room: Sequence[Standing], pin: Pin | None, now: float) -> Choice:
+    """Pick among servers that all may take the request."""
     if (
         ask.prompt is not None
         and ask.prompt.size >= WORTH_KEEPING
@@ -87,11 +162,6 @@ def choose(ask: Ask, candidates: Sequence[Standing], pin: Pin | None, now: float
         or next((_least_busy(s, ask, "idle", now) for s in preferred if _idle(s)), None)
         or _least_busy(min(preferred, key=lambda s: s.ledger.load), ask, "least_loaded", now)
     )
-
-
-def _last_resort(ask: Ask, able: Sequence[Standing], now: float) -> Choice | None:
-    first = next((s for s in able if s.open), None)
-    return None if first is None else _least_busy(first, ask, "last_resort", now)
 
 
 def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -> Choice | None:
@@ -115,7 +185,7 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -
                 rank = (
                     1,
                     standing.server.tier,
-                    standing.must_load(ask.names),
+                    *_effort_to_load(standing, ask),
                     Match.EVICTS if crowded else fit.match,
                     crowded,
                     not fit.anchor,
@@ -137,19 +207,31 @@ def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> C
             s.server.name == pin.server
             and not s.lacks(ask.names)
             and pin.instance in s.offered(ask.names)
-            and not (s.must_load(ask.names) and any(x.in_memory(ask.names) for x in room))
+            and not (s.must_load(ask.names) and s not in _first_to_load(ask, room))
         ):
             return _at(s, pin.instance, ask, "sticky", now)
     return None
 
 
 def _preferred(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
-    """Keep the servers of the first tier that has room; of these, those that need not load."""
+    """Keep the servers of the first tier that has room; of these, those with the least to load."""
     if len(room) == 1:
         return room
     tier = min(s.server.tier for s in room)
-    first = [s for s in room if s.server.tier == tier]
-    return [s for s in first if not s.must_load(ask.names)] or first
+    return _first_to_load(ask, [s for s in room if s.server.tier == tier])
+
+
+def _first_to_load(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
+    """Keep the servers where the least must happen before the model is in memory."""
+    efforts = [_effort_to_load(s, ask) for s in room]
+    least = min(efforts)
+    return [s for s, effort in zip(room, efforts, strict=True) if effort == least]
+
+
+def _effort_to_load(standing: Standing, ask: Ask) -> tuple[int, float]:
+    """Rank a server by what must happen first; who unloads, by how long that was not used."""
+    readiness = standing.readiness(ask.names)
+    return readiness, standing.unused_since() if readiness is Readiness.SWAP else 0.0
 
 
 def _free_instance(ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
@@ -163,7 +245,9 @@ def _free_instance(ask: Ask, room: Sequence[Standing], now: float) -> Choice | N
 
 
 def _idle(standing: Standing) -> bool:
-    return standing.window.idle and not standing.ledger.foreign
+    """Whether a GPU is known to be idle; where nobody tells, only who has nothing to do is."""
+    ledger, window = standing.ledger, standing.window
+    return window.idle and not ledger.foreign and (window.known or not ledger.total)
 
 
 def _least_busy(standing: Standing, ask: Ask, reason: Reason, now: float) -> Choice:

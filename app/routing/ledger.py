@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from app.routing.residency import Claim
+
+Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
+"""What a server did wrong with a request that reached it."""
 
 
 class Lease:
@@ -18,14 +21,17 @@ class Lease:
         "_let_go",
         "claim",
         "client",
+        "fault",
         "instance",
         "lingers",
         "model",
         "open",
         "reason",
+        "rest",
         "server",
         "since",
         "slot",
+        "succeeded",
         "worked",
     )
 
@@ -52,6 +58,12 @@ class Lease:
         """The number of the slot that the server is asked to use."""
         self.claim = claim
         """What its cache is believed to hold."""
+        self.fault: Fault | None = None
+        """What the server did wrong, if anything."""
+        self.succeeded = False
+        """Whether the server has completed the request."""
+        self.rest = 0.0
+        """Seconds that the server wants to be left alone (RFC 9110 section 10.2.3)."""
         self.open = True
         self.lingers = False
         """Whether its request has ended, but the server may not have noticed yet."""

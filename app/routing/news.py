@@ -1,7 +1,7 @@
 """What is found out about a server, by probes and by requests."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.routing.residency import Claim
@@ -16,6 +16,10 @@ class Failure:
     side: Side
     unreachable: bool
     """No connection could be made: nothing listens there."""
+    reason: str = field(default="", compare=False)
+    """A word for people."""
+    silent: bool = field(default=False, compare=False)
+    """No response came in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,13 @@ class ModelsAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A server was asked for all there is to know of it, whatever came of it."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a model server tells of its own state; None for what its kind does not tell."""
 
@@ -50,8 +61,12 @@ class Report:
     active: int | None = None
     """Requests inside, at work or waiting, of anybody."""
     loaded: frozenset[str] | None = None
-    """Names of the models in memory."""
-    asked_at: float = 0.0
+    """Names of the models in memory, and of those that sleep: they come back by themselves."""
+    starting: frozenset[str] = frozenset()
+    """Names of the models that are being loaded."""
+    asleep: frozenset[str] = frozenset()
+    """Those of `loaded` that sleep: their caches are empty."""
+    asked_at: float = field(default=0.0, compare=False)
     """When it was asked, in seconds since the epoch."""
 
     @property
@@ -75,4 +90,4 @@ class Reuse(NamedTuple):
     """From sending the request to the first token, where that was seen."""
 
 
-News = Failure | HealthAnswer | ModelsAnswer | Report
+News = Failure | HealthAnswer | ModelsAnswer | Asked | Report

@@ -2,15 +2,18 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
-from typing import Literal
+from enum import IntEnum
+from typing import Literal, NamedTuple
 
-from app.routing.fleet import Server, spelt
+from app.routing.ejection import Ejection
+from app.routing.fleet import Server
+from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
 from app.routing.news import Report
 from app.routing.residency import Residency, Slot
 from app.routing.window import Window
 
-Status = Literal["idle", "busy", "loading", "draining", "invalid"]
+Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
 
 MOST_INSTANCES = 200
 """Instances of models whose caches are followed, at one server."""
@@ -21,16 +24,59 @@ ONE_MODEL = ""
 SMOOTHING = 0.2
 """How much the newest measurement of a speed counts."""
 
+GUESSED_LOAD = 10.0
+"""Seconds that the load of a model is believed to take before one was seen."""
+
+
+class Readiness(IntEnum):
+    """How far a server is from having a model in memory, the best first."""
+
+    READY = 0
+    """It is there, or nobody can tell."""
+    LOADING = 1
+    """It is being loaded."""
+    ASLEEP = 2
+    """It sleeps, and wakes by itself in the place that it has."""
+    ROOM = 3
+    """It must be loaded, and nothing must be unloaded for it."""
+    SWAP = 4
+    """Another must be unloaded for it."""
+
+
+class Change(NamedTuple):
+    """The last change of a server's status."""
+
+    status: Status
+    reason: str
+    at: float
+    """In seconds since the epoch."""
+
 
 class Standing:
     """A server, what it told of itself, what is in flight there, and what its caches hold."""
 
     def __init__(
-        self, server: Server, ledger: Ledger, window: Window, stale_after: float = 180.0
+        self,
+        server: Server,
+        ledger: Ledger,
+        window: Window,
+        stale_after: float = 180.0,
+        *,
+        numbered: bool = True,
     ) -> None:
         self.server = server
         self.ledger = ledger
         self.window = window
+        self.ejection = Ejection()
+        self.changed: Change | None = None
+        """The last change of its status; None while it is as it was at the start."""
+        self._load_seconds: float | None = None
+        self.service_seconds: float | None = None
+        """How long a request takes, in seconds, as measured."""
+        self._numbered = numbered
+        self._used: OrderedDict[str, float] = OrderedDict()
+        self._loads: dict[str, float] = {}  # since when
+        self._most_loaded = 1
         self.models: frozenset[str] | None = None
         """The names in the server's model list; None while it is unknown."""
         self.draining = False
@@ -55,6 +101,8 @@ class Standing:
         """One word for people and for the snapshot."""
         if self.draining:
             return "draining"
+        if self.window.valid and self.ejection.ejected:
+            return "ejected"
         return "loading" if self.loading and self.window.valid else self.window.status
 
     @property
@@ -107,7 +155,8 @@ class Standing:
             self._take_in_slots(told.slots)
         ours = self.ledger.recent()
         if told.loaded is not None:
-            self._forget_unloaded(told.loaded, ours)
+            self._forget_unloaded(told.loaded - told.asleep, ours)
+            self._note_loads(told.loaded, told.asked_at)
         if told.busy_slots is not None:
             slots = [slot for residency in self._residencies.values() for slot in residency.slots]
             touched = {slot.number for slot in slots if slot.busy or slot.touched}
@@ -122,14 +171,17 @@ class Standing:
         """Note that nothing listens there: what it held and told is no more."""
         self.told = None
         self._asked.clear()
+        self._loads.clear()
         self._forget_others()
         self._forget_caches()
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""
-        speed = tokens / seconds
-        before = self.prefill
-        self.prefill = speed if before is None else before + SMOOTHING * (speed - before)
+        self.prefill = _smoothed(self.prefill, tokens / seconds)
+
+    def complete(self, seconds: float) -> None:
+        """Note how long a request took."""
+        self.service_seconds = _smoothed(self.service_seconds, seconds)
 
     # Its caches
 
@@ -208,13 +260,13 @@ class Standing:
             self._offers = {}
 
     def listed(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """List `name`, `name-2`, `name-3`, … for the first of the names that the server has.
+        """List the instances of the first of the names that the server has.
 
         Empty where it has none of them, or its list is unknown.
         """
         found = self._offers.get(names)
         if found is None:
-            found = next((x for name in names if (x := self._numbered(name))), ())
+            found = next((x for name in names if (x := self._instances(name))), ())
             # Clients make names up, so only what was found is worth remembering.
             if found:
                 self._offers[names] = found
@@ -224,40 +276,98 @@ class Standing:
         """Whether the server is known not to have the model under any of its names."""
         return self.models is not None and not self.listed(names)
 
-    def in_memory(self, names: tuple[str, ...]) -> bool | None:
-        """Whether it holds one of these, or loads one for us already; None where it cannot tell."""
-        told = self.told
-        if told is None or told.loaded is None:
-            return None
-        offered = self.offered(names)
-        return not (told.loaded.isdisjoint(offered) and self._asked.isdisjoint(offered))
-
-    def must_load(self, names: tuple[str, ...]) -> bool:
-        """Whether it is known to hold none of these in memory."""
-        return self.in_memory(names) is False
-
-    def note(self, instance: str) -> None:
-        """Note that a request goes to an instance, which is loaded for it if need be."""
-        if self.told is not None and self.told.loaded is not None:
-            self._asked.add(instance)
-
     def offered(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """List the instances that may take a request for one of the names; never empty."""
-        return self.listed(names) or names[-1:]
+        """List the instances that may take a request for one of the names; never empty.
+
+        A server whose list is unknown may know the model by its full name, one that lists none
+        of the names by the shortest.
+        """
+        return self.listed(names) or (names[:1] if self.models is None else names[-1:])
 
     def served_name(self, names: tuple[str, ...]) -> str:
-        """Pick the first of the names of which the server lists an instance, else the last."""
-        return next((name for name in names if self._numbered(name)), names[-1])
+        """Pick the first of the names that the server lists, else as `offered` does."""
+        if self.models is None:
+            return names[0]
+        return next((name for name in names if self._instances(name)), names[-1])
 
-    def _numbered(self, name: str) -> tuple[str, ...]:
-        prefix = name + "-"
-        numbered = sorted(
-            (int(number), model)
-            for model in self.models or ()
-            if model.startswith(prefix)
-            and (number := model[len(prefix) :]).isascii()
-            and number.isdecimal()
-            and len(number) < 10
-        )
-        first = spelt(name, self.models or ())
-        return (() if first is None else (first,)) + tuple(model for _, model in numbered)
+    def model_of(self, name: str) -> str:
+        """Name the model that a listed name is an instance of here."""
+        return model_of(name, self.models or (), numbered=self._numbered)
+
+    def _instances(self, name: str) -> tuple[str, ...]:
+        return instances(name, self.models or (), numbered=self._numbered)
+
+    # What it has in memory
+
+    def readiness(self, names: tuple[str, ...]) -> Readiness:
+        """Tell how far the server is from having the model in memory."""
+        told = self.told
+        if told is None or told.loaded is None:
+            return Readiness.READY
+        offered = self.offered(names)
+        if self._one_model and not told.loaded:
+            return Readiness.ASLEEP
+        if not told.loaded.isdisjoint(offered):
+            return Readiness.ASLEEP if told.asleep.issuperset(offered) else Readiness.READY
+        if not (self._asked.isdisjoint(offered) and told.starting.isdisjoint(offered)):
+            return Readiness.LOADING
+        held = len(told.loaded | told.starting | self._asked)
+        return Readiness.ROOM if held < self._most_loaded else Readiness.SWAP
+
+    def must_load(self, names: tuple[str, ...]) -> bool:
+        """Whether it is known to hold the model neither in memory nor on its way there."""
+        return self.readiness(names) >= Readiness.ROOM
+
+    @property
+    def load_seconds(self) -> float:
+        """How long the load of a model takes, in seconds, as measured."""
+        return GUESSED_LOAD if self._load_seconds is None else self._load_seconds
+
+    def unused_since(self) -> float:
+        """Tell when the model was used last that would have to go for another."""
+        told = self.told
+        if told is None or not told.loaded:
+            return 0.0
+        return min(self._used.get(name, 0.0) for name in told.loaded)
+
+    def note(self, instance: str, now: float) -> None:
+        """Note that a request goes to an instance, which is loaded for it if need be."""
+        told = self.told
+        if told is None or told.loaded is None:
+            return
+        self._asked.add(instance)
+        self._used[instance] = now
+        self._used.move_to_end(instance)
+        if len(self._used) > MOST_INSTANCES:
+            self._used.popitem(last=False)
+        if instance not in told.loaded and len(self._loads) < MOST_INSTANCES:
+            self._loads.setdefault(instance, now)
+
+    def expected_wait(self, now: float, ahead: int, names: tuple[str, ...]) -> float:
+        """Estimate, in seconds, how long a request waits here for a place, behind `ahead` others.
+
+        A request that takes longer than most may take as long again.
+        """
+        service = self.service_seconds or 0.0
+        ages = (now - lease.since for lease in self.ledger.leases())
+        first = min((service - age if age < service else age for age in ages), default=0.0)
+        wait = first + ahead * service / (self.ledger.limit or 1)
+        if self.readiness(names) is Readiness.LOADING:
+            begun = min((self._loads.get(x, now) for x in self.offered(names)), default=now)
+            wait += max(0.0, self.load_seconds - (now - begun))
+        return wait
+
+    def _note_loads(self, loaded: frozenset[str], asked_at: float) -> None:
+        """Learn how long loads took; one that nobody waits for any more is forgotten."""
+        self._most_loaded = max(self._most_loaded, len(loaded))
+        for instance, begun in list(self._loads.items()):
+            if instance in loaded:
+                took = max(0.0, asked_at - begun)
+                self._load_seconds = _smoothed(self._load_seconds, took)
+            elif instance in self._asked:
+                continue
+            del self._loads[instance]
+
+
+def _smoothed(before: float | None, new: float) -> float:
+    return new if before is None else before + SMOOTHING * (new - before)

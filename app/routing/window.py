@@ -7,8 +7,7 @@ from typing import Literal
 Status = Literal["idle", "busy", "invalid"]
 Side = Literal["health", "models"]
 
-STRIKES = 3
-"""Failures in a row, on one side, that make a server invalid."""
+RISE, FALL = 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,38 +21,54 @@ class Sample:
 
 
 class Window:
-    """The last samples of a server, and the failures since.
+    """The last samples of a server, and the probes that failed or succeeded in a row.
 
     A server has two sides that fail apart: the agent that tells its GPU load (`health`) and
     the model API itself (`models`). It is invalid while either is down. A side is down at
-    once when nothing listens there, and after three failures in a row otherwise: an agent
-    on a busy machine may answer late.
+    once when nothing listens there, and after `fall` failures in a row otherwise: an agent
+    on a busy machine may answer late. It is up again after `rise` successes in a row, or at
+    once where a model request succeeds.
 
     The window is conservative: busy until the first sample, and as long as any sample in
     it is. A server without a health address is idle as far as anybody can tell.
     """
 
-    __slots__ = ("_samples", "_senseless", "_strikes", "valid")
+    __slots__ = ("_down", "_failures", "_fall", "_rise", "_samples", "_successes", "known", "valid")
 
-    def __init__(self, length: int, *, has_health: bool) -> None:
+    def __init__(
+        self, length: int, *, has_health: bool, rise: int = RISE, fall: int = FALL
+    ) -> None:
         self._samples: deque[Sample] = deque(maxlen=length)
-        self._strikes: dict[Side, int] = {"health": 0, "models": 0}
-        self._senseless = not has_health
+        self._rise = rise
+        self._fall = fall
+        self._failures: dict[Side, int] = {"health": 0, "models": 0}
+        self._successes: dict[Side, int] = {"health": 0, "models": 0}
+        self._down: set[Side] = set()
+        self.known = has_health
+        """Whether anybody tells the GPU's load."""
         self.valid = True
         """Whether requests may go there."""
 
     def add(self, sample: Sample) -> None:
         """Take in a good health answer."""
         self._samples.append(sample)
-        self._strike("health", 0)
+        self._succeeded("health", 1)
 
     def answered(self) -> None:
-        """Note that the model API answered."""
-        self._strike("models", 0)
+        """Note that the model API answered a probe."""
+        self._succeeded("models", 1)
+
+    def served(self) -> None:
+        """Note that the model API completed a request: no probe could say more."""
+        self._succeeded("models", self._rise)
 
     def failed(self, side: Side, *, unreachable: bool) -> None:
         """Note a failure; `unreachable` means that no connection could be made."""
-        self._strike(side, STRIKES if unreachable else self._strikes[side] + 1)
+        self._successes[side] = 0
+        self._failures[side] = self._fall if unreachable else self._failures[side] + 1
+        if self._failures[side] >= self._fall:
+            self._down.add(side)
+            self.valid = False
 
     @property
     def last(self) -> Sample | None:
@@ -62,18 +77,18 @@ class Window:
 
     @property
     def troubled(self) -> bool:
-        """Whether the model API's last answer was a failure: ask it again soon."""
-        return self._strikes["models"] > 0
+        """Whether the model API's last probe failed, or it is not up again: ask it soon."""
+        return self._failures["models"] > 0 or "models" in self._down
 
     @property
     def gone(self) -> bool:
         """Whether the model API is down: another may come back."""
-        return self._strikes["models"] >= STRIKES
+        return "models" in self._down
 
     @property
     def idle(self) -> bool:
         """Whether nothing was busy during the whole window."""
-        if self._senseless:
+        if not self.known:
             return True
         return bool(self._samples) and not any(sample.busy for sample in self._samples)
 
@@ -84,6 +99,12 @@ class Window:
             return "invalid"
         return "idle" if self.idle else "busy"
 
-    def _strike(self, side: Side, strikes: int) -> None:
-        self._strikes[side] = strikes
-        self.valid = max(self._strikes.values()) < STRIKES
+    def _succeeded(self, side: Side, by: int) -> None:
+        self._failures[side] = 0
+        if side not in self._down:
+            return
+        self._successes[side] += by
+        if self._successes[side] >= self._rise:
+            self._successes[side] = 0
+            self._down.discard(side)
+            self.valid = not self._down

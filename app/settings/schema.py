@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         description="Other names for models: a request for the first gets the second.",
         examples=[{"gpt-4o": "qwen3:8b"}],
     )
+    instances: Annotated[Literal["numbered", "off"], BeforeValidator(lower)] = Field(
+        default="numbered",
+        description="Take `model-2`, `model-3` and so on for instances of the `model` that the "
+        "same server lists, where the numbers have no gap; `off`: each name is a model.",
+    )
     routed_paths: RoutedPaths = Field(
         default=(CHAT_PATH,),
         description="Paths whose requests go where their model is; other requests that make a "
@@ -147,6 +152,19 @@ class Settings(BaseSettings):
     )
     probe_read_timeout: Seconds = Field(
         default=2, description="Longest wait for a probe's answer, in seconds."
+    )
+    probe_rise: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="How many good probes in a row bring a server back that was down.",
+    )
+    probe_fall: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="How many failed probes in a row take a server down; one is enough where "
+        "nothing listens.",
     )
     models_ttl: Seconds = Field(
         default=10, description="How long a model list is believed, in seconds."

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
-from app.routing.catalog import listed, model_of
+from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
 from app.telemetry import logs
 from app.telemetry.family import Families, label
@@ -118,7 +118,7 @@ class Metrics:
         The state is read here, in the event loop to which it belongs; the text, which takes
         long, is written in a thread.
         """
-        names = listed(self._balancer.standings())
+        names = models_by_name(self._balancer.standings())
         label_of = functools.partial(self._label, names=names)
         written = CounterMetricFamily(
             f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
@@ -135,7 +135,7 @@ class Metrics:
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:
-        names = listed(self._balancer.standings())
+        names = models_by_name(self._balancer.standings())
         model = self._label(record.model, names) if record.model else NO_MODEL
         # A name that asks for more than the model, as `…-high` does, is told by where it went.
         if model == OTHER and record.instance:
@@ -144,13 +144,13 @@ class Metrics:
             self._folded.value += 1
         return model
 
-    def _label(self, name: str, names: set[str]) -> str:
+    def _label(self, name: str, names: Mapping[str, str]) -> str:
         """Name the model of an instance in `names`, which servers list; anything else is `other`.
 
         Servers that are down keep the names that they had.
         """
         if (known := spelt(name, names)) is not None:
-            name = label(model_of(known, names))
+            name = label(names[known])
             if len(self._models) < MOST_MODELS:
                 self._models.add(name)
         elif name.startswith(("/", "(")):

@@ -15,7 +15,9 @@ Outcome = Literal[
     "client_disconnect",
 ]
 
-Fault = Literal["connect", "connect_timeout", "read_timeout", "reset", "protocol", "status_5xx"]
+Fault = Literal[
+    "connect", "connect_timeout", "read_timeout", "reset", "protocol", "status_5xx", "status_429"
+]
 """What was wrong with a server."""
 
 Rejection = Literal["no_route", "queue_full", "queue_timeout"]
@@ -27,7 +29,8 @@ class Record:
     """One request, from its head to the last byte of its answer.
 
     Times are in seconds on the monotonic clock. `server`, `instance` and `reason` tell
-    where the last attempt went; `failures` names the servers that could not be reached before.
+    where the last attempt went; `failures` names the servers that could not be reached before, or
+    that turned the request away.
     """
 
     id: str

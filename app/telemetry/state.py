@@ -7,6 +7,7 @@ from typing import get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.routing.balancer import Balancer, Forecast
+from app.routing.ledger import Fault
 from app.routing.standing import Standing, Status
 from app.telemetry.family import label
 from app.telemetry.gpu import Gpu, GpuSampler, Reason
@@ -90,7 +91,16 @@ class State:
             if window.last is not None:
                 load.add_metric([name], window.last.gpu_percent / 100)
                 seen.add_metric([name], window.last.at)
-        yield from (up, state, changes, open_at, lingering, limit, load, seen)
+        ejections = self._counter(
+            "ejections",
+            "How often a server was left alone for a while because requests failed there.",
+            *("server", "reason"),
+        )
+        for standing in standings:
+            for fault in get_args(Fault):
+                name = standing.server.name
+                ejections.add_metric([name, fault], self._balancer.ejections[name, fault])
+        yield from (up, state, changes, ejections, open_at, lingering, limit, load, seen)
 
     def _requests(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
         handled = self._gauge(

@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Literal
 
 import httpx
-import structlog
 
 from app.routing.fleet import NAME_LIMIT, Server
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.standing import Standing
 from app.routing.window import Sample, Side
 from app.upstream.sensing import Sensing, Silent
@@ -21,10 +21,12 @@ from app.upstream.sensing import Sensing, Silent
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
 
+JITTER = 0.1
+"""The part of the interval by which a probe may come earlier or later, so that probes of many
+servers do not come together."""
+
 CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
 """What came of a probe."""
-
-log = structlog.get_logger(__name__)
 
 
 class Unusable(Exception):
@@ -67,7 +69,11 @@ class Prober:
         self._senses = {
             s.server.name: Sensing(s.server.name, s.server.health, clock) for s in self._standings
         }
-        self._reached = {s.server.name: asyncio.Event() for s in self._standings}
+        names = [s.server.name for s in self._standings]
+        self._probed, self._reached, self._sensed = (
+            {name: asyncio.Event() for name in names} for _ in range(3)
+        )
+        self._longest = connect_timeout + read_timeout
         self._listed_at: dict[str, float] = {}
         self._client: httpx.AsyncClient | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,7 +83,11 @@ class Prober:
         self._tasks = [
             asyncio.create_task(watch, name=f"probe {standing.server.name}")
             for standing in self._standings
-            for watch in (self._watch(standing), self._listen(standing))
+            for watch in (
+                self._watch(standing),
+                self._listen(standing),
+                self._introduce(standing),
+            )
         ]
 
     async def stop(self) -> None:
@@ -110,7 +120,6 @@ class Prober:
 
     async def _watch(self, standing: Standing) -> None:
         loop = asyncio.get_running_loop()
-        was_valid = True
         while True:
             begun = loop.time()
             try:
@@ -118,13 +127,21 @@ class Prober:
             except Exception:  # noqa: BLE001 - logged and counted
                 # A fault of ours in one answer must not end the watch over the server.
                 self._failed("probe", server=standing.server.name)
-            valid = standing.window.valid
-            if valid != was_valid:
-                was_valid = valid
-                log.warning("server.up" if valid else "server.down", server=standing.server.name)
-                if not valid:
-                    self._senses[standing.server.name].forget()
-            await asyncio.sleep(max(0.0, begun + self._interval - loop.time()))
+            if standing.window.gone:
+                self._senses[standing.server.name].forget()
+            self._probed[standing.server.name].set()
+            pause = self._interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+            await asyncio.sleep(max(0.0, begun + pause - loop.time()))
+
+    async def _introduce(self, standing: Standing) -> None:
+        """Tell when a server was asked for all there is to know, or had the time for it."""
+        name = standing.server.name
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._longest):
+                await self._probed[name].wait()
+                if self._reached[name].is_set():
+                    await self._sensed[name].wait()
+        self._learn(Asked(name))
 
     async def _listen(self, standing: Standing) -> None:
         """Ask for a server's own words apart from the rest: it may be slow to find them."""
@@ -134,6 +151,7 @@ class Prober:
                 await self.sense(standing)
             except Exception:  # noqa: BLE001 - logged and counted
                 self._failed("introspection", server=standing.server.name)
+            self._sensed[standing.server.name].set()
             await asyncio.sleep(self._interval)
 
     async def sense(self, standing: Standing) -> None:
@@ -169,14 +187,14 @@ class Prober:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             refused = isinstance(error, httpx.ConnectError)
             result = "refused" if refused else "timeout"
-            news = Failure(server.name, side, unreachable=True)
+            news = Failure(server.name, side, unreachable=True, reason=result, silent=not refused)
             if side == "models":
                 self._reached[server.name].clear()
                 self._senses[server.name].forget()
         except (httpx.HTTPError, httpx.InvalidURL, Unusable) as error:
             silent = isinstance(error, httpx.TimeoutException)
             result = "timeout" if silent else "bad_response"
-            news = Failure(server.name, side, unreachable=False)
+            news = Failure(server.name, side, unreachable=False, reason=result, silent=silent)
         if side == "health" or server.health_base is None:
             self._checked(server.name, result, time.monotonic() - begun)
         self._learn(news)

@@ -84,10 +84,10 @@ class Sensing:
                 return self._loaded(_texts(told, "name") | _texts(told, "model"))
             case "llama-swap":
                 told = _objects(_page(await get("/running")), "running")
-                return self._loaded(_texts((x for x in told if x.get("state") == "ready"), "model"))
+                return self._by_state(told, "model", loaded="ready", starting="starting")
             case "lmstudio":
                 told = _objects(_page(await get("/api/v0/models")), "data")
-                return self._loaded(_texts((x for x in told if x.get("state") == "loaded"), "id"))
+                return self._by_state(told, "id", loaded="loaded", starting="loading")
             case "vllm":
                 status, _ = await get("/health")
                 if status >= 500:  # its engine has not begun yet, or died
@@ -98,6 +98,18 @@ class Sensing:
 
     def _loaded(self, models: frozenset[str]) -> Report:
         return Report(self._server, self._found or "", loaded=models)
+
+    def _by_state(
+        self, told: list[dict[str, Any]], name: str, *, loaded: str, starting: str
+    ) -> Report:
+        """Report models by what their `state` says."""
+        states = [(x.get("state"), x) for x in told]
+        return Report(
+            self._server,
+            self._found or "",
+            loaded=_texts((x for state, x in states if state == loaded), name),
+            starting=_texts((x for state, x in states if state == starting), name),
+        )
 
     async def _llamacpp(self, get: Get, *, in_use: bool) -> Report:
         """Ask llama.cpp's server (its README, "GET /props", "GET /slots", "GET /metrics").
@@ -112,8 +124,14 @@ class Sensing:
         props = _members(answer)
         if props.get("role") == "router":
             told = _objects(_json(await get("/models")), "data")
-            ready = (x for x in told if _value(x.get("status")) == "loaded")
-            return Report(self._server, "llamacpp", loaded=_texts(ready, "id"))
+            states = [(_value(x.get("status")), x) for x in told]
+            return Report(
+                self._server,
+                "llamacpp",
+                loaded=_texts((x for s, x in states if s in ("loaded", "sleeping")), "id"),
+                starting=_texts((x for s, x in states if s == "loading"), "id"),
+                asleep=_texts((x for s, x in states if s == "sleeping"), "id"),
+            )
         total = props.get("total_slots")
         if _is_number(total):
             self._slots = total or None

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from app.settings.apis import api_of
@@ -15,7 +15,7 @@ from app.web.client import CLIENT, ClientProtocol
 from app.web.eager import Eager
 from app.web.errors import error_json, error_text
 from app.web.events import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_event, content_type
-from app.web.headers import answer_headers
+from app.web.headers import answer_headers, retry_after
 from app.web.tunnel import Tunnel
 from app.web.upload import ClientLeft, pass_body_on, read_body
 
@@ -30,6 +30,18 @@ Fields = dict[bytes, bytes]
 
 class CutShort(Exception):
     """The balancer stops, and the time for requests under way is over."""
+
+
+class TurnedAway(Exception):
+    """The server has turned the request away, and another has room: see `Exchange.next`."""
+
+
+AWAY = frozenset({429, 502, 503, 504})
+"""A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
+RFC 6585 section 4): another may take the request."""
+
+Elsewhere = Callable[["Exchange"], "Lease | None"]
+"""Finds another server for a request that was turned away."""
 
 
 Landed = Callable[["Exchange", Exception | None], None]
@@ -60,11 +72,14 @@ class Exchange:
         "_tunnel",
         "_uploader",
         "client",
+        "elsewhere",
         "fields",
         "lease",
+        "next",
         "record",
         "repeats",
         "request",
+        "rest",
         "route",
         "scope",
         "started",
@@ -86,6 +101,11 @@ class Exchange:
         """What may have to be sent once more, until an answer begins."""
         self.lease: Lease | None = None
         """The hold on the server, of an exchange without a task."""
+        self.next: Lease | None = None
+        """The hold on the next server, once this one has turned the request away."""
+        self.elsewhere: Elsewhere | None = None
+        self.rest = 0.0
+        """Seconds that the server wants to be left alone."""
         self._receive = receive
         self._send = send
         self.client: ClientProtocol = scope["extensions"][CLIENT]
@@ -110,6 +130,8 @@ class Exchange:
 
     def close(self) -> None:
         """Let go of both sides, on every way out."""
+        if self.next is not None:
+            self.next.release()
         self.client.unwatch(self)
         if self._dialling is not None:
             self._dialling.cancel()
@@ -264,6 +286,8 @@ class Exchange:
     def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         record, events = self.record, self._events
         if head is not None:
+            if head.status in AWAY and self._turned_away(head, complete=complete):
+                return
             head = self._begin(head)
         if events.misfit:
             self._gather(body, complete=complete)
@@ -276,7 +300,11 @@ class Exchange:
                 return
         if head is not None and head.status == 101:
             self._open_tunnel(head, body)
-            return
+        else:
+            self._take(head, body, complete=complete)
+
+    def _take(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        """Pass a piece on: at once if it is the whole, else after those that wait."""
         if complete:
             self._connection = None  # it may serve the next request already
             if head is not None and self._uploader is None and self._reply(head, body):
@@ -319,6 +347,22 @@ class Exchange:
         record.stream = record.stream or streams or lines
         record.answer = Answer(streams=streams or lines, lines=lines)
         return self._events.go_on(head, streams=streams)
+
+    def _turned_away(self, head: Head, *, complete: bool) -> bool:
+        """Try another server, if one has room, since the client has got nothing yet."""
+        self.rest = retry_after(head.headers, time())
+        if self.elsewhere is None or self.request is None:
+            return False
+        self.record.status = head.status
+        self.next = self.elsewhere(self)
+        if self.next is None:
+            return False
+        if complete:
+            self._connection = None  # it is kept
+        else:
+            self.cancel()
+        self._end(TurnedAway())
+        return True
 
     def _gather(self, body: bytes, *, complete: bool) -> None:
         """Tell an answer that cannot go on with the stream that was begun as its last event."""

@@ -47,7 +47,11 @@ def _candidate(standing: Standing, ask: Ask, now: float) -> dict[str, Any]:
     return {
         "server": server.name,
         "status": standing.status,
-        "takes_requests": standing.open and standing.window.valid and not lacks,
+        "why": None if standing.changed is None else standing.changed.reason,
+        "takes_requests": standing.open
+        and standing.window.valid
+        and not lacks
+        and not standing.ejection.bars(now),
         "has_model": None if standing.models is None else not lacks,
         "must_load": standing.must_load(ask.names),
         "in_flight": ledger.total,

@@ -2,12 +2,16 @@
 
 import functools
 from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
 Network = IPv4Network | IPv6Network
+
+LONGEST_REST = 300.0
+"""Seconds that a server is left alone at most, whatever it asks for."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -167,6 +171,29 @@ def answer_headers(
         else:
             kept.append((name, value))
     return kept
+
+
+def retry_after(headers: Headers, now: float) -> float:
+    """Read how many seconds a server wants to be left alone (RFC 9110 section 10.2.3); 0 if not.
+
+    `now` is in seconds since the epoch. More than `LONGEST_REST` is not believed.
+    """
+    for name, value in headers:
+        if name == b"retry-after":
+            text = value.decode("latin-1").strip()
+            if text.isascii() and text.isdecimal():
+                return min(float(text[:9]), LONGEST_REST)
+            when = _date(text)
+            return 0.0 if when is None else min(max(0.0, when - now), LONGEST_REST)
+    return 0.0
+
+
+def _date(text: str) -> float | None:
+    """Read a date as HTTP writes it, in seconds since the epoch (section 5.6.7)."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 @functools.lru_cache(1024)

@@ -1,6 +1,7 @@
 """What a client is told that gets no answer of a server, or not all of it."""
 
 import math
+from collections.abc import Collection
 
 from app.upstream.errors import TimedOut, UpstreamError
 from app.web.body import BadRequest
@@ -51,6 +52,16 @@ async def refuse_unconfigured(exchange: Exchange) -> None:
     )
     exchange.record.rejection = "no_route"
     await exchange.refuse(404, "not_found_error", message)
+
+
+async def refuse_down(exchange: Exchange, model: str, servers: Collection[str]) -> None:
+    """Answer a request whose model only servers have that cannot be reached."""
+    record = exchange.record
+    record.outcome = "upstream_error"
+    names = ", ".join(servers)
+    message = f'"{model}" is on {names} alone, which cannot be reached now'
+    retry = (b"retry-after", b"%d" % RETRY_AFTER[0])
+    await exchange.refuse(503, "server_unavailable", message, (retry,))
 
 
 async def give_up(exchange: Exchange, error: UpstreamError) -> None:

@@ -9,21 +9,28 @@ from typing import Any
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
-from app.routing.ledger import Lease
+from app.routing.ledger import Fault, Lease
 from app.routing.news import Failure
 from app.settings.apis import APIS, CHAT_PATH, api_of
 from app.telemetry.record import Outcome, Record
 from app.upstream.errors import Stale, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 from app.web.carrier import Carrier
-from app.web.exchange import CutShort, Exchange
+from app.web.exchange import CutShort, Exchange, TurnedAway
 from app.web.headers import Origin, route_headers
 from app.web.heartbeat import with_heartbeat
 from app.web.journal import Journal
 from app.web.model_request import ModelRequest, UnroutedRequest
-from app.web.refusals import REFUSED, cut_short, give_up, refuse, refuse_unconfigured
+from app.web.refusals import (
+    REFUSED,
+    cut_short,
+    give_up,
+    refuse,
+    refuse_down,
+    refuse_unconfigured,
+)
 from app.web.upload import ClientLeft
-from app.web.waiting import WaitingRoom
+from app.web.waiting import WAIT, WaitingRoom
 
 Read = Callable[[str, bytes, str, bytes], ModelRequest]
 """Reads a request: its path, its body, the client's address, the body's type."""
@@ -99,7 +106,7 @@ class Relay:
             return False
         exchange = self._journal.open(scope, receive, send)
         try:
-            exchange.request = request = self._read_request(exchange, raw)
+            request = self._read_request(exchange, raw)
             lease = self._balancer.place(request.ask)
             if isinstance(lease, Refusal):
                 self._go_on(exchange, self._place_and_carry(exchange, request, lease))
@@ -120,6 +127,10 @@ class Relay:
     def _landed(self, exchange: Exchange, error: Exception | None) -> None:
         """Hear how an exchange without a task has ended."""
         record, lease, request = exchange.record, exchange.lease, exchange.request
+        if isinstance(error, TurnedAway) and lease is not None and request is not None:
+            _release(exchange, lease, error)
+            self._go_on(exchange, self._place_and_carry(exchange, request))
+            return
         if isinstance(error, Stale) and lease is not None and request is not None:
             exchange.repeats = True
             self._go_on(exchange, self._place_and_carry(exchange, request, lease))
@@ -127,7 +138,7 @@ class Relay:
         if isinstance(error, Unreachable):
             self._note_failure(record, error)
         if lease is not None:
-            _release(exchange, lease)
+            _release(exchange, lease, error)
         if isinstance(error, Unreachable) and request is not None:
             self._go_on(exchange, self._place_and_carry(exchange, request, unreachable=error))
         elif error is None or isinstance(error, ClientLeft):
@@ -192,6 +203,8 @@ class Relay:
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
+        exchange.request = request
+        exchange.elsewhere = self._elsewhere
         return request
 
     async def _place_and_carry(
@@ -205,45 +218,84 @@ class Relay:
 
         It may have a `lease` already, or have met an `unreachable` server.
         """
-        record = exchange.record
+        record, ask = exchange.record, request.ask
         while True:
-            lease = lease or self._balancer.place(request.ask, record.failures)
-            if lease is Refusal.FULL:
-                lease = await self._wait(exchange, request.ask)
+            if exchange.next is not None:
+                lease, exchange.next = exchange.next, None
+            lease = lease or self._balancer.place(ask, record.failures)
+            if lease in WAIT:
+                lease = await self._wait(exchange, ask, bounded=lease is Refusal.FULL)
+            if lease is Refusal.DOWN:
+                await refuse_down(exchange, ask.model, self._balancer.holding(ask))
+                return
             if isinstance(lease, Refusal):
                 if unreachable is not None:
                     raise unreachable
                 await refuse_unconfigured(exchange)
                 return
-            try:
-                body = self._assign(exchange, request, lease)
-                await self._carrier.carry(exchange, lease.server, body, b"%d" % len(body))
+            error = await self._carry(exchange, request, lease)
+            if error is None:
                 return
-            except Unreachable as error:
+            if isinstance(error, Unreachable):
                 unreachable = error
-                self._note_failure(record, error)
-                if exchange.repeats:
-                    raise
-            finally:
-                _release(exchange, lease)
             lease = None
+
+    async def _carry(
+        self, exchange: Exchange, request: Served, lease: Lease
+    ) -> Unreachable | TurnedAway | None:
+        """Carry a request to where its lease is; tell why it may go elsewhere, if it may."""
+        failure: BaseException | None = None
+        try:
+            exchange.request = request
+            body = self._assign(exchange, request, lease)
+            await self._carrier.carry(exchange, lease.server, body, b"%d" % len(body))
+        except TurnedAway as error:
+            failure = error
+            return error
+        except Unreachable as error:
+            failure = error
+            self._note_failure(exchange.record, error)
+            if exchange.repeats:
+                raise
+            return error
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            _release(exchange, lease, failure)
+        return None
+
+    def _elsewhere(self, exchange: Exchange) -> Lease | None:
+        """Find another server for a request that one has turned away, once."""
+        record, request = exchange.record, exchange.request
+        exchange.elsewhere = None
+        if request is None or exchange.repeats:
+            return None
+        lease = self._balancer.place_again(request.ask, (*record.failures, record.server))
+        if lease is not None:
+            record.failures += (record.server,)
+            record.faults += ("status_429" if record.status == 429 else "status_5xx",)
+        return lease
 
     def _note_failure(self, record: Record, error: Unreachable) -> None:
         record.failures += (record.server,)
         record.faults += (error.kind,)
-        self._balancer.learn(Failure(record.server, "models", unreachable=True))
+        self._balancer.learn(
+            Failure(record.server, "models", unreachable=True, reason=f"request: {error.kind}")
+        )
 
     def _assign(self, exchange: Exchange, request: Served, lease: Lease) -> bytes:
         """Note where the request goes, and write its body for there."""
         record = exchange.record
         record.sent = None
+        record.status = 0
         record.server, record.instance = lease.server, lease.instance
         record.reason, record.claim = lease.reason, lease.claim
         if self._tells_route:
             exchange.route = route_headers(lease.server, lease.instance, lease.reason)
         return request.body_for(lease.instance, lease.slot)
 
-    async def _wait(self, exchange: Exchange, ask: Ask) -> Lease | Refusal:
+    async def _wait(self, exchange: Exchange, ask: Ask, *, bounded: bool) -> Lease | Refusal:
         record = exchange.record
         asked = monotonic()
         waiting = self._waiting.wait(
@@ -252,6 +304,7 @@ class Relay:
             functools.partial(self._balancer.place, ask, record.failures),
             record.failures,
             functools.partial(self._balancer.holds, ask, record.failures),
+            bounded=bounded,
         )
         if self._keepalive and record.stream and not api_of(record.endpoint).ollama:
             beat = functools.partial(exchange.keep_alive, "waiting for a free server")
@@ -274,7 +327,9 @@ class Relay:
         try:
             await self._carrier.forward(exchange, server)
         except Unreachable:
-            self._balancer.learn(Failure(server, "models", unreachable=True))
+            self._balancer.learn(
+                Failure(server, "models", unreachable=True, reason="request: connect")
+            )
             raise
 
 
@@ -282,10 +337,33 @@ async def _fail(error: Exception) -> None:
     raise error
 
 
-def _release(exchange: Exchange, lease: Lease) -> None:
-    record = exchange.record
-    lease.worked = record.sent is not None and record.status < 400
+def _release(exchange: Exchange, lease: Lease, error: BaseException | None) -> None:
+    """Give a lease back, with what its request has shown of the server.
+
+    That a client left, or that nothing could be sent, is no word about it.
+    """
+    status = exchange.record.status
+    lease.worked = exchange.record.sent is not None and status < 400
+    if isinstance(error, UpstreamError):
+        if not isinstance(error, Unreachable):
+            lease.fault = _FAULTS[error.kind]
+    elif error is None or isinstance(error, TurnedAway):
+        if status == 429:
+            lease.fault = "status_429"
+        elif status >= 500:
+            lease.fault = "status_5xx"
+        else:
+            lease.succeeded = status > 0
+        if status in (429, 503):
+            lease.rest = exchange.rest
     exchange.release(lease)
+
+
+_FAULTS: Mapping[str, Fault] = {
+    "read_timeout": "read_timeout",
+    "reset": "reset",
+    "protocol": "protocol",
+}
 
 
 def _outcome(status: int) -> Outcome:

@@ -86,6 +86,6 @@ def _effort(model: str) -> str | None:
 
 def _without_edit_suffix(model: str) -> str:
     for suffix in EDIT_SUFFIXES:
-        if model.endswith(suffix) and len(model) > len(suffix):
+        if model.endswith(suffix) and _is_gpt_oss(model):
             return model.removesuffix(suffix)
     return model

@@ -7,7 +7,7 @@ import app
 from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
 from app.routing.ledger import Lease
-from app.routing.standing import Standing
+from app.routing.standing import Change, Standing
 from app.routing.window import Sample
 from app.telemetry.gpu import GpuSampler
 from app.web.waiting import WaitingRoom
@@ -116,6 +116,8 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "tier": server.tier,
         "weight": server.weight,
         "draining": standing.draining,
+        "changed": None if standing.changed is None else _change(standing.changed),
+        "ejected_until": None if standing.ejection.until is None else iso(standing.ejection.until),
         "others_inflight": ledger.foreign,
         "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
         "slots": [
@@ -138,6 +140,10 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
             result: balancer.forecasts[server.name, result] for result in get_args(Forecast)
         },
     }
+
+
+def _change(change: Change) -> SnapshotJson:
+    return {"status": change.status, "reason": change.reason, "at": iso(change.at)}
 
 
 def _last(server: Server, sample: Sample) -> SnapshotJson:

@@ -15,6 +15,9 @@ Place = Callable[[], Lease | Refusal]
 Wish = tuple[str, tuple[str, ...]]
 """A model, and the servers that are out: whoever wishes the same finds the same."""
 
+WAIT = (Refusal.FULL, Refusal.UNASKED)
+"""What passes."""
+
 REACH = 16
 """Among how many next clients one whose prompt is in a cache may go first."""
 
@@ -82,6 +85,7 @@ class WaitingRoom:
         self._lines: dict[str, dict[Waiter, None]] = {}
         self._handed_out: deque[float] = deque(maxlen=PACE)
         balancer.on_room = self.hand_out
+        balancer.queued = self._queued
 
     async def wait(
         self,
@@ -90,17 +94,20 @@ class WaitingRoom:
         place: Place,
         tried: tuple[str, ...] = (),
         held: Callable[[], bool] = lambda: False,
+        *,
+        bounded: bool = True,
     ) -> Lease | Refusal:
         """Wait until `place`, which has found all full, gets a lease.
 
         `tried` names the servers that are out for this request; `held` tells whether the
-        place that there is now has its prompt in a cache.
+        place that there is now has its prompt in a cache. Unless `bounded`, as many as like may
+        wait, for it is about the first moments alone.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
             QueueTimeout: no place became free in time.
         """
-        if len(self) >= self.capacity:
+        if bounded and len(self) >= self.capacity:
             raise QueueFull(len(self), self._expected(len(self)))
         if not self._lines:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
@@ -125,7 +132,7 @@ class WaitingRoom:
         full: set[Wish] = set()
         while (waiter := self._next(full)) is not None:
             answer = waiter.place()
-            if answer is Refusal.FULL:
+            if answer in WAIT:
                 full.add(waiter.wish)  # lest all who wish the same ask again
                 continue
             waiter.turn.set_result(answer)
@@ -141,6 +148,12 @@ class WaitingRoom:
     def by_model(self) -> Counter[str]:
         """Count the waiters for each model."""
         return Counter(waiter.model for line in self._lines.values() for waiter in line)
+
+    def _queued(self, model: str) -> int:
+        """Count the waiters for one model, without the one that is being placed."""
+        if not self._lines:
+            return 0
+        return max(0, self.by_model()[model] - 1)
 
     def snapshot(self) -> dict[str, object]:
         """Tell how many wait, for which models, and for how many seconds the first has."""

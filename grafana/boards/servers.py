@@ -246,6 +246,13 @@ SERVERS = Dashboard(
                     unit="reqps",
                 ),
                 Panel(
+                    "Ejections",
+                    "How often a server was left alone because requests failed there, in ten minutes.",
+                    {
+                        "{{server}}, {{reason}}": f"sum by (server, reason) (increase({metric('ejections_total', SERVER)}[10m]))"
+                    },
+                ),
+                Panel(
                     "Changes of state",
                     "How often a server came into a state, in ten minutes: many are flapping.",
                     {

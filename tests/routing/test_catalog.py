@@ -1,7 +1,7 @@
 import pytest
 
 from app.routing.balancer import Balancer
-from app.routing.catalog import model_of, offered
+from app.routing.catalog import offered
 from app.routing.fleet import Fleet, Server
 from app.routing.news import ModelsAnswer
 from tests.fakes.clock import Clock
@@ -11,8 +11,11 @@ from tests.fakes.clock import Clock
     ("lists", "models"),
     [
         ([["b", "a"], ["a", "c"]], ["a", "b", "c"]),
-        ([["m", "m-2"], ["m-3"]], ["m"]),
-        ([["phi-4"]], ["phi-4"]),
+        ([["m", "m-2", "m-3"], ["m"]], ["m"]),
+        ([["m", "m-2"], ["m-3"]], ["m", "m-3"]),
+        ([["phi"], ["phi-4"]], ["phi", "phi-4"]),
+        ([["m", "m-2"], ["m-2"]], ["m", "m-2"]),
+        ([["gemma", "gemma-3"]], ["gemma", "gemma-3"]),
         ([["m", "m-1"]], ["m", "m-1"]),
         ([["m-2"]], ["m-2"]),
         ([None, []], []),
@@ -41,8 +44,3 @@ def test_an_alias_of_a_name_without_a_tag_is_listed_where_ollama_has_the_model()
     b.learn(ModelsAnswer("A", ["m:latest"]))
 
     assert offered(b.standings(), {"gpt-4o": ("m",)}) == ["gpt-4o", "m:latest"]
-
-
-def test_an_instance_is_told_from_a_model_that_is_named_so() -> None:
-    assert model_of("m-2", {"m", "m-2"}) == "m"
-    assert model_of("phi-4", {"phi-4"}) == "phi-4"

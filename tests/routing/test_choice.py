@@ -47,10 +47,10 @@ def test_a_free_second_instance_is_taken_before_another_server() -> None:
 
 
 def test_instances_are_ordered_by_number_not_by_spelling() -> None:
-    assert standing("A", "m-10", "m-2", "m", "m-x", "mm-3", "m-²").listed(("m",)) == (
+    numbered = [f"m-{n}" for n in range(10, 1, -1)]
+    assert standing("A", *numbered, "m", "m-x", "mm-3", "m-²").listed(("m",)) == (
         "m",
-        "m-2",
-        "m-10",
+        *reversed(numbered),
     )
 
 
@@ -182,4 +182,4 @@ def test_each_server_gets_the_name_that_it_knows_the_model_by() -> None:
     assert choose(ask, [standing("A", "gpt-oss")], None, 0.0) == Choice(
         "A", "gpt-oss", "free_instance"
     )
-    assert choose(ask, [standing("A")], None, 0.0) == Choice("A", "gpt-oss", "free_instance")
+    assert choose(ask, [standing("A")], None, 0.0) == Choice("A", "gpt-oss-high", "free_instance")

@@ -65,4 +65,6 @@ def test_a_good_health_answer_says_nothing_about_the_model_api() -> None:
     assert not w.valid
 
     w.answered()
+    assert not w.valid
+    w.answered()
     assert w.valid

@@ -34,11 +34,11 @@ async def test_the_body_names_the_chosen_instance() -> None:
 
     seen: list[Message] = []
     async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
-        stack.balancer.learn(ModelsAnswer("A", ["m-2"]))
+        stack.balancer.learn(ModelsAnswer("A", ["m:latest"]))
         await stack.ask(chat("m"))
 
-    assert json.loads(seen[0].body)["model"] == "m-2"
-    assert stack.records[0].instance == "m-2"
+    assert json.loads(seen[0].body)["model"] == "m:latest"
+    assert stack.records[0].instance == "m:latest"
 
 
 async def test_other_model_requests_hold_a_lease_at_the_fallback() -> None:
@@ -479,11 +479,14 @@ async def test_a_path_that_is_routed_goes_where_its_model_is_under_its_name_ther
         relaying(elsewhere, port, routed_paths=ROUTED) as stack,
     ):
         stack.balancer.learn(ModelsAnswer("A", ["other"]))
-        stack.balancer.learn(ModelsAnswer("B", ["m-2"]))
+        stack.balancer.learn(ModelsAnswer("B", ["m:latest"]))
         answer = await stack.ask(post(body, path.encode(), header))
 
-    assert (answer["x-balancer-server"], answer["x-balancer-instance"]) == ("B", "m-2")
-    assert seen[0].body in (body.replace(b'"m"', b'"m-2"'), body.replace(b"\nm\r", b"\nm-2\r"))
+    assert (answer["x-balancer-server"], answer["x-balancer-instance"]) == ("B", "m:latest")
+    assert seen[0].body in (
+        body.replace(b'"m"', b'"m:latest"'),
+        body.replace(b"\nm\r", b"\nm:latest\r"),
+    )
 
 
 async def test_a_path_that_is_not_routed_goes_to_the_fallback_as_it_is() -> None:

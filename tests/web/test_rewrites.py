@@ -25,7 +25,8 @@ def changes(
         ("gpt-oss:20b-low-edit", ("gpt-oss:20b-low-edit", "gpt-oss:20b-low", "gpt-oss:20b")),
         ("gpt-oss:20b-apply", ("gpt-oss:20b-apply", "gpt-oss:20b")),
         ("llama-high", ("llama-high",)),
-        ("qwen-edit", ("qwen-edit", "qwen")),
+        ("qwen-image-edit", ("qwen-image-edit",)),
+        ("gpt-oss-edit", ("gpt-oss-edit", "gpt-oss")),
         ("-edit", ("-edit",)),
         ("", ("",)),
     ],
@@ -58,12 +59,12 @@ def test_other_arguments_of_the_template_are_kept() -> None:
 
 @pytest.mark.parametrize("suffix", ["-edit", "-apply"])
 def test_an_editors_suffix_asks_for_plain_reasoning(suffix: str) -> None:
-    assert changes(f"qwen{suffix}") == {"reasoning_format": "auto"}
+    assert changes(f"gpt-oss{suffix}") == {"reasoning_format": "auto"}
 
 
 def test_an_editors_suffix_that_a_server_lists_is_a_name() -> None:
-    assert changes("qwen-edit", "qwen-edit") == {}
-    assert changes("qwen-edit", "qwen-edit-2") == {}
+    assert changes("gpt-oss-edit", "gpt-oss-edit") == {}
+    assert changes("gpt-oss-edit", "gpt-oss-edit-2") == {}
 
 
 @pytest.mark.parametrize("greeting", ["You are Cline, a…", "You are Roo, …"])

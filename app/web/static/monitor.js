@@ -137,7 +137,7 @@ async function drain(name, method) {
   }
 }
 
-const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains" };
+const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone" };
 
 function serverCard(node, backend, { now, drain: mayDrain }) {
   node.dataset.status = backend.status;
@@ -161,6 +161,7 @@ function serverCard(node, backend, { now, drain: mayDrain }) {
   if (backend.prefill_tokens_per_second) pairs.push(["Reads prompts at", `${compact(backend.prefill_tokens_per_second)} tokens/s`]);
   if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
   if (backend.kind) pairs.push(["Kind", backend.kind]);
+  if (backend.changed) pairs.push(["Last change", `${STATUSES[backend.changed.status] || backend.changed.status}, ${age(since(now, backend.changed.at))} ago: ${backend.changed.reason}`]);
   pairs.push(["Models at", backend.model_base]);
   if (last) pairs.push(["Load told", `${age(since(now, last.updated_at))} ago`]);
   facts(node, pairs);

@@ -1,0 +1,43 @@
+"""How many requests may be sent to a second server."""
+
+SHARE = 0.2
+"""Retries for each request."""
+
+LEAST = 3.0
+"""Retries that are allowed in each second, however few requests there are."""
+
+MOST = 100.0
+"""Retries that can be saved up."""
+
+
+class RetryBudget:
+    """Keeps retries from doubling the load of servers that all turn requests away.
+
+    As in Finagle's and Envoy's budgets: requests earn retries, and a few are free.
+    """
+
+    def __init__(self) -> None:
+        self._earned = 0.0
+        self._free = LEAST
+        self._counted_at = 0.0
+
+    def earn(self) -> None:
+        """Count a request."""
+        if self._earned < MOST:
+            self._earned += SHARE
+
+    def spend(self, now: float) -> bool:
+        """Take one retry at a time in seconds; False where none is left."""
+        self._free = min(LEAST, self._free + LEAST * max(0.0, now - self._counted_at))
+        self._counted_at = now
+        if self._free >= 1:
+            self._free -= 1
+        elif self._earned >= 1:
+            self._earned -= 1
+        else:
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """Return a retry that was not made."""
+        self._earned += 1

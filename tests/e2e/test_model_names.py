@@ -1,0 +1,84 @@
+"""A request is answered by the model that it names, or by none."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.process import balancing
+from tests.fakes.sockets import Message, Visit, chat, closed_port
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_number_makes_an_instance_only_where_the_numbers_have_no_gap() -> None:
+    a, b = ModelHost(complete, ["gemma", "gemma-3", "phi"]), ModelHost(complete, ["phi-4", "gpt-4"])
+    async with a.running(), b.running(), balancing({"A": a, "B": b}) as balancer:
+        listed = json.loads((await balancer.get("/v1/models")).body)["data"]
+        await asyncio.gather(*(balancer.ask(chat(name)) for name in ["gemma", "phi", "gpt"] * 4))
+
+    assert [model["id"] for model in listed] == ["gemma", "gemma-3", "gpt-4", "phi", "phi-4"]
+    assert set(a.asked_for) | set(b.asked_for) == {"gemma", "phi", "gpt"}
+    assert set(a.asked_for) >= {"gemma", "phi"}
+
+
+async def test_instances_can_be_switched_off() -> None:
+    host = ModelHost(complete, ["sql-lora", "sql-lora-2"])
+    async with host.running(), balancing({"A": host}, instances="off") as balancer:
+        listed = json.loads((await balancer.get("/v1/models")).body)["data"]
+        await asyncio.gather(*(balancer.ask(chat("sql-lora")) for _ in range(4)))
+
+    assert [model["id"] for model in listed] == ["sql-lora", "sql-lora-2"]
+    assert set(host.asked_for) == {"sql-lora"}
+
+
+async def test_no_other_model_answers_for_one_whose_server_is_down() -> None:
+    small, big = ModelHost(complete, ["small"]), ModelHost(complete, ["big"])
+    async with small.running():
+        async with big.running() as port:
+            running = balancing({"A": small, "B": {"addr": f"http://127.0.0.1:{port}"}})
+            balancer = await running.__aenter__()
+            assert (await balancer.ask(chat("big"))).status == 200
+        at_once = await balancer.ask(chat("big"))
+        await balancer.until(lambda: balancer.events("server.down"))
+        later = await balancer.ask(chat("big"))
+        await running.__aexit__(None, None, None)
+
+    for response in (at_once, later):
+        assert response.status == 503
+        assert '"big" is on B alone' in json.loads(response.body)["error"]["message"]
+        assert "retry-after" in response
+    assert small.asked_for == []
+
+
+async def test_requests_of_the_first_second_wait_for_the_model_lists() -> None:
+    async def slowly(visit: Visit, message: Message) -> bytes | None:
+        await asyncio.sleep(0.5)
+        return b.list_models(message)
+
+    a = ModelHost(complete, ["a"])
+    b = ModelHost(complete, ["b", "b-edit"], probe=slowly)
+    async with a.running(), b.running(), balancing({"A": a, "B": b}, ready=False) as balancer:
+        responses = [await balancer.ask(chat(name)) for name in ("b", "b-edit")]
+
+    assert [response.status for response in responses] == [200, 200]
+    assert (a.asked_for, b.asked_for) == ([], ["b", "b-edit"])
+
+
+async def test_a_server_that_is_away_holds_nobody_up_for_long() -> None:
+    a = ModelHost(complete, ["a"])
+    away = {"addr": f"http://127.0.0.1:{closed_port()}"}
+    async with a.running():
+        servers: dict[str, ModelHost | dict[str, str]] = {"A": a, "B": away}
+        async with balancing(servers, ready=False) as balancer, asyncio.timeout(3):
+            assert (await balancer.ask(chat("a"))).status == 200
+
+
+async def test_only_gpt_oss_loses_its_suffixes() -> None:
+    host = ModelHost(complete, ["gpt-oss:20b"])
+    async with host.running(), balancing({"A": host}) as balancer:
+        for name in ("qwen-image-edit", "gpt-oss:20b-edit", "gpt-oss:20b-high"):
+            await balancer.ask(chat(name))
+
+    assert host.asked_for == ["qwen-image-edit", "gpt-oss:20b", "gpt-oss:20b"]
