@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -113,6 +114,7 @@ def create_app(
             reasoning=settings.rewrite_reasoning,
             edit_suffix=settings.rewrite_edit_suffix,
             grammar=settings.rewrite_grammar,
+            attribution=settings.rewrite_attribution,
         ),
         settings.aliases,
         prompts=settings.affinity == "prompt",
@@ -124,6 +126,7 @@ def create_app(
         waiting,
         origin=origin,
         read=functools.partial(ModelRequest, reading),
+        rewrites=reading.rewrites,
         routed_paths=settings.routed_paths,
         max_body_bytes=settings.max_body_bytes,
         finished=outbox.put,
@@ -206,10 +209,24 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
+    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):  # Windows has none of them
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, _ignored)
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config, stopping.set, silence=settings.idle_timeout).run()
+
+
+def _ignored(number: int, _: object) -> None:
+    """Log a signal that means nothing yet, instead of dying of it."""
+    log = structlog.get_logger(__name__)
+    # Not here: the signal may have come while another line is written.
+    with contextlib.suppress(RuntimeError):
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(
+            functools.partial(log.warning, "signal.ignored", signal=signal.Signals(number).name)
+        )
 
 
 def _learn(balancer: Balancer, record: Record) -> None:

@@ -205,6 +205,12 @@ class Settings(BaseSettings):
         default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
     )
 
+    rewrite_attribution: bool = Field(
+        default=True,
+        description="Take Claude Code's `x-anthropic-billing-header` line, which is another one in "
+        "every request, out of system prompts.",
+    )
+
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(
         default="auto",
         description="`console`, `json`, or `auto`: console on a terminal, JSON otherwise.",

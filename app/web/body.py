@@ -22,6 +22,8 @@ _scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ign
 _Match = Callable[..., re.Match[str] | None]
 _open: _Match = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)").match
 _name: _Match = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*').match
+_open_list: _Match = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)").match
+_next: _Match = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*").match
 _comma: _Match = re.compile(r"[ \t\n\r]*([,}])").match
 SPACE = " \t\n\r"
 
@@ -84,13 +86,13 @@ class Body:
     def _place(self, wanted: str) -> tuple[int, int]:
         """Find where a member's value stands in the text; (0, 0) where there is none."""
         try:
-            members = list(_members(self.raw.decode()))
+            found = list(members(self.raw.decode()))
         except RecursionError:
             raise BadRequest(TOO_DEEP) from None
-        found = [(start, end) for name, start, end in members if name == wanted]
-        if len(found) > 1:
+        places = [(start, end) for name, start, end in found if name == wanted]
+        if len(places) > 1:
             raise BadRequest(f"the body names {wanted} twice")
-        return found[0] if found else (0, 0)
+        return places[0] if places else (0, 0)
 
 
 def _written(value: object) -> str:
@@ -134,7 +136,17 @@ def _judge(raw: bytes) -> dict[str, object]:
     return values
 
 
-def _members(text: str) -> Iterator[tuple[str, int, int]]:
+def elements(text: str) -> Iterator[tuple[int, int]]:
+    """Walk over the elements of an array that is known to be right: start and end."""
+    step = _open_list(text)
+    while step is not None and step[1] != "]":
+        start = step.end()
+        _, end = _scan(text, start)
+        yield start, end
+        step = _next(text, end)
+
+
+def members(text: str) -> Iterator[tuple[str, int, int]]:
     """Walk over the members of an object that is known to be right: name, start and end."""
     step = _open(text)
     while step is not None and step[1] != "}":

@@ -9,6 +9,7 @@ from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.residency import WORTH_KEEPING
 from app.settings.apis import CHAT_PATH, api_of
+from app.web.attribution import without_attribution
 from app.web.body import TOO_DEEP, BadRequest, Body
 from app.web.multipart import Form, boundary_of
 from app.web.prompts import PROMPTS, system_text
@@ -69,6 +70,8 @@ class ModelRequest:
             BadRequest: the body is no JSON object and no form, or its model is no text.
         """
         self._path = path
+        if reading.rewrites.attribution and api_of(path).prompt == "chat":
+            raw = without_attribution(raw)
         self._body = body = _read(raw, content_type)
         self._rewrites = reading.rewrites
         get = body.get
@@ -134,9 +137,10 @@ class UnroutedRequest:
 
     __slots__ = ("ask", "raw", "streams", "username")
 
-    def __init__(self, path: str, raw: bytes, address: str) -> None:
+    def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
-        self.raw = raw
+        chat = rewrites.attribution and api_of(path).prompt == "chat"
+        self.raw = without_attribution(raw) if chat else raw
         self.username: str | None = None
         self.streams = False
 

@@ -29,6 +29,7 @@ from app.web.refusals import (
     refuse_down,
     refuse_unconfigured,
 )
+from app.web.rewrites import Rewrites
 from app.web.upload import ClientLeft
 from app.web.waiting import WAIT, WaitingRoom
 
@@ -64,6 +65,7 @@ class Relay:
         *,
         origin: Origin,
         read: Read,
+        rewrites: Rewrites | None = None,
         routed_paths: Collection[str] = (CHAT_PATH,),
         max_body_bytes: int,
         finished: Callable[[Record], None],
@@ -75,6 +77,7 @@ class Relay:
         self._carrier = Carrier(pools, origin)
         self._waiting = waiting
         self._read = read
+        self._rewrites = rewrites or Rewrites()
         self._routed_paths = frozenset(routed_paths)
         self._journal = Journal(
             origin=origin,
@@ -193,7 +196,7 @@ class Relay:
         """
         if path in self._routed_paths:
             return self._read(path, raw, address, content_type)
-        return UnroutedRequest(path, raw, address)
+        return UnroutedRequest(self._rewrites, path, raw, address)
 
     def _read_request(self, exchange: Exchange, raw: bytes) -> Served:
         record = exchange.record

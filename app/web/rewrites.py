@@ -30,6 +30,7 @@ class Rewrites:
     reasoning: bool = True
     edit_suffix: bool = True
     grammar: bool = True
+    attribution: bool = True
 
     def names(self, model: str) -> tuple[str, ...]:
         """List the names that a server may know the model by, the full one first."""

@@ -1,0 +1,91 @@
+"""A line that is new in every request costs no cache: it is taken out, and nothing else."""
+
+import json
+
+import pytest
+
+from tests.fakes.model_host import ModelHost
+from tests.fakes.process import balancing
+from tests.fakes.sockets import post
+
+pytestmark = pytest.mark.anyio
+
+LINE = "x-anthropic-billing-header: cc_version=2.1.197.0d9; cc_entrypoint=cli; cch=%s;"
+TOOLS = 'You have tools.\\n "quoted" \u00e9 '
+OPENAI, ANTHROPIC = "/v1/chat/completions", "/v1/messages"
+
+
+CASES = [
+    (ANTHROPIC, f'{{"type":"text","text":"{LINE}"}}, ', '{"system":[%s{"text":"rest"}],"n":1e2}'),
+    (ANTHROPIC, LINE + "\\n", '{"system" : "%sYou are…", "messages":[]}'),
+    (ANTHROPIC, LINE, '{"system":"%s"}'),
+    (ANTHROPIC, LINE + "\\n", '{"system":[{"text":"%sthe rest\\n","type":"text"}]}'),
+    (OPENAI, LINE + "\\n", '{"messages":[{"role":"system","content":"%sBe brief."}]}'),
+    (OPENAI, LINE + "\\n", '{"messages":[{"content":[{"text":"%sHi"}],"role":"developer"}]}'),
+    (
+        OPENAI,
+        f', {{"type":"text","text":"{LINE}"}}',
+        '{"messages":[{"role":"system","content":[{"text":"a"}%s]}]}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "line", "template"), CASES)
+@pytest.mark.parametrize("routed", ["all", OPENAI])
+async def test_the_line_is_taken_out_and_every_other_byte_stays(
+    path: str, line: str, template: str, routed: str
+) -> None:
+    template = template.replace("{", '{"model":"m",', 1)
+    host = ModelHost()
+    async with host.running():
+        settings = {"routed_paths": routed, "adopt_slots": "false"}
+        async with balancing({"A": host}, None, **settings) as balancer:  # type: ignore[arg-type]
+            for value in ("aaa", "bbb"):
+                body = template % (line % value)
+                assert (await balancer.ask(post(body.encode(), path.encode()))).status == 200
+
+    assert [message.body for message in host.seen] == [(template % "").encode()] * 2
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{"model":"m","messages":[{"role":"user","content":"%s\\nhi"}]}',
+        '{"model":"m","messages":[{"role":"system","content":"Never say %s"}]}',
+        '{"model":"m","messages":[],"metadata":{"system":"%s"}}',
+    ],
+)
+async def test_the_same_words_elsewhere_are_somebody_s_own(template: str) -> None:
+    body = template % LINE
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        await balancer.ask(post(body.encode()))
+
+    assert host.seen[0].body == body.encode()
+
+
+async def test_the_rewrite_can_be_switched_off() -> None:
+    body = b'{"model":"m","messages":[{"role":"system","content":"%b"}]}' % LINE.encode()
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}, rewrite_attribution="false") as balancer:
+        await balancer.ask(post(body))
+
+    assert host.seen[0].body == body
+
+
+async def test_a_conversation_comes_back_to_where_its_prompt_is() -> None:
+    hosts = [ModelHost(), ModelHost()]
+    went = []
+    async with hosts[0].running(), hosts[1].running():
+        async with balancing(dict(zip("AB", hosts, strict=True))) as balancer:
+            said = [{"role": "system", "content": ""}]
+            for turn in range(3):
+                said[0]["content"] = f"{LINE % turn}\n" + TOOLS * 50
+                said.append({"role": "user", "content": f"question {turn} " * 30})
+                body = json.dumps({"model": "m", "messages": said}).encode()
+                response = await balancer.ask(post(body))
+                went.append((response["x-balancer-server"], response["x-balancer-reason"]))
+                said.append({"role": "assistant", "content": "hello"})
+
+    assert len({server for server, _ in went}) == 1
+    assert {reason for _, reason in went[1:]} <= {"cached_prompt", "remembered_prompt"}
