@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -16,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from app.routing.fleet import Fleet
 from app.settings.apis import CHAT_PATH
+from app.settings.listening import is_own
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
 from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
@@ -240,8 +242,9 @@ class Settings(BaseSettings):
             settings = handler(data)
         except ValidationError as error:
             raise _together([*map(_again, error.errors()), *unknown]) from None
-        if unknown:
-            raise _together(unknown)
+        problems = [*unknown, *_loops(settings)]
+        if problems:
+            raise _together(problems)
         return settings
 
     def fleet(self) -> Fleet:
@@ -269,6 +272,20 @@ def _unknown_servers(data: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     if isinstance(fallback, str) and fallback not in known:
         problem = mistake(f'names an unknown server "{fallback}" ({there_are})', example)
         yield InitErrorDetails(type=problem, loc=("fallback_server",), input=fallback)
+
+
+def _loops(settings: "Settings") -> Iterator[InitErrorDetails]:
+    """Find servers whose model API would be this program itself."""
+    for name, server in settings.servers.items():
+        url = urlsplit(server.server(name).model_base)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if port == settings.port and is_own(settings.host, url.hostname or ""):
+            problem = mistake(
+                f"is the address that this balancer listens on ({settings.host}:{settings.port}); "
+                "name the model server's own port",
+                f"{url.scheme}://{url.hostname}:8081",
+            )
+            yield InitErrorDetails(type=problem, loc=("servers", name, "addr"), input=server.addr)
 
 
 def _read(reader: Callable[[object], object], value: object) -> object:

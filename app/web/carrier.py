@@ -6,6 +6,7 @@ from app.upstream.errors import Stale, Unheard
 from app.upstream.pool import Pool
 from app.web.exchange import Exchange
 from app.web.headers import Origin, peer_of, request_head
+from app.web.loops import HOPS, Loops
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be repeated (RFC 9110 section 9.2.2)."""
@@ -16,6 +17,7 @@ class Carrier:
 
     def __init__(self, pools: Mapping[str, Pool], origin: Origin) -> None:
         self.pools = pools
+        self.loops = Loops(tuple(pools))
         self._origin = origin
 
     def head(
@@ -34,12 +36,13 @@ class Carrier:
             scope["headers"],
             authority=pool.authority,
             forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
-            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n"
+            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b"
             % (
                 chain.encode("latin-1"),
                 fields.get(b"host", b""),
                 scope["scheme"].encode(),
                 exchange.record.id.encode(),
+                self.loops.mark(exchange.record.server, fields.get(HOPS)),
             ),
             length=length,
             upgrade=upgrade,

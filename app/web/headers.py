@@ -36,6 +36,7 @@ OURS = HOP_BY_HOP | {
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-proto",
+    b"x-balancer-hops",
     b"x-request-id",
 }
 """What a request to a server says in our words, not the client's."""

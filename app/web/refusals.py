@@ -3,6 +3,8 @@
 import math
 from collections.abc import Collection
 
+import structlog
+
 from app.upstream.errors import TimedOut, UpstreamError
 from app.web.body import BadRequest
 from app.web.exchange import Exchange
@@ -14,6 +16,8 @@ RETRY_AFTER = 5, 60
 
 REFUSED = (BadRequest, BodyTooLarge, TurnedAway)
 """What `refuse` has words for."""
+
+log = structlog.get_logger(__name__)
 
 _CLOSE = ((b"connection", b"close"),)
 
@@ -62,6 +66,15 @@ async def refuse_down(exchange: Exchange, model: str, servers: Collection[str]) 
     message = f'"{model}" is on {names} alone, which cannot be reached now'
     retry = (b"retry-after", b"%d" % RETRY_AFTER[0])
     await exchange.refuse(503, "server_unavailable", message, (retry,))
+
+
+async def refuse_loop(exchange: Exchange, server: str) -> None:
+    """Answer a request that has come back (RFC 5842 section 7.2)."""
+    by = f"server {server}" if server else "a server"
+    message = f"{by} leads back to this balancer: its address is not a model server's"
+    log.warning("loop.detected", server=server, id=exchange.record.id)
+    exchange.record.outcome = "rejected"
+    await exchange.refuse(508, "loop_detected", message, _CLOSE)
 
 
 async def give_up(exchange: Exchange, error: UpstreamError) -> None:

@@ -20,6 +20,7 @@ from app.web.exchange import CutShort, Exchange, TurnedAway
 from app.web.headers import Origin, route_headers
 from app.web.heartbeat import with_heartbeat
 from app.web.journal import Journal
+from app.web.loops import HOPS
 from app.web.model_request import ModelRequest, UnroutedRequest
 from app.web.refusals import (
     REFUSED,
@@ -27,6 +28,7 @@ from app.web.refusals import (
     give_up,
     refuse,
     refuse_down,
+    refuse_loop,
     refuse_unconfigured,
 )
 from app.web.rewrites import Rewrites
@@ -91,7 +93,9 @@ class Relay:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         exchange = self._journal.open(scope, receive, send)
-        if exchange.record.endpoint == "other":
+        if (server := self._loop(exchange)) is not None:
+            await self._see_through(exchange, refuse_loop(exchange, server))
+        elif exchange.record.endpoint == "other":
             await self._see_through(exchange, self._forward(exchange))
         else:
             await self._see_through(exchange, self._serve_model(exchange))
@@ -108,6 +112,9 @@ class Relay:
         if len(raw) > self._max_body_bytes:
             return False
         exchange = self._journal.open(scope, receive, send)
+        if (server := self._loop(exchange)) is not None:
+            self._go_on(exchange, refuse_loop(exchange, server))
+            return True
         try:
             request = self._read_request(exchange, raw)
             lease = self._balancer.place(request.ask)
@@ -126,6 +133,13 @@ class Relay:
         except Exception as error:  # noqa: BLE001 - the client is told of it
             self._landed(exchange, error)
         return True
+
+    def _loop(self, exchange: Exchange) -> str | None:
+        """Name the server that led a request back here, if one did."""
+        fields = exchange.fields
+        if b"via" not in fields and HOPS not in fields:
+            return None
+        return self._carrier.loops.found(exchange.scope["headers"], fields.get(HOPS))
 
     def _landed(self, exchange: Exchange, error: Exception | None) -> None:
         """Hear how an exchange without a task has ended."""
@@ -252,17 +266,18 @@ class Relay:
             exchange.request = request
             body = self._assign(exchange, request, lease)
             await self._carrier.carry(exchange, lease.server, body, b"%d" % len(body))
-        except TurnedAway as error:
-            failure = error
-            return error
-        except Unreachable as error:
-            failure = error
-            self._note_failure(exchange.record, error)
+        # Compiled code gives a name one type in a function: each exception has its own.
+        except TurnedAway as away:
+            failure = away
+            return away
+        except Unreachable as unreachable:
+            failure = unreachable
+            self._note_failure(exchange.record, unreachable)
             if exchange.repeats:
                 raise
-            return error
-        except BaseException as error:
-            failure = error
+            return unreachable
+        except BaseException as other:
+            failure = other
             raise
         finally:
             _release(exchange, lease, failure)
