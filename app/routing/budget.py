@@ -1,13 +1,13 @@
 """How many requests may be sent to a second server."""
 
-SHARE = 0.2
-"""Retries for each request."""
+FOR_ONE = 5
+"""Requests that earn a retry: so many are a fifth of all at most."""
 
 LEAST = 3.0
 """Retries that are allowed in each second, however few requests there are."""
 
-MOST = 100.0
-"""Retries that can be saved up."""
+MOST = 500
+"""Requests that are counted, so that a quiet hour saves up no more than 100 retries."""
 
 
 class RetryBudget:
@@ -17,14 +17,14 @@ class RetryBudget:
     """
 
     def __init__(self) -> None:
-        self._earned = 0.0
+        self._earned = 0
         self._free = LEAST
         self._counted_at = 0.0
 
     def earn(self) -> None:
         """Count a request."""
         if self._earned < MOST:
-            self._earned += SHARE
+            self._earned += 1
 
     def spend(self, now: float) -> bool:
         """Take one retry at a time in seconds; False where none is left."""
@@ -32,12 +32,12 @@ class RetryBudget:
         self._counted_at = now
         if self._free >= 1:
             self._free -= 1
-        elif self._earned >= 1:
-            self._earned -= 1
+        elif self._earned >= FOR_ONE:
+            self._earned -= FOR_ONE
         else:
             return False
         return True
 
     def give_back(self) -> None:
         """Return a retry that was not made."""
-        self._earned += 1
+        self._earned += FOR_ONE
