@@ -8,7 +8,7 @@ COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 \
   --generate-hashes --no-header --no-annotate --no-emit-find-links
 
-.PHONY: help install compile demo test test-compiled test-stack lint format bench bench-routing up down lock dashboards clean
+.PHONY: help install compile demo test test-compiled test-stack soak lint format bench bench-routing up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,6 +41,11 @@ test-compiled: .compiled/installed  ## the same of the compiled program, without
 
 test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
 	$(BIN)/python -m pytest tests/bundle/test_stack.py
+
+soak: .venv/installed  ## deaths, races and leaving clients by the ten thousand; some ten minutes
+	BALANCER_DEATHS=480 BALANCER_RACES=20000 BALANCER_LEAVERS=20000 BALANCER_LATE_LEAVERS=600 \
+	  $(BIN)/python -m pytest tests/e2e/test_retries.py tests/e2e/test_leaving_clients.py \
+	  tests/e2e/test_timeouts.py tests/e2e/test_passive_health.py
 
 lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
