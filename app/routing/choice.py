@@ -102,7 +102,9 @@ def choose(
     """
     may = able(ask, candidates, tried)
     valid = [s for s in may if s.window.valid and not s.draining]
-    ready = _not_ejected([s for s in valid or may if s.willing], now)
+    ready = [s for s in valid or may if s.willing]
+    if len(ready) > 1:
+        ready = _not_ejected(ready, now)
     room = [s for s in ready if not s.ledger.full]
     if not room or (len(room) < len(ready) and _worth_waiting(ask, ready, room, now, ahead)):
         return None

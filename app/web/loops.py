@@ -25,10 +25,13 @@ class Loops:
         self._marks = {
             name: f"via: 1.1 {me}-{number}\r\n".encode() for number, name in enumerate(servers)
         }
+        self._first = {name: mark + b"x-balancer-hops: 1\r\n" for name, mark in self._marks.items()}
         self._mine = re.compile(rf"{me}-([0-9]+)".encode())
 
     def mark(self, server: str, hops: bytes | None) -> bytes:
         """Write the header lines for a request that came over so many `hops` to a server."""
+        if hops is None:
+            return self._first[server]
         return b"%bx-balancer-hops: %d\r\n" % (self._marks[server], _count(hops) + 1)
 
     def found(self, headers: Headers, hops: bytes | None) -> str | None:
