@@ -162,7 +162,7 @@ class Sensing:
             return loading
         slots = _json(answer)
         numbers = [x.get("id") for x in slots or ()] if _is_list_of_objects(slots) else []
-        if numbers and len(set(numbers)) == len(numbers) and all(map(_is_number, numbers)):
+        if numbers and all(map(_is_number, numbers)) and len(set(numbers)) == len(numbers):
             busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
             self._slots = len(numbers)
             return Report(

@@ -7,6 +7,7 @@ from app.routing.balancer import Balancer
 from app.routing.choice import Ask, Choice
 from app.routing.residency import Match
 from app.routing.standing import Standing
+from app.web.snapshot import change_json
 
 MATCHES = {
     Match.CONTINUES: "a free slot holds the prompt that this one continues",
@@ -47,7 +48,7 @@ def _candidate(standing: Standing, ask: Ask, now: float) -> dict[str, Any]:
     return {
         "server": server.name,
         "status": standing.status,
-        "why": None if standing.changed is None else standing.changed.reason,
+        "changed": change_json(standing.changed),
         "takes_requests": standing.open
         and standing.window.valid
         and not lacks

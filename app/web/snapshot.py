@@ -116,7 +116,7 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "tier": server.tier,
         "weight": server.weight,
         "draining": standing.draining,
-        "changed": None if standing.changed is None else _change(standing.changed),
+        "changed": change_json(standing.changed),
         "ejected_until": None if standing.ejection.until is None else iso(standing.ejection.until),
         "others_inflight": ledger.foreign,
         "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
@@ -142,7 +142,10 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
     }
 
 
-def _change(change: Change) -> SnapshotJson:
+def change_json(change: Change | None) -> SnapshotJson | None:
+    """Describe the last change of a server's status; None where there was none."""
+    if change is None:
+        return None
     return {"status": change.status, "reason": change.reason, "at": iso(change.at)}
 
 

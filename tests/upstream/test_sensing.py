@@ -117,10 +117,15 @@ async def test_a_llama_cpp_at_work_is_asked_for_its_slots_until_it_rests(*, in_u
 
 
 async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
-    models = {"data": [{"id": "a", "status": {"value": "loaded"}}, {"id": "b", "status": {}}]}
+    states = {"a": "loaded", "b": "sleeping", "c": "loading", "d": "unloaded", "e": None}
+    models = {"data": [{"id": x, "status": {"value": state}} for x, state in states.items()]}
 
     assert await told("llamacpp", {"/props": {"role": "router"}, "/models": models}) == Report(
-        "A", "llamacpp", loaded=frozenset({"a"})
+        "A",
+        "llamacpp",
+        loaded=frozenset({"a", "b"}),
+        starting=frozenset({"c"}),
+        asleep=frozenset({"b"}),
     )
 
 
@@ -141,8 +146,16 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
         ),
         (
             "llama-swap",
-            {"/running": {"running": [{"model": "a", "state": "ready"}, {"model": "b"}]}},
-            Report("A", "llama-swap", loaded=frozenset({"a"})),
+            {
+                "/running": {
+                    "running": [
+                        {"model": "a", "state": "ready"},
+                        {"model": "b"},
+                        {"model": "c", "state": "starting"},
+                    ]
+                }
+            },
+            Report("A", "llama-swap", loaded=frozenset({"a"}), starting=frozenset({"c"})),
         ),
         (
             "lmstudio",
