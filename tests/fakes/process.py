@@ -102,12 +102,13 @@ async def balancing(
     models: Mapping[str, object] | None = None,
     *,
     ready: bool = True,
+    tree: Path | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
 
-    `ready`: wait until each server has listed its models. `settings` are the variables, in
-    lower case and without their prefix.
+    `ready`: wait until each server has listed its models. `tree`: where the program lies, if
+    not here. `settings` are the variables, in lower case and without their prefix.
     """
     port = closed_port()
     written = {
@@ -126,7 +127,7 @@ async def balancing(
     }
     with tempfile.TemporaryFile() as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app", env=environment, stdout=log, stderr=log
+            sys.executable, "-m", "app", env=environment, stdout=log, stderr=log, cwd=tree
         )
         running = Running(port, process, log)
         try:

@@ -5,11 +5,35 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 Script = Callable[["Visit"], Awaitable[None]]
 """What a scripted server does with a connection."""
+
+Cut = Literal["whole", "head and body", "byte by byte"]
+"""How TCP cuts what is sent into packets."""
+
+SINGLE_BYTES = 400
+"""How many bytes go out one by one, before the rest goes out as a whole."""
+
+
+def packets(data: bytes, cut: Cut) -> Iterator[bytes]:
+    """Cut what is sent into packets."""
+    if cut == "whole":
+        yield data
+        return
+    if cut == "head and body":
+        head, end, body = data.partition(b"\r\n\r\n")
+        yield head + end
+        if body:
+            yield body
+        return
+    for place in range(min(len(data), SINGLE_BYTES)):
+        yield data[place : place + 1]
+    if len(data) > SINGLE_BYTES:
+        yield data[SINGLE_BYTES:]
 
 
 @dataclass
@@ -34,9 +58,12 @@ class Message:
 class Visit:
     """One connection, seen from either end."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Cut = "whole"
+    ) -> None:
         self.reader = reader
         self.writer = writer
+        self.cut: Cut = cut
 
     async def head(self) -> Message:
         """Read a head; raises IncompleteReadError at the end of the connection."""
@@ -61,15 +88,18 @@ class Visit:
 
     async def chunk(self) -> bytes:
         """Read one chunk; empty at the end."""
-        size = int(await self.reader.readline(), 16)
+        size = int(await self.reader.readuntil(b"\n"), 16)
         data = await self.reader.readexactly(size)
         assert await self.reader.readexactly(2) == b"\r\n"
         return data
 
     async def say(self, *pieces: bytes) -> None:
         for piece in pieces:
-            self.writer.write(piece)
-            await self.writer.drain()
+            for packet in packets(piece, self.cut):
+                self.writer.write(packet)
+                await self.writer.drain()
+                if self.cut != "whole":
+                    await asyncio.sleep(0)  # the other side reads it
 
     async def closed(self) -> bytes:
         """Wait until the other side has closed; give what came before."""

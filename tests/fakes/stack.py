@@ -23,7 +23,10 @@ from app.web.rewrites import Rewrites
 from app.web.server import Server as WebServer
 from app.web.waiting import WaitingRoom
 from tests.fakes.clock import Clock
-from tests.fakes.sockets import Message, Visit
+from tests.fakes.sockets import Cut, Message, Visit, until
+
+cut: Cut = "whole"
+"""How clients cut their requests; the fixture `every_cut` sets it."""
 
 
 @dataclass
@@ -65,7 +68,7 @@ class Stack:
     async def client(self) -> AsyncIterator[Visit]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
         try:
-            yield Visit(reader, writer)
+            yield Visit(reader, writer, cut)
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -136,6 +139,10 @@ async def relaying(
     try:
         yield stack
     finally:
-        await server.shutdown()
+        for listener in server.servers:
+            listener.close()
+        for client in stack.clients:
+            client.transport.abort()
+        await until(lambda: not stack.clients and not server.server_state.tasks)
         for pool in pools.values():
             pool.close()

@@ -24,7 +24,7 @@ from tests.fakes.sockets import (
 )
 from tests.fakes.stack import relaying
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
 
 
 async def test_a_client_that_leaves_during_its_second_answer_cancels_that_request() -> None:

@@ -18,7 +18,7 @@ from tests.fakes.sockets import (
 )
 from tests.fakes.stack import relaying
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.sockets import Visit, chat, holding, listening, ok, post, until
 from tests.fakes.stack import relaying
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
 
 
 EVENT = b"data: {}\n\n"
