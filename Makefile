@@ -30,7 +30,7 @@ install: .venv/installed  ## set up .venv
 compile: .compiled/installed  ## compile the hot path as the image does; takes a C compiler
 
 demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18000
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m app.demo
 
 test: .venv/installed  ## every test that this machine can run
 	$(BIN)/python -m pytest

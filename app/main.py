@@ -16,29 +16,32 @@ import uvicorn
 from fastapi import FastAPI
 
 import app
+from app.apis.rewrites import Rewrites
+from app.control import admin, routes
+from app.control.dashboard import page
+from app.control.dispatch import Gateway
+from app.control.explain import explain
+from app.control.snapshot import SnapshotJson, snapshot
+from app.downstream.connection import ClientProtocol
+from app.downstream.forwarded import Origin
+from app.downstream.server import Server, allow_many_files, collect_garbage_rarely
+from app.proxy.error_responses import AnswerBroken
+from app.proxy.model_request import ModelRequest, Reading, username_finder
+from app.proxy.proxy import Relay
+from app.proxy.queue import WaitingRoom
 from app.routing.balancer import Balancer
 from app.routing.news import Reuse
 from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
-from app.telemetry.gpu import GpuReader, GpuSampler, find_reader
+from app.telemetry.batcher import Outbox
+from app.telemetry.gpu.find import find_reader
+from app.telemetry.gpu.reader import GpuReader
+from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
-from app.telemetry.outbox import Outbox
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
-from app.web import api, monitor, steering
-from app.web.client import ClientProtocol
-from app.web.explain import explain
-from app.web.gateway import Gateway
-from app.web.headers import Origin
-from app.web.model_request import ModelRequest, Reading, username_finder
-from app.web.refusals import AnswerBroken
-from app.web.relay import Relay
-from app.web.rewrites import Rewrites
-from app.web.server import Server, allow_many_files, collect_garbage_rarely
-from app.web.snapshot import SnapshotJson, snapshot
-from app.web.waiting import WaitingRoom
 
 KEEP_ALIVE = 75
 """Seconds that a client's idle connection is kept: longer than clients keep theirs, so that
@@ -165,7 +168,7 @@ def create_app(
 
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     routers = [
-        api.routes(
+        routes.routes(
             health=sampler.health,
             snapshot=state,
             stats=counted,
@@ -174,8 +177,8 @@ def create_app(
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),
-        monitor.routes(state, counted, stopping or asyncio.Event()),
-        steering.routes(
+        page.routes(state, counted, stopping or asyncio.Event()),
+        admin.routes(
             explain=lambda *request: explain(balancer, relay.read(*request).ask, time.time()),
             origin=origin,
             drain=lambda server, on: balancer.drain(server, on=on),
@@ -215,7 +218,7 @@ def serve(settings: Settings) -> None:
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
-        Server(config, stopping.set, silence=settings.idle_timeout).run()
+        Server(config, stopping.set, silence=settings.idle_timeout, failed=logs.task_failed).run()
 
 
 def _ignored(number: int, _: object) -> None:

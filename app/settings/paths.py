@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
 
-from app.settings.apis import APIS, CHAT_PATH
+from app.apis.endpoints import APIS, CHAT_PATH
 from app.settings.mistakes import mistake
 from app.settings.values import listed
 

@@ -15,8 +15,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from app.apis.endpoints import CHAT_PATH
 from app.routing.fleet import Fleet
-from app.settings.apis import CHAT_PATH
 from app.settings.listening import is_own
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
 from app.settings.paths import RoutedPaths

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from app.routing.pattern import weakness
 from app.settings.mistakes import mistake
+from app.settings.redos.pattern import weakness
 from app.settings.variables import read_json
 
 USERNAME_PATTERN = (

@@ -21,11 +21,11 @@ from app.routing.balancer import Balancer
 from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
 from app.telemetry import logs
-from app.telemetry.family import Families, label
-from app.telemetry.gpu import GpuSampler
+from app.telemetry.collector import NO_MODEL, State
+from app.telemetry.gpu.sampler import GpuSampler
+from app.telemetry.instrument import Families, label
 from app.telemetry.record import Record
-from app.telemetry.requests import OTHER, RequestMetrics
-from app.telemetry.state import NO_MODEL, State
+from app.telemetry.request_metrics import OTHER, RequestMetrics
 
 PREFIX = "llama_balancer"
 CONTENT_TYPE = CONTENT_TYPE_LATEST

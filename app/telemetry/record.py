@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.routing.residency import Claim
-from app.telemetry.answer import Answer
+from app.telemetry.response_reader import Answer
 
 Outcome = Literal[
     "success",

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from app.upstream.connection import Connection
 from app.upstream.errors import Unanswered, Unreachable
-from app.upstream.wire import Connection
 
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's

@@ -16,7 +16,7 @@ from app.routing.fleet import NAME_LIMIT, Server
 from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.standing import Standing
 from app.routing.window import Sample, Side
-from app.upstream.sensing import Sensing, Silent
+from app.upstream.introspection import Sensing, Silent
 
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""

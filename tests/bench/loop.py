@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from app.web.server import allow_many_files
+from app.downstream.server import allow_many_files
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

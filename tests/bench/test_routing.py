@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+from app.demo.completion import INSTANT
 from tests.bench.routing.__main__ import fleet, misses, row
 from tests.bench.routing.contenders import OURS, running
 from tests.bench.routing.play import Result, play
 from tests.bench.routing.scenarios import SCENARIOS, Scenario, conversations
-from tests.fakes.completion import INSTANT
 
 TINY = Scenario(
     "tiny", "", 1, 2, turns=3, shared=True, one_address=True, think=0.01, speeds=(INSTANT,) * 2

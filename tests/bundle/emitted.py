@@ -7,10 +7,11 @@ from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
 from app.routing.window import Sample as Probe
-from app.telemetry.answer import Answer
-from app.telemetry.gpu import Gpu, GpuSampler
+from app.telemetry.gpu.reader import Gpu
+from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Record
+from app.telemetry.response_reader import Answer
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
 

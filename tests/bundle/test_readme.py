@@ -12,9 +12,9 @@ import pytest
 
 import app
 from app.__main__ import main
+from app.demo.model_server import ModelServer
 from app.settings import Settings
 from tests.fakes.balancer import Running, balancer
-from tests.fakes.model_server import ModelServer
 from tests.fakes.serving import serving
 
 ROOT = Path(app.__file__).parent.parent

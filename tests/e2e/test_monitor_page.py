@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from app.web import monitor
+from app.control.dashboard.page import routes
 from tests.fakes.browser import AVAILABLE, Browser, browser
 from tests.fakes.serving import serving
 from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, STEERED, State
@@ -50,7 +50,7 @@ def page_app(page: list[Page], stopping: asyncio.Event) -> FastAPI:
     def stats() -> dict[str, object]:
         return page[0].state["stats"]  # type: ignore[no-any-return]
 
-    control.include_router(monitor.routes(snapshot, stats, stopping, interval=0.1))
+    control.include_router(routes(snapshot, stats, stopping, interval=0.1))
     return control
 
 

@@ -1,6 +1,6 @@
 """A reader of one GPU that never changes."""
 
-from app.telemetry.gpu import Gpu
+from app.telemetry.gpu.reader import Gpu
 
 
 class OneGpu:

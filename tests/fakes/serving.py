@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import uvicorn
 
-from app.web.server import Server
+from app.downstream.server import Server
 
 Loop = Literal["auto", "asyncio", "uvloop"]
 

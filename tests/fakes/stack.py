@@ -11,17 +11,17 @@ from typing import Any
 
 import uvicorn
 
+from app.apis.rewrites import Rewrites
+from app.downstream.connection import ClientProtocol
+from app.downstream.forwarded import Origin
+from app.downstream.server import Server as WebServer
+from app.proxy.model_request import ModelRequest, Reading, username_finder
+from app.proxy.proxy import Relay
+from app.proxy.queue import WaitingRoom
 from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
-from app.web.client import ClientProtocol
-from app.web.headers import Origin
-from app.web.model_request import ModelRequest, Reading, username_finder
-from app.web.relay import Relay
-from app.web.rewrites import Rewrites
-from app.web.server import Server as WebServer
-from app.web.waiting import WaitingRoom
 from tests.fakes.clock import Clock
 from tests.fakes.sockets import Cut, Message, Visit, until
 

@@ -1,7 +1,7 @@
 import pytest
 
+from app.apis.endpoints import CHAT_PATH
 from app.settings import SettingsError, load
-from app.settings.apis import CHAT_PATH
 from app.settings.paths import ROUTABLE_PATHS
 from tests.fakes.environment import Environment
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from app.routing.pattern import weakness
 from app.settings import Settings
+from app.settings.redos.pattern import weakness
 
 PATTERN = re.compile(Settings().username_pattern)
 

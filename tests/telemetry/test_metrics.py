@@ -11,11 +11,12 @@ from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report
 from app.routing.window import Sample
-from app.telemetry.answer import Answer
-from app.telemetry.family import LONGEST_LABEL
-from app.telemetry.gpu import Gpu, GpuSampler, NoReader
+from app.telemetry.gpu.reader import Gpu, NoReader
+from app.telemetry.gpu.sampler import GpuSampler
+from app.telemetry.instrument import LONGEST_LABEL
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
+from app.telemetry.response_reader import Answer
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.upstream.connection import Connection, Head
 from app.upstream.errors import TimedOut, Unreachable
 from app.upstream.pool import Pool
-from app.upstream.wire import Connection, Head
 from tests.fakes.sockets import Visit, answering, closed_port, listening, ok
 
 pytestmark = pytest.mark.anyio

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from app.demo.model_server import ModelServer
 from tests.bench.routing.contenders import NAMES, OURS, installed, running
 from tests.bench.routing.play import Result, play
 from tests.bench.routing.scenarios import SCENARIOS, Scenario
 from tests.fakes.balancer import free_port
 from tests.fakes.llama_cpp import llama_cpp, write_tiny_model
-from tests.fakes.model_server import ModelServer
 from tests.fakes.serving import serving
 
 HEAD = """

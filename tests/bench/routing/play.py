@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from app.demo.completion import Completion
+from app.demo.prose import tokens_of
 from tests.bench.routing.scenarios import Conversation, Scenario, conversations
-from tests.fakes.completion import Completion
-from tests.fakes.prose import tokens_of
 
 ANSWER = 24
 """Tokens of an answer."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.fakes.completion import Speed
+from app.demo.completion import Speed
 
 PREFILL, DECODE = 1_000.0, 60.0
 """Tokens per second of an ordinary machine."""

@@ -1,0 +1,1 @@
+"""What the APIs of model servers look like."""

@@ -1,0 +1,108 @@
+"""Claude Code's line of attribution, which makes a new prompt of each of its requests.
+
+Its system prompt begins with `x-anthropic-billing-header: cc_version=…; cc_entrypoint=…; cch=…;`,
+as a block of its own or as the first line of a text. The last value is another one in every
+request, so that no cache would hold the prompt. It means nothing to a server of one's own.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+
+from app.apis.json_body import elements, members
+
+MARK = "x-anthropic-billing-header:"
+_MARK = MARK.encode()
+_FIRST_LINE = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
+"""A JSON text up to the end of its first line."""
+
+_SYSTEM = ("system", "developer")
+
+Edit = tuple[int, int]
+"""What is taken out, from one character to another."""
+
+
+def without_attribution(raw: bytes) -> bytes:
+    """Take the line out of a body's system prompt; every other byte stays as it is.
+
+    What is no chat in JSON stays as it is, too.
+    """
+    if _MARK not in raw:
+        return raw
+    try:
+        text = raw.decode()
+        edits = [*_body(text)]
+    except (ValueError, RecursionError, StopIteration, AssertionError):
+        return raw
+    for start, end in sorted(edits, reverse=True):
+        text = text[:start] + text[end:]
+    return text.encode() if edits else raw
+
+
+def _body(text: str) -> Iterator[Edit]:
+    for name, start, end in members(text):
+        if name == "system":
+            yield from _shifted(_content(text[start:end]), start)
+        elif name == "messages":
+            for first, last in elements(text[start:end]):
+                message = text[start + first : start + last]
+                yield from _shifted(_message(message), start + first)
+
+
+def _message(text: str) -> Iterator[Edit]:
+    if text[:1] != "{":
+        return
+    found = {name: (start, end) for name, start, end in members(text)}
+    if "role" in found and "content" in found and json.loads(_cut(text, found["role"])) in _SYSTEM:
+        start, _ = found["content"]
+        yield from _shifted(_content(_cut(text, found["content"])), start)
+
+
+def _content(text: str) -> Iterator[Edit]:
+    """Find the line in a content: a text, or blocks."""
+    if text[:1] == '"':
+        line = _line(text)
+        if line is not None:
+            yield line
+    elif text[:1] == "[":
+        blocks = [*elements(text)]
+        for number, (start, end) in enumerate(blocks):
+            block = text[start:end]
+            line = _line_of_block(block)
+            if line is None:
+                continue
+            if line != (0, len(block)):
+                yield start + line[0], start + line[1]
+            elif number + 1 < len(blocks):
+                yield start, blocks[number + 1][0]
+            else:
+                yield (blocks[number - 1][1] if number else start), end
+
+
+def _line_of_block(text: str) -> Edit | None:
+    """Find the line in a block; the whole block where it holds nothing else."""
+    if text[:1] != "{":
+        return None
+    for name, start, end in members(text):
+        if name == "text" and (line := _line(text[start:end])) is not None:
+            if line[1] == end - start - 1:
+                return 0, len(text)
+            return start + line[0], start + line[1]
+    return None
+
+
+def _line(text: str) -> Edit | None:
+    """Find the line in a JSON text, its end included; None where the text begins otherwise."""
+    match = _FIRST_LINE.match(text)
+    if match is None or not match[1].startswith(MARK):
+        return None
+    return match.start(1), match.end() if match[2] != '"' else match.end(1)
+
+
+def _cut(text: str, place: Edit) -> str:
+    return text[place[0] : place[1]]
+
+
+def _shifted(edits: Iterator[Edit], by: int) -> Iterator[Edit]:
+    for start, end in edits:
+        yield start + by, end + by

@@ -1,0 +1,72 @@
+"""What operators ask and order: where a request would go, and that a server gets no more."""
+
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.apis.endpoints import CHAT_PATH
+from app.apis.errors import error_json
+from app.apis.json_body import BadRequest
+from app.downstream.forwarded import Origin
+from app.proxy.headers import joined, peer_of
+
+Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
+"""Explains a request: its path, its body, the client's address, the body's type."""
+
+
+def routes(
+    *,
+    explain: Explain,
+    drain: Callable[[str, bool], None],
+    servers: Callable[[], Any],
+    origin: Origin,
+    admin_key: str | None,
+    max_body_bytes: int,
+) -> APIRouter:
+    """Build the routes. `drain` is told a server's name and whether it shall drain."""
+    router = APIRouter()
+
+    @router.post("/llmhealth-explain")
+    async def llmhealth_explain(request: Request, path: str = CHAT_PATH) -> Response:
+        """Tell where a request with this body would go; `path` is that of its API."""
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > max_body_bytes:
+                return _error(413, f"the body is longer than {max_body_bytes} bytes")
+        peer = peer_of(request.scope)
+        chain = joined(request.scope["headers"], b"x-forwarded-for")
+        address = origin.client(peer, chain or None)
+        kind = request.headers.get("content-type", "").encode("latin-1")
+        try:
+            return JSONResponse(explain(path, body, address, kind))
+        except BadRequest as error:
+            return _error(400, str(error))
+
+    @router.api_route("/llmhealth-drain/{server:path}", methods=["POST", "DELETE"])
+    async def llmhealth_drain(server: str, request: Request) -> Response:
+        """Give a server no new requests (POST), or give it some again (DELETE).
+
+        Those in flight go on. A restart of the balancer forgets it.
+        """
+        if admin_key is None:
+            return _error(403, "set BALANCER_ADMIN_KEY to allow this")
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {admin_key}".encode()):
+            return _error(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
+        if server not in (known := list(servers())):
+            return _error(404, f"there is no server {server!r}, but {', '.join(known)}")
+        drain(server, request.method == "POST")
+        return JSONResponse({"server": server, "draining": request.method == "POST"})
+
+    return router
+
+
+def _error(status: int, message: str) -> Response:
+    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+    error = error_json(status, kinds.get(status, "invalid_request_error"), message)
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return Response(error, status, headers, "application/json")

@@ -1,0 +1,85 @@
+"""Where a request would go, and why: an answer for people who wonder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.control.snapshot import change_json
+from app.routing.balancer import Balancer
+from app.routing.choice import Ask, Choice
+from app.routing.residency import Match
+from app.routing.standing import Standing
+
+MATCHES = {
+    Match.CONTINUES: "a free slot holds the prompt that this one continues",
+    Match.REMEMBERED: "the server holds that prompt outside of its slots",
+    Match.EMPTY: "a slot is empty",
+    Match.EVICTS: "every free slot holds somebody's conversation",
+    None: "no slot is free",
+}
+
+
+def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
+    """Tell which servers may take a request, how they stand, and which one would get it."""
+    candidates, choice = balancer.consider(ask)
+    return {
+        "model": ask.model,
+        "client": ask.client,
+        "prompt_characters": None if ask.prompt is None else ask.prompt.size,
+        "outcome": "goes" if choice else "waits" if candidates else "is refused",
+        "choice": None if choice is None else _choice(choice, candidates),
+        "servers": [_candidate(standing, ask, now) for standing in candidates],
+    }
+
+
+def _choice(choice: Choice, candidates: Sequence[Standing]) -> dict[str, Any]:
+    slot = None if choice.fit is None or choice.fit.slot is None else choice.fit.slot.number
+    named = any(s.names_slots for s in candidates if s.server.name == choice.server)
+    return {
+        "server": choice.server,
+        "instance": choice.instance,
+        "reason": choice.reason,
+        "slot": slot if named else None,
+    }
+
+
+def _candidate(standing: Standing, ask: Ask, now: float) -> dict[str, Any]:
+    ledger, server = standing.ledger, standing.server
+    lacks = standing.lacks(ask.names)
+    return {
+        "server": server.name,
+        "status": standing.status,
+        "changed": change_json(standing.changed),
+        "takes_requests": standing.open
+        and standing.window.valid
+        and not lacks
+        and not standing.ejection.bars(now),
+        "has_model": None if standing.models is None else not lacks,
+        "must_load": standing.must_load(ask.names),
+        "in_flight": ledger.total,
+        "in_flight_of_others": ledger.foreign,
+        "request_max": ledger.limit,
+        "tier": server.tier,
+        "weight": server.weight,
+        "instances": [] if lacks else _instances(standing, ask, now),
+    }
+
+
+def _instances(standing: Standing, ask: Ask, now: float) -> list[dict[str, Any]]:
+    instances = standing.offered(ask.names)
+    return [_instance(standing, x, len(instances), ask, now) for x in instances]
+
+
+def _instance(
+    standing: Standing, instance: str, instances: int, ask: Ask, now: float
+) -> dict[str, Any]:
+    told = {"instance": instance, "in_flight": standing.ledger.on(instance)}
+    if ask.prompt is None:
+        return told
+    residency = standing.residency(instance, instances)
+    fit = residency.fit(ask.prompt, now, standing.elsewhere)
+    share = 0.0 if fit is None else fit.known / (ask.prompt.size or 1)
+    return told | {
+        "cache": MATCHES[None if fit is None else fit.match],
+        "expected_share": round(share, 3),
+        "slots": len(residency.slots) or None,
+    }

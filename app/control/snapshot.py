@@ -1,0 +1,163 @@
+"""The state of everything at one moment, for scripts and for the monitor page."""
+
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import app
+from app.proxy.queue import WaitingRoom
+from app.routing.balancer import Balancer, Forecast, Source
+from app.routing.fleet import Server
+from app.routing.ledger import Lease
+from app.routing.standing import Change, Standing
+from app.routing.window import Sample
+from app.telemetry.gpu.sampler import GpuSampler
+
+SnapshotJson = dict[str, Any]
+
+
+def snapshot(
+    balancer: Balancer,
+    waiting: WaitingRoom,
+    sampler: GpuSampler,
+    now: float,
+    *,
+    may_drain: bool = False,
+) -> SnapshotJson:
+    """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
+
+    `may_drain` tells whether a key allows to drain servers.
+    """
+    standings = list(balancer.standings())
+    fleet = balancer.fleet
+    sticky = [
+        {
+            "key": client,
+            "ip": pin.address,
+            "model": model,
+            "backend": _base(fleet.servers[pin.server]),
+            "server": pin.server,
+            "instance": pin.instance,
+            "updated_at": iso(pin.at),
+        }
+        for client, model, pin in balancer.pins()
+    ]
+    return {
+        "now": iso(now),
+        "version": app.__version__,
+        "local": sampler.health(),
+        "gpu_backend": sampler.backend,
+        "gpus": [
+            {
+                "index": gpu.index,
+                "name": gpu.name,
+                "uuid": gpu.uuid,
+                "utilization": gpu.utilization,
+                "memory_used": gpu.memory_used,
+                "memory_total": gpu.memory_total,
+                "temperature": gpu.temperature,
+                "power": gpu.power,
+            }
+            for gpu in sampler.gpus
+        ],
+        "backends": [_backend(balancer, standing, now) for standing in standings],
+        "servers": {server.name: _server(server) for server in fleet.servers.values()},
+        "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
+        "fallback": fleet.fallback,
+        "drain": may_drain,
+        "sticky_count": len(sticky),
+        "sticky": sticky,
+        "queue": waiting.snapshot(),
+        "leases": [
+            _lease(lease, now) for standing in standings for lease in standing.ledger.leases()
+        ],
+        "decisions": [_lease(lease, now) for lease in reversed(balancer.decisions)],
+    }
+
+
+def iso(seconds: float) -> str:
+    """Write a time, given in seconds since the epoch, as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _base(server: Server) -> str:
+    """Give the address that stands for a server: its health address, where it has one."""
+    return server.health_base or server.model_base
+
+
+def _lease(lease: Lease, now: float) -> SnapshotJson:
+    return {
+        "server": lease.server,
+        "instance": lease.instance,
+        "slot": lease.slot,
+        "model": lease.model,
+        "client": lease.client,
+        "reason": lease.reason,
+        "expected_share": None if lease.claim is None else round(lease.claim.share, 3),
+        "age_seconds": round(now - lease.since, 3),
+        "lingers": lease.lingers,
+    }
+
+
+def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson:
+    server, ledger, window = standing.server, standing.ledger, standing.window
+    told = standing.told
+    return {
+        "name": server.name,
+        "base": _base(server),
+        "model_base": server.model_base,
+        "status": standing.status,
+        "last": None if window.last is None else _last(server, window.last),
+        "total_inflight": ledger.total,
+        "lingering": ledger.lingering,
+        "model_inflight": ledger.by_instance(),
+        "request_max": ledger.limit,
+        "models": None if standing.models is None else sorted(standing.models),
+        "kind": None if told is None else told.kind,
+        "tier": server.tier,
+        "weight": server.weight,
+        "draining": standing.draining,
+        "changed": change_json(standing.changed),
+        "ejected_until": None if standing.ejection.until is None else iso(standing.ejection.until),
+        "others_inflight": ledger.foreign,
+        "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
+        "slots": [
+            {
+                "instance": instance,
+                "number": slot.number,
+                "busy": slot.busy,
+                "others": slot.number in standing.elsewhere,
+                "characters": 0 if slot.prompt is None else slot.prompt.size,
+                "unused_seconds": round(now - slot.used_at, 1) if slot.used_at else None,
+            }
+            for instance, residency in standing.residencies()
+            for slot in residency.slots
+        ],
+        "prefill_tokens_per_second": standing.prefill and round(standing.prefill, 1),
+        "prompt_tokens": {
+            source: balancer.tokens[server.name, source] for source in get_args(Source)
+        },
+        "forecasts": {
+            result: balancer.forecasts[server.name, result] for result in get_args(Forecast)
+        },
+    }
+
+
+def change_json(change: Change | None) -> SnapshotJson | None:
+    """Describe the last change of a server's status; None where there was none."""
+    if change is None:
+        return None
+    return {"status": change.status, "reason": change.reason, "at": iso(change.at)}
+
+
+def _last(server: Server, sample: Sample) -> SnapshotJson:
+    return {
+        "status": "busy" if sample.busy else "idle",
+        "gpu_util_max5s": sample.gpu_percent,
+        "updated_at": iso(sample.at),
+        "url": f"{server.health_base}/llmhealth",
+    }
+
+
+def _server(server: Server) -> SnapshotJson:
+    limit = {} if server.request_max is None else {"request_max": server.request_max}
+    return {"health_base": server.health_base, "model_base": server.model_base, **limit}

@@ -1,0 +1,1 @@
+"""Modelled servers and traffic, to see the balancer at work without a GPU."""

@@ -1,0 +1,124 @@
+"""uvicorn's server, with deadlines for its clients."""
+
+import asyncio
+import gc
+import math
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from app.downstream.connection import ClientProtocol
+
+PROBE_AFTER = 60
+"""Seconds of silence after which the system asks whether a client's machine is there."""
+
+LAST_WORDS = 0.5
+"""Seconds that clients have to read why their requests were cut short."""
+
+
+class Server(uvicorn.Server):
+    """A server that says when it begins to stop, while the requests under way still run.
+
+    It ends requests and answers that have come to a standstill, of which uvicorn waits for the
+    end for ever: after `silence` seconds, or uvicorn's own for connections that are idle.
+    `failed` is told of a round over the connections that failed.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        stopping: Callable[[], None],
+        *,
+        silence: float = 300.0,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        super().__init__(config)
+        self._failed = failed
+        self._stopping = stopping
+        self._silence = silence
+        self._hurries = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                _ask_for_life(listener, self._silence)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests under way end within the grace time, or until asked once more to stop."""
+        self._stopping()
+        grace = self.config.timeout_graceful_shutdown
+        if grace is not None:
+            self.config.timeout_graceful_shutdown = grace + 2  # if all else fails
+        ending = asyncio.create_task(self._end_grace(grace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:  # asked again, and if need be once more
+            self.force_exit, self._hurries = self._hurries, True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def _end_grace(self, grace: float | None) -> None:
+        """Cut short what is under way after so many seconds, or as soon as there is a hurry."""
+        loop = asyncio.get_running_loop()
+        end = math.inf if grace is None else loop.time() + grace
+        while loop.time() < end and not self._hurries:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # as uvicorn does: signals wake nobody
+        for client in self._clients():
+            client.cut_short()
+        await asyncio.sleep(LAST_WORDS)
+        for client in self._clients():
+            client.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # each second
+            try:
+                self.check_clients(asyncio.get_running_loop().time())
+            except Exception:  # noqa: BLE001 - logged and counted
+                self._failed("clients")
+        return await super().on_tick(counter)
+
+    def check_clients(self, now: float) -> None:
+        """End what has come to a standstill, at the loop's time `now`."""
+        keep_alive = self.config.timeout_keep_alive
+        for client in self._clients():
+            client.patience.check(client, now, keep_alive=keep_alive, silence=self._silence)
+
+    def _clients(self) -> list[ClientProtocol]:
+        return [c for c in self.server_state.connections if isinstance(c, ClientProtocol)]
+
+
+def _ask_for_life(listener: socket.socket, silence: float) -> None:
+    """Have the system notice clients that vanish without a word, as when their link breaks.
+
+    What it accepts inherits these options on Linux. Elsewhere there are its own deadlines.
+    """
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_AFTER)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(silence * 1000))
+
+
+def allow_many_files() -> None:
+    """Let the process have as many sockets as the machine allows: a stream needs two."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def collect_garbage_rarely() -> None:
+    """Spare requests the collector's work: they leave no cycles behind, connections few."""
+    gc.freeze()  # what is there now, modules and the like, is not searched again
+    # A lost connection waits for it with 2 KB: they must not pile up in the older generations.
+    gc.set_threshold(20_000, 5, 5)

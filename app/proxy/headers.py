@@ -1,0 +1,161 @@
+"""What passes between client and server in the heads of messages, and what does not."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+LONGEST_REST = 300.0
+"""Seconds that a server is left alone at most, whatever it asks for."""
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Meant for the next hop alone (RFC 9110 section 7.6.1, and its older list)."""
+
+OURS = HOP_BY_HOP | {
+    b"content-length",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-balancer-hops",
+    b"x-request-id",
+}
+"""What a request to a server says in our words, not the client's."""
+
+
+def nominated(headers: Headers) -> frozenset[bytes]:
+    """Name the headers that `Connection` says are for the next hop alone."""
+    names = [
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    ]
+    return frozenset(names) if names else frozenset()
+
+
+def peer_of(scope: Mapping[str, Any]) -> str:
+    """Tell the address at the other end of a connection; empty where it has none."""
+    client = scope["client"]
+    return client[0] if client else ""
+
+
+def joined(headers: Headers, wanted: bytes) -> bytes:
+    """Write the lines of one header as the one that they stand for (RFC 9110 section 5.3)."""
+    return b", ".join(value for name, value in headers if name == wanted)
+
+
+def request_head(
+    method: str,
+    target: bytes,
+    headers: Headers,
+    *,
+    authority: bytes,
+    forwarded: bytes,
+    length: bytes | None,
+    upgrade: bytes | None = None,
+) -> bytes:
+    """Write the head of a request to a server.
+
+    `target` is the path and query as they came. `forwarded` are our own header lines.
+    `length` is the body's length in digits, `b"chunked"`, or None where there is no body.
+    """
+    drop = OURS
+    for name, _ in headers:
+        if name == b"connection":
+            drop = OURS | nominated(headers)
+            break
+    lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
+    lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in drop]
+    lines.append(forwarded)
+    if length == b"chunked":
+        lines.append(b"transfer-encoding: chunked\r\n")
+    elif length is not None:
+        lines += (b"content-length: ", length, b"\r\n")
+    if upgrade is not None:
+        lines += (b"connection: upgrade\r\nupgrade: ", upgrade, b"\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def answer_headers(
+    status: int, headers: list[tuple[bytes, bytes]], *, base: bytes, whole: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """Choose what of an answer's headers the client gets.
+
+    A `Location` under the server's own address `base` becomes relative: clients know only
+    ours. Its request id gives way to ours. A 204 or 304 keeps no `Content-Length`: there is
+    no body that it could describe. One that is there as a `whole` gets a length of our own.
+    """
+    drop = HOP_BY_HOP
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        if name in HOP_BY_HOP or name in drop:
+            if name == b"connection" and drop is HOP_BY_HOP:
+                drop = HOP_BY_HOP | nominated(headers)
+                kept = [(n, v) for n, v in kept if n not in drop]
+        elif name == b"location" and value.startswith(base + b"/"):
+            kept.append((name, value[len(base) :]))
+        elif name == b"x-request-id" or (
+            name == b"content-length" and (whole or status in (204, 304))
+        ):
+            continue
+        else:
+            kept.append((name, value))
+    return kept
+
+
+def retry_after(headers: Headers, now: float) -> float:
+    """Read how many seconds a server wants to be left alone (RFC 9110 section 10.2.3); 0 if not.
+
+    `now` is in seconds since the epoch. More than `LONGEST_REST` is not believed.
+    """
+    for name, value in headers:
+        if name == b"retry-after":
+            text = value.decode("latin-1").strip()
+            if text.isascii() and text.isdecimal():
+                return min(float(text[:9]), LONGEST_REST)
+            when = _date(text)
+            return 0.0 if when is None else min(max(0.0, when - now), LONGEST_REST)
+    return 0.0
+
+
+def _date(text: str) -> float | None:
+    """Read a date as HTTP writes it, in seconds since the epoch (section 5.6.7)."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+@functools.lru_cache(1024)
+def route_headers(server: str, instance: str, reason: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Tell a client where its request went, and why.
+
+    What cannot stand in a header is percent-encoded (RFC 3986 section 2.1).
+    """
+    return tuple(
+        (b"x-balancer-" + name, quote(value, safe=_PLAIN).encode())
+        for name, value in ((b"server", server), (b"instance", instance), (b"reason", reason))
+        if value
+    )
+
+
+_PLAIN = " !\"#$&'()*+,-./:;<=>?@[]^_`{|}~"

@@ -1,0 +1,176 @@
+"""A request that makes a model work: who asks for which model, and what goes out."""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from app.apis.attribution import without_attribution
+from app.apis.endpoints import CHAT_PATH, api_of
+from app.apis.json_body import TOO_DEEP, BadRequest, Body
+from app.apis.multipart import Form, boundary_of
+from app.apis.prompts import PROMPTS, system_text
+from app.apis.rewrites import Rewrites
+from app.routing.choice import Ask
+from app.routing.prompt import Prompt
+from app.routing.residency import WORTH_KEEPING
+
+SYSTEM_TEXT_LIMIT = 4_000
+"""How much of a system message is searched for the user's name, in characters."""
+
+SLOT = "id_slot"
+"""Tells llama.cpp's server which slot to use; a busy one is waited for.
+
+https://github.com/ggml-org/llama.cpp/tree/master/tools/server
+"""
+
+CHAT_PATHS = (CHAT_PATH, "/chat/completions")
+"""Chat completions, by OpenAI's path and by one that llama.cpp's server has as well."""
+
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+SHORT = Prompt([])
+"""Stands for every prompt that is too short to be worth a look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How requests are read, as the settings have it.
+
+    `username` finds the user's name in a system message. Prompts are read only where they
+    matter to routing.
+    """
+
+    username: Callable[[str], str | None]
+    rewrites: Rewrites
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    prompts: bool = True
+
+
+class ModelRequest:
+    """A request that is routed by the model that it names."""
+
+    __slots__ = (
+        "_body",
+        "_named",
+        "_path",
+        "_rewrites",
+        "_system",
+        "ask",
+        "streams",
+        "username",
+    )
+
+    def __init__(
+        self, reading: Reading, path: str, raw: bytes, address: str, content_type: bytes = b""
+    ) -> None:
+        """Read a request from a client at `address`.
+
+        Raises:
+            BadRequest: the body is no JSON object and no form, or its model is no text.
+        """
+        self._path = path
+        if reading.rewrites.attribution and api_of(path).prompt == "chat":
+            raw = without_attribution(raw)
+        self._body = body = _read(raw, content_type)
+        self._rewrites = reading.rewrites
+        get = body.get
+        self.streams = get("stream") is True
+        self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
+        prompt, api = None, api_of(path)
+        if reading.prompts and api.prompt is not None:
+            try:
+                prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
+            except RecursionError:
+                raise BadRequest(TOO_DEEP) from None
+        # They are long, and the answer may take minutes.
+        body.forget("messages", "tools", "prompt", "input")
+        named = get("model")
+        if named is None:
+            named = ""  # the server has a model of its own: the fallback decides
+        elif not isinstance(named, str):
+            raise BadRequest("model must be a string")
+        elif not named.isascii() and LONE_SURROGATE.search(named):
+            raise BadRequest("model holds half a surrogate pair")
+        self._named = named
+        model = reading.aliases.get(named, named)
+        self.username = username = reading.username(system) if system else None
+        names = reading.rewrites.names(model)
+        self.ask = Ask(
+            model,
+            names,
+            username or address,
+            address,
+            prompt,
+            routed=bool(named),
+            takes_slot=api.slot and SLOT not in body and get("n") in (None, 1),
+        )
+
+    def body_for(self, instance: str, slot: int | None = None) -> bytes:
+        """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
+        if not self._named:
+            return self._body.raw
+        changes: dict[str, object] = {}
+        if self._path in CHAT_PATHS:
+            changes = self._rewrites.changes(
+                self.ask.model,
+                instance,
+                self._body.get("chat_template_kwargs"),
+                self._system,
+                has_grammar="grammar" in self._body,
+            )
+        elif (
+            (api := api_of(self._path)).ollama
+            and api.prompt is not None
+            and (effort := self._rewrites.effort(self.ask.model))
+        ):
+            changes["think"] = effort
+        if slot is not None and self.ask.takes_slot:
+            changes[SLOT] = slot
+        if instance == self._named and not changes:
+            return self._body.raw
+        return self._body.edited({"model": instance, **changes})
+
+
+class UnroutedRequest:
+    """A request that makes a model work, but goes to the fallback as it is."""
+
+    __slots__ = ("ask", "raw", "streams", "username")
+
+    def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
+        self.ask = Ask(path, (path,), address, address, routed=False)
+        chat = rewrites.attribution and api_of(path).prompt == "chat"
+        self.raw = without_attribution(raw) if chat else raw
+        self.username: str | None = None
+        self.streams = False
+
+    def body_for(self, instance: str, slot: int | None = None) -> bytes:
+        """Give the body, the same for wherever it goes."""
+        return self.raw
+
+
+def _read(raw: bytes, content_type: bytes) -> Body | Form:
+    if content_type[:1] not in b"mM":  # most are JSON
+        return Body(raw)
+    boundary = boundary_of(content_type)
+    return Body(raw) if boundary is None else Form(raw, boundary)
+
+
+def username_finder(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
+    """Make what finds the user's name in a system message: the pattern's first group.
+
+    A pattern may look at each place in many ways, 40 ns for each character, and a chat
+    begins with the same system message each time: the last ones are remembered.
+    """
+
+    @functools.lru_cache(256)
+    def find(system: str) -> str | None:
+        match = pattern.search(system)
+        if match is None:
+            return None
+        name = (match.group(1) or "").strip()
+        if not name.isascii():  # a lone surrogate could be neither logged nor shown
+            name = name.encode(errors="replace").decode()
+        return name[:128] or None
+
+    return find

@@ -1,0 +1,86 @@
+"""A stream of events to a client, and whether one of ours can stand in it."""
+
+import json
+
+from app.apis.errors import error_json
+from app.upstream.connection import Head
+
+EVENT_STREAM = b"text/event-stream"
+JSON_LINES = b"application/x-ndjson"
+"""How Ollama's own API streams."""
+
+MISFIT_LIMIT = 64 * 1024
+"""Longest error of a server that is told within an event stream, in bytes, piece by piece."""
+
+_BINDING = (b"content-length", b"content-encoding")
+"""Headers that leave no room for bytes of ours in a body."""
+
+
+class EventStream:
+    """What a client has got of an answer, which may be a stream of events.
+
+    We may have begun it before there was an answer. One that cannot go on with it, since it is
+    an error or no stream, is gathered then, and told as the last event.
+    """
+
+    __slots__ = ("_takes_ours", "early", "last", "misfit")
+
+    def __init__(self) -> None:
+        self.early = False
+        """Whether it was begun before there was an answer."""
+        self.misfit = False
+        """Whether the answer cannot go on with it."""
+        self.last = b""
+        """The piece that was sent last; of a misfit, what was gathered, too."""
+        self._takes_ours = False
+
+    @property
+    def between_events(self) -> bool:
+        """Whether an event of ours may follow now."""
+        ended = self.misfit or self.last.endswith((b"\n\n", b"\r\n\r\n"))
+        return self._takes_ours and ended
+
+    def begin(self) -> None:
+        """Begin before there is an answer."""
+        self.early = self._takes_ours = True
+
+    def go_on(self, head: Head, *, streams: bool) -> Head | None:
+        """Take notice of an answer's beginning; None where the client has had one already."""
+        if self.early:
+            self.misfit = head.status != 200 or not streams
+            return None
+        self._takes_ours = streams and not any(name in _BINDING for name, _ in head.headers)
+        return head
+
+    def gather(self, body: bytes) -> None:
+        """Keep a piece of a misfit."""
+        self.last += body[:MISFIT_LIMIT]
+
+    def gathered(self) -> bytes:
+        """Write a misfit as an event: an error, in OpenAI's form."""
+        text = self.last.partition(b"\n\n")[2].decode(errors="replace")
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            told = None
+        if isinstance(told, dict) and "error" in told:
+            return as_event(json.dumps(told).encode())
+        return as_event(error_json(502, "upstream_error", text))
+
+
+def as_event(data: bytes) -> bytes:
+    """Write an event (WHATWG HTML, section 9.2.5); the data must be one line."""
+    return b"data: " + data + b"\n\n"
+
+
+def as_comment(text: str) -> bytes:
+    """Write a comment, which clients skip: a line that begins with a colon (section 9.2.6)."""
+    return f": {text}\n\n".encode()
+
+
+def content_type(head: Head) -> bytes:
+    """Give the type of an answer's body; empty where it is not told."""
+    for name, value in head.headers:
+        if name == b"content-type":
+            return value
+    return b""

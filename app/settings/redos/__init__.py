@@ -1,0 +1,1 @@
+"""Regular expressions that could take too long (catastrophic backtracking)."""

@@ -1,0 +1,211 @@
+"""What is told of the servers, the queue and the GPUs as they stand when Prometheus asks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import get_args
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from app.routing.balancer import Balancer, Forecast
+from app.routing.ledger import Fault
+from app.routing.standing import Standing, Status
+from app.telemetry.gpu.reader import Gpu, Reason
+from app.telemetry.gpu.sampler import GpuSampler
+from app.telemetry.instrument import label
+
+NO_MODEL = "none"
+STATES: tuple[Status, ...] = get_args(Status)
+
+
+class State:
+    """Describes the present. It belongs to the event loop, as what it reads does."""
+
+    def __init__(
+        self,
+        prefix: str,
+        balancer: Balancer,
+        waiting: Callable[[], Mapping[str, int]],
+        in_flight: Callable[[], Mapping[str, int]],
+        sampler: GpuSampler,
+    ) -> None:
+        self._prefix = prefix
+        self._balancer = balancer
+        self._waiting = waiting
+        self._in_flight = in_flight
+        self._sampler = sampler
+
+    def describe(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
+        """Read everything; `models` are the known ones, `model_of` gives a name's label."""
+        standings = list(self._balancer.standings())
+        yield from self._servers(standings, model_of)
+        yield from self._requests(models, model_of)
+        yield self._served(standings)
+        yield from self._stickiness()
+        yield from self._caches(standings)
+        yield from self._gpus()
+
+    def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
+        return GaugeMetricFamily(f"{self._prefix}_{name}", about, labels=labels)
+
+    def _counter(self, name: str, about: str, *labels: str) -> CounterMetricFamily:
+        return CounterMetricFamily(f"{self._prefix}_{name}", about, labels=labels)
+
+    def _servers(
+        self, standings: Iterable[Standing], model_of: Callable[[str], str]
+    ) -> Iterator[Metric]:
+        up = self._gauge("server_up", "Whether a server answers.", "server")
+        state = self._gauge(
+            "server_state", "1 for the state that a server is in.", "server", "state"
+        )
+        changes = self._counter(
+            "server_state_changes", "How often a server came into a state.", "server", "state"
+        )
+        open_at = self._gauge(
+            "upstream_requests_in_flight", "Open model requests.", "server", "model"
+        )
+        lingering = self._gauge(
+            "leases_lingering",
+            "Leases of requests that have ended, while the server may still be at work.",
+            "server",
+        )
+        limit = self._gauge("server_request_limit", "Most requests at once.", "server")
+        load = self._gauge(
+            "server_gpu_utilization_ratio", "GPU load that a server reported.", "server"
+        )
+        seen = self._gauge(
+            "server_last_seen_timestamp_seconds", "When a server's load was last read.", "server"
+        )
+        for standing in standings:
+            name, window, ledger = standing.server.name, standing.window, standing.ledger
+            up.add_metric([name], float(window.valid))
+            for possible in STATES:
+                state.add_metric([name, possible], float(standing.status == possible))
+                changes.add_metric([name, possible], standing.entered[possible])
+            counts: Counter[str] = Counter({model_of(x): 0 for x in standing.models or ()})
+            for instance, count in ledger.by_instance().items():
+                counts[model_of(instance)] += count
+            for model, count in counts.items() or [(NO_MODEL, 0)]:
+                open_at.add_metric([name, model], count)
+            lingering.add_metric([name], ledger.lingering)
+            if ledger.limit is not None:
+                limit.add_metric([name], ledger.limit)
+            if window.last is not None:
+                load.add_metric([name], window.last.gpu_percent / 100)
+                seen.add_metric([name], window.last.at)
+        ejections = self._counter(
+            "ejections",
+            "How often a server was left alone for a while because requests failed there.",
+            *("server", "reason"),
+        )
+        for standing in standings:
+            for fault in get_args(Fault):
+                name = standing.server.name
+                ejections.add_metric([name, fault], self._balancer.ejections[name, fault])
+        yield from (up, state, changes, ejections, open_at, lingering, limit, load, seen)
+
+    def _requests(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
+        handled = self._gauge(
+            "requests_in_flight", "Requests being handled, waiting ones included.", "endpoint"
+        )
+        for endpoint, count in self._in_flight().items():
+            handled.add_metric([endpoint], count)
+        queue = self._gauge("queue_depth", "Requests that wait for a place.", "model")
+        depths: Counter[str] = Counter(dict.fromkeys([*models, NO_MODEL], 0))
+        for name, count in self._waiting().items():
+            depths[model_of(name)] += count
+        for model, count in depths.items():
+            queue.add_metric([model], count)
+        yield from (handled, queue)
+
+    def _served(self, standings: Iterable[Standing]) -> Metric:
+        able = {s.server.name for s in standings if s.status in ("idle", "busy")}
+        served = self._gauge(
+            "model_servers_available",
+            "Servers that may get a configured model's requests: valid, loaded and not draining.",
+            "model",
+        )
+        for pattern in self._balancer.fleet.patterns:
+            served.add_metric([label(pattern.regex.pattern)], len(able & set(pattern.servers)))
+        return served
+
+    def _stickiness(self) -> Iterator[Metric]:
+        lookups = self._counter(
+            "sticky_lookups", "Routed requests by what was known of their client.", "result"
+        )
+        for result, count in self._balancer.lookups.items():
+            lookups.add_metric([result], count)
+        entries = self._gauge("sticky_entries", "Clients that are pinned to a server.")
+        entries.add_metric([], len(self._balancer.pins()))
+        evictions = self._counter("sticky_evictions", "Pins forgotten, and why.", "reason")
+        for reason, count in self._balancer.evictions.items():
+            evictions.add_metric([reason], count)
+        yield from (lookups, entries, evictions)
+
+    def _caches(self, standings: Iterable[Standing]) -> Iterator[Metric]:
+        forecasts = self._counter(
+            "prompt_cache_forecasts",
+            "Answers by what came of what the server's cache was believed to hold.",
+            *("server", "result"),
+        )
+        held = self._gauge("server_prompts_held", "Prompts believed to be in a cache.", "server")
+        slots = self._gauge("server_slots", "Slots that a server tells of.", "server")
+        foreign = self._gauge(
+            "server_foreign_requests", "Requests at a server that others sent.", "server"
+        )
+        speed = self._gauge(
+            "server_prefill_tokens_per_second", "How fast prompts are read, as measured.", "server"
+        )
+        now = self._balancer.now()
+        for standing in standings:
+            name = standing.server.name
+            for result in get_args(Forecast):
+                forecasts.add_metric([name, result], self._balancer.forecasts[name, result])
+            held.add_metric([name], sum(r.occupied(now) for _, r in standing.residencies()))
+            if standing.told is not None and standing.told.slots is not None:
+                slots.add_metric([name], standing.told.slots)
+            foreign.add_metric([name], standing.ledger.foreign)
+            if standing.prefill is not None:
+                speed.add_metric([name], standing.prefill)
+        yield from (forecasts, held, slots, foreign, speed)
+
+    def _gpus(self) -> Iterator[Metric]:
+        sampler = self._sampler
+        yield from self._describe_gpus(sampler.gpus, sampler.backend)
+        if sampler.up is None:
+            return  # nothing to read here, and nothing to complain about
+        up = self._gauge("gpu_collector_up", "Whether the GPUs can be read.", "backend")
+        up.add_metric([sampler.backend], float(sampler.up))
+        errors = self._counter(
+            "gpu_collector_errors", "Failed readings of the GPUs.", "backend", "reason"
+        )
+        for reason in get_args(Reason):
+            errors.add_metric([sampler.backend, reason], sampler.errors[reason])
+        yield from (up, errors)
+
+    def _describe_gpus(self, gpus: Iterable[Gpu], backend: str) -> Iterator[Metric]:
+        """Describe the local GPUs; what a driver does not tell has no series."""
+        which = ("gpu", "uuid")
+        info = self._gauge(
+            "gpu_info", "1 for every GPU.", *which, "name", "driver_version", "backend"
+        )
+        load = self._gauge("gpu_utilization_ratio", "Share of time that a GPU was busy.", *which)
+        used = self._gauge("gpu_memory_used_bytes", "Memory in use.", *which)
+        total = self._gauge("gpu_memory_total_bytes", "Memory there is.", *which)
+        heat = self._gauge("gpu_temperature_celsius", "Temperature of the core.", *which)
+        power = self._gauge("gpu_power_watts", "Power drawn.", *which)
+        energy = self._counter("gpu_energy_joules", "Energy used since the driver's start.", *which)
+        for gpu in gpus:
+            name = [str(gpu.index), gpu.uuid or ""]
+            info.add_metric([*name, gpu.name or "", gpu.driver_version or "", backend], 1)
+            told: tuple[tuple[GaugeMetricFamily | CounterMetricFamily, float | None], ...] = (
+                (load, None if gpu.utilization is None else gpu.utilization / 100),
+                (used, gpu.memory_used),
+                (total, gpu.memory_total),
+                (heat, gpu.temperature),
+                (power, gpu.power),
+                (energy, gpu.energy),
+            )
+            for family, value in told:
+                if value is not None:
+                    family.add_metric(name, value)
+        yield from (info, load, used, total, heat, power, energy)

@@ -1,0 +1,98 @@
+"""What is counted of the tokens of models' answers."""
+
+from typing import NamedTuple
+
+from app.apis.endpoints import api_of
+from app.telemetry.instrument import Count, Families, Series
+from app.telemetry.record import Record
+from app.telemetry.response_reader import GAPS
+
+FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+_ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
+"""Why a stream had no token, by the request's outcome."""
+
+
+class Tokens(NamedTuple):
+    """What a model's answer is counted on."""
+
+    first_token: Series
+    gaps: Series
+    longest_gap: Series
+    prompt: Count
+    cached: Count
+    completion: Count
+    usage_present: Count
+    usage_missing: Count
+
+
+class TokenMetrics:
+    """Counts tokens, and how long people wait for them."""
+
+    def __init__(self, families: Families) -> None:
+        counter, histogram = families.counter, families.histogram
+        self._first_token = histogram(
+            "time_to_first_token_seconds",
+            "From a request's arrival to the first token of its stream.",
+            FIRST,
+            *("server", "model"),
+        )
+        self._tokenless = counter(
+            "streams_without_token", "Streams that ended before a token came.", "model", "reason"
+        )
+        self._gaps = histogram(
+            "inter_token_seconds",
+            "Pauses between the pieces of a stream, each mostly one token.",
+            GAPS,
+            "model",
+        )
+        self._longest_gap = histogram(
+            "stream_max_gap_seconds", "The longest pause of a stream.", LONGEST_GAP, "model"
+        )
+        self._prompt = counter(
+            "prompt_tokens", "Prompt tokens, cached ones included.", "server", "model"
+        )
+        self._cached = counter(
+            "prompt_tokens_cached", "Prompt tokens that came from a cache.", "server", "model"
+        )
+        self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
+        self._usage = counter(
+            "usage_reports",
+            "Answers that told their tokens, and that did not although they cost some.",
+            *("server", "model", "result"),
+        )
+
+    def of(self, server: str, model: str) -> Tokens:
+        """Look up what answers of a model at a server are counted on."""
+        return Tokens(
+            self._first_token.labels(server, model),
+            self._gaps.labels(model),
+            self._longest_gap.labels(model),
+            self._prompt.labels(server, model),
+            self._cached.labels(server, model),
+            self._completion.labels(server, model),
+            self._usage.labels(server, model, "present"),
+            self._usage.labels(server, model, "missing"),
+        )
+
+    def count(self, record: Record, model: str, tokens: Tokens) -> None:
+        """Count an answer's tokens and when they came."""
+        answer = record.answer
+        if answer is None:
+            return
+        if answer.first_token is not None and answer.gaps is not None:
+            tokens.first_token.observe(answer.first_token - record.started)
+            tokens.gaps.add(answer.gaps)
+            if any(answer.gaps.counts):
+                tokens.longest_gap.observe(answer.longest_gap)
+        elif answer.streams:
+            self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
+        usage = answer.usage()
+        if usage is not None:
+            tokens.usage_present.value += 1
+            tokens.prompt.value += usage.prompt
+            tokens.cached.value += usage.cached or 0
+            tokens.completion.value += usage.completion
+        elif record.outcome == "success" and api_of(record.endpoint).tokens:
+            tokens.usage_missing.value += 1

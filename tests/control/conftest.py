@@ -1,0 +1,3 @@
+from tests.fakes.loops import anyio_backend
+
+__all__ = ["anyio_backend"]

@@ -1,0 +1,45 @@
+import asyncio
+
+import pytest
+
+from app.telemetry.batcher import Outbox
+from app.telemetry.record import Record
+
+pytestmark = pytest.mark.anyio
+
+
+def record(number: int) -> Record:
+    return Record(str(number), "other", "10.0.0.1", 0.0)
+
+
+async def test_every_listener_hears_of_every_request_once_and_soon() -> None:
+    heard: list[list[str]] = [[], []]
+    done = asyncio.Event()
+
+    def second(one: Record) -> None:
+        heard[1].append(one.id)
+        if one.id == "2":
+            done.set()
+
+    outbox = Outbox(lambda one: heard[0].append(one.id), second)
+    for number in range(3):
+        outbox.put(record(number))
+    assert heard == [[], []]
+    await done.wait()
+    outbox.flush()
+
+    assert heard == [["0", "1", "2"]] * 2
+
+
+async def test_a_fault_in_a_listener_keeps_nothing_from_the_others() -> None:
+    heard: list[str] = []
+
+    def faulty(one: Record) -> None:
+        raise ValueError(one.id)
+
+    outbox = Outbox(faulty, lambda one: heard.append(one.id))
+    outbox.put(record(1))
+    outbox.put(record(2))
+    outbox.flush()
+
+    assert heard == ["1", "2"]
