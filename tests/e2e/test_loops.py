@@ -77,6 +77,7 @@ async def test_one_balancer_that_leads_to_itself_says_so(request_: bytes) -> Non
 
             assert response.status == 508
             assert "server A leads back" in json.loads(response.body)["error"]["message"]
+            await balancer.until(lambda: balancer.events("loop.detected"))
             assert balancer.events("loop.detected")[0]["server"] == "A"
             assert await balancer.in_flight() == 0
 
@@ -96,6 +97,7 @@ async def test_two_balancers_in_a_circle_say_so() -> None:
                 response = await second.ask(chat("m"))
 
                 assert response.status == 508
+                await second.until(lambda: second.events("loop.detected"))
                 assert [line["server"] for line in second.events("loop.detected")] == ["B"]
 
 
