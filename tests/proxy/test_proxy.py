@@ -379,7 +379,7 @@ async def test_pipelined_requests_are_answered_one_after_another() -> None:
                 assert (await client.message()).status == 200
 
 
-async def test_clients_that_leave_at_random_leave_nothing_in_flight() -> None:
+async def test_two_thousand_clients_that_leave_at_random_leave_nothing_in_flight() -> None:
     rng = random.Random(1)
 
     async def script(visit: Visit) -> None:
@@ -402,7 +402,7 @@ async def test_clients_that_leave_at_random_leave_nothing_in_flight() -> None:
                 if rng.random() < 0.5:
                     client.reset()
 
-        for batch in range(20):
+        for batch in range(40):
             await asyncio.gather(*(visitor(batch * 50 + n) for n in range(50)))
         await until(lambda: not stack.in_flight and not len(stack.waiting))
         answers = await asyncio.gather(*(stack.ask(chat(client=f"z{n}")) for n in range(8)))
