@@ -9,26 +9,26 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from ipaddress import ip_network
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 
 import app
 from app.apis.rewrites import Rewrites
 from app.control import admin, routes
 from app.control.dashboard import page
-from app.control.dispatch import Gateway
+from app.control.dispatch import Dispatch
 from app.control.explain import explain
 from app.control.snapshot import SnapshotJson, snapshot
-from app.downstream.connection import ClientProtocol
+from app.downstream import asgi
+from app.downstream.connection import Handler
 from app.downstream.forwarded import Origin
-from app.downstream.server import Server, allow_many_files, collect_garbage_rarely
-from app.proxy.error_responses import AnswerBroken
+from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
 from app.proxy.model_request import ModelRequest, Reading, username_finder
-from app.proxy.proxy import Relay
-from app.proxy.queue import WaitingRoom
+from app.proxy.proxy import Proxy
+from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.routing.news import Reuse
 from app.settings import Settings
@@ -43,15 +43,19 @@ from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 
-KEEP_ALIVE = 75
-"""Seconds that a client's idle connection is kept: longer than clients keep theirs, so that
-they never send a request into a connection that is about to be closed."""
+
+@dataclass(frozen=True)
+class App:
+    """The balancer: who handles requests, and what is told of the start and the end."""
+
+    handler: Handler
+    lifespan: FastAPI
 
 
 def create_app(
     settings: Settings, stopping: asyncio.Event | None = None, reader: GpuReader | None = None
-) -> Gateway:
-    """Build the balancer as an ASGI application.
+) -> App:
+    """Build the balancer.
 
     `stopping` ends the monitor's streams; `reader` reads GPUs other than this machine's.
     """
@@ -79,7 +83,7 @@ def create_app(
         )
         for server in balancer.fleet.servers.values()
     }
-    waiting = WaitingRoom(balancer, capacity=settings.queue_max, timeout=settings.queue_timeout)
+    queue = RequestQueue(balancer, capacity=settings.queue_max, timeout=settings.queue_timeout)
     sampler = GpuSampler(
         reader or find_reader(),
         interval=settings.probe_interval,
@@ -90,7 +94,7 @@ def create_app(
     meters = Metrics(
         balancer,
         sampler,
-        waiting=waiting.by_model,
+        waiting=queue.by_model,
         in_flight=lambda: in_flight,
         version=app.__version__,
     )
@@ -123,10 +127,10 @@ def create_app(
         prompts=settings.affinity == "prompt",
     )
     origin = Origin(ip_network(text) for text in settings.trusted_proxies)
-    relay = Relay(
+    proxy = Proxy(
         balancer,
         pools,
-        waiting,
+        queue,
         origin=origin,
         read=functools.partial(ModelRequest, reading),
         rewrites=reading.rewrites,
@@ -164,7 +168,7 @@ def create_app(
 
     def state() -> SnapshotJson:
         may_drain = settings.admin_key is not None
-        return snapshot(balancer, waiting, sampler, time.time(), may_drain=may_drain)
+        return snapshot(balancer, queue, sampler, time.time(), may_drain=may_drain)
 
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     routers = [
@@ -179,7 +183,7 @@ def create_app(
         ),
         page.routes(state, counted, stopping or asyncio.Event()),
         admin.routes(
-            explain=lambda *request: explain(balancer, relay.read(*request).ask, time.time()),
+            explain=lambda *request: explain(balancer, proxy.read(*request).ask, time.time()),
             origin=origin,
             drain=lambda server, on: balancer.drain(server, on=on),
             servers=lambda: balancer.fleet.servers,
@@ -189,27 +193,23 @@ def create_app(
     ]
     for router in routers:
         control.include_router(router)
-    return Gateway(control, relay, own=routers)
+    return App(Dispatch(asgi.handler(control), proxy, own=routers), control)
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal says to stop, and let the requests under way end."""
-    logs.configure(settings.log_format, settings.log_level, (AnswerBroken, asyncio.CancelledError))
+    logs.configure(settings.log_format, settings.log_level)
     allow_many_files()
     collect_garbage_rarely()
     stopping = asyncio.Event()
-    config = uvicorn.Config(
-        create_app(settings, stopping),
+    app = create_app(settings, stopping)
+    uvicorn_config = config(
+        app.handler,
+        app.lifespan,
         host=settings.host,
         port=settings.port,
-        http=ClientProtocol,
-        ws="none",
-        proxy_headers=False,
         server_header=False,
         date_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):  # Windows has none of them
@@ -218,7 +218,9 @@ def serve(settings: Settings) -> None:
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
-        Server(config, stopping.set, silence=settings.idle_timeout, failed=logs.task_failed).run()
+        Server(
+            uvicorn_config, stopping.set, silence=settings.idle_timeout, failed=logs.task_failed
+        ).run()
 
 
 def _ignored(number: int, _: object) -> None:

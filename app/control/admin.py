@@ -11,7 +11,7 @@ from app.apis.endpoints import CHAT_PATH
 from app.apis.errors import error_json
 from app.apis.json_body import BadRequest
 from app.downstream.forwarded import Origin
-from app.proxy.headers import joined, peer_of
+from app.proxy.headers import joined
 
 Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
 """Explains a request: its path, its body, the client's address, the body's type."""
@@ -37,7 +37,7 @@ def routes(
             body += piece
             if len(body) > max_body_bytes:
                 return _error(413, f"the body is longer than {max_body_bytes} bytes")
-        peer = peer_of(request.scope)
+        peer = request.client.host if request.client else ""
         chain = joined(request.scope["headers"], b"x-forwarded-for")
         address = origin.client(peer, chain or None)
         kind = request.headers.get("content-type", "").encode("latin-1")

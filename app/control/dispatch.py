@@ -1,23 +1,24 @@
-"""The outermost ASGI callable: what is ours goes to FastAPI, everything else to the relay."""
+"""Who serves a request: what is ours goes to the control endpoints, all others to the proxy."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
+from app.downstream.connection import ClientConnection, Exchange, Handler, Request
 
-class Gateway:
+
+class Dispatch:
     """Tells the control endpoints from what is to be proxied, before any framework runs.
 
     Only the methods and exactly the paths of the `own` routes are ours; another method of one
     of them, or a path below it, belongs to the model servers.
     """
 
-    def __init__(self, control: Any, relay: Any, own: Iterable[APIRouter]) -> None:
+    def __init__(self, control: Handler, proxy: Handler, own: Iterable[APIRouter]) -> None:
         self._control = control
-        self._relay = relay
+        self._proxy = proxy
         self._own: dict[str, set[str]] = defaultdict(set)
         self._below: dict[str, set[str]] = defaultdict(set)
         for router in own:
@@ -27,22 +28,17 @@ class Gateway:
                     place = self._below if parameter else self._own
                     place[fixed] |= route.methods or set()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            methods = self._own.get(path) or (path[:11] == "/llmhealth-" and self._methods(path))
-            if methods and scope["method"] in methods:
-                await self._control(scope, receive, send)
-            else:
-                await self._relay(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._control(scope, receive, send)
+    def __call__(self, request: Request, connection: ClientConnection) -> Exchange:
+        handler = self._control if self.owns(request.method, request.path) else self._proxy
+        return handler(request, connection)
 
-    def at_once(self, scope: Any, receive: Any, send: Any, body: bytes) -> bool:
-        """Serve a model request without a task, if that can be; its path is never ours."""
-        done: bool = self._relay.at_once(scope, receive, send, body)
-        return done
+    def owns(self, method: str, path: str) -> bool:
+        """Whether a request is for the control endpoints."""
+        methods: Collection[str] | None = self._own.get(path)
+        if methods is None and path.startswith("/llmhealth-"):
+            methods = self._below_of(path)
+        return methods is not None and method in methods
 
-    def _methods(self, path: str) -> Collection[str]:
+    def _below_of(self, path: str) -> Collection[str]:
         """Name the methods of ours for a path whose end is a parameter."""
         return next((m for fixed, m in self._below.items() if path.startswith(fixed)), ())

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 import app
-from app.proxy.queue import WaitingRoom
+from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
 from app.routing.ledger import Lease
@@ -17,7 +17,7 @@ SnapshotJson = dict[str, Any]
 
 def snapshot(
     balancer: Balancer,
-    waiting: WaitingRoom,
+    waiting: RequestQueue,
     sampler: GpuSampler,
     now: float,
     *,

@@ -5,11 +5,13 @@ python -m app.demo.machine --name PC1 --port 8081 --agent-port 18000
 
 import argparse
 import asyncio
+from typing import Any
 
 import uvicorn
 
 from app.demo.completion import Speed
 from app.demo.model_server import ModelServer
+from app.downstream.server import config
 from app.main import create_app
 from app.settings import Settings
 from app.telemetry.gpu.reader import Gpu
@@ -54,20 +56,20 @@ class ModelledGpu:
 async def serve(server: ModelServer, host: str, port: int, agent_port: int) -> None:
     """Serve both until a signal comes."""
     agent = create_app(Settings(), reader=ModelledGpu(server, pace=1.0))
+    options: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": 1}
     configs = [
         uvicorn.Config(
-            app,
+            server.app,
             host,
-            number,
+            port,
             interface="asgi3",
             access_log=False,
-            log_level="warning",
-            timeout_graceful_shutdown=1,
-        )
-        for app, number in ((server.app, port), (agent, agent_port))
+            lifespan="off",
+            **options,
+        ),
+        config(agent.handler, agent.lifespan, host=host, port=agent_port, **options),
     ]
-    configs[0].lifespan = "off"
-    servers = [uvicorn.Server(config) for config in configs]
+    servers = [uvicorn.Server(each) for each in configs]
     await asyncio.gather(*(each.serve() for each in servers))
 
 

@@ -6,20 +6,23 @@ LINGER = 5.0
 """Seconds that a client has to read what it was told last, and to close."""
 
 
-class Linger(asyncio.Protocol):
-    """Reads on, for nothing, what a client sends that was told an error meanwhile.
+class LingeringClose(asyncio.Protocol):
+    """Discards what a client still sends after its response, until it closes.
 
-    Were the connection closed at once, what comes then would have the client's machine throw
-    the error away before it is read (RFC 9112 section 9.6). `before` is the protocol that the
-    connection had until now, and hears of its end.
+    Were the connection closed at once, what comes then would have the client's machine discard
+    the response before it is read (RFC 9112 section 9.6). `before` is the protocol that the
+    connection had until now; its `connection_lost` is called.
     """
 
     def __init__(self, transport: asyncio.Transport, before: asyncio.Protocol) -> None:
         self._before = before
         self._end = asyncio.get_running_loop().call_later(LINGER, transport.abort)
         transport.set_protocol(self)
-        transport.write_eof()
-        transport.resume_reading()
+        try:
+            transport.write_eof()
+            transport.resume_reading()
+        except OSError:  # the client has reset the connection in this moment
+            transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end.cancel()

@@ -1,22 +1,47 @@
-"""uvicorn's server, with deadlines for its clients."""
+"""uvicorn's server, with connections of our own and deadlines for them."""
 
 import asyncio
+import functools
 import gc
 import math
 import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
-from app.downstream.connection import ClientProtocol
+from app.downstream.connection import ClientConnection, Handler
 
 PROBE_AFTER = 60
 """Seconds of silence after which the system asks whether a client's machine is there."""
 
 LAST_WORDS = 0.5
 """Seconds that clients have to read why their requests were cut short."""
+
+
+KEEP_ALIVE = 75
+"""Seconds that a client's idle connection is kept: longer than clients keep theirs, so that
+they never send a request into a connection that is about to be closed."""
+
+
+def config(handler: Handler, app: Any, **options: Any) -> uvicorn.Config:
+    """Configure uvicorn to pass all requests to a handler.
+
+    `app` is an ASGI application that is told of the start and the end alone; `options` are
+    uvicorn's.
+    """
+    http = cast("type[asyncio.Protocol]", functools.partial(ClientConnection, handler))
+    defaults: dict[str, Any] = {
+        "access_log": False,
+        "interface": "asgi3",  # uvicorn takes a bound method for the older kind
+        "log_config": None,
+        "proxy_headers": False,
+        "timeout_keep_alive": KEEP_ALIVE,
+        "ws": "none",
+    }
+    return uvicorn.Config(app, http=http, **(defaults | options))
 
 
 class Server(uvicorn.Server):
@@ -91,10 +116,11 @@ class Server(uvicorn.Server):
         """End what has come to a standstill, at the loop's time `now`."""
         keep_alive = self.config.timeout_keep_alive
         for client in self._clients():
-            client.patience.check(client, now, keep_alive=keep_alive, silence=self._silence)
+            client.check_deadlines(now, keep_alive=keep_alive, silence=self._silence)
 
-    def _clients(self) -> list[ClientProtocol]:
-        return [c for c in self.server_state.connections if isinstance(c, ClientProtocol)]
+    def _clients(self) -> list[ClientConnection]:
+        connections = cast("set[object]", self.server_state.connections)
+        return [c for c in connections if isinstance(c, ClientConnection)]
 
 
 def _ask_for_life(listener: socket.socket, silence: float) -> None:

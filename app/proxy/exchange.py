@@ -1,442 +1,667 @@
-"""One request and its answer, between the client's ASGI channel and a server's connection."""
+"""One request and its response, between a client's connection and a server's."""
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from app.apis.endpoints import api_of
-from app.apis.errors import error_json, error_text
-from app.downstream.connection import CLIENT, ClientProtocol
-from app.proxy.eager import Eager
-from app.proxy.headers import answer_headers, retry_after
+from app.apis.json_body import BadRequest
+from app.downstream.connection import BODILESS, ClientConnection, Request
+from app.proxy import error_responses
+from app.proxy.error_responses import ErrorResponse
+from app.proxy.headers import response_headers, retry_after, route_headers
+from app.proxy.model_request import ModelRequest, UnroutedRequest
+from app.proxy.queue import WAIT, QueuedRequest, QueueFull, QueueTimeout, RequestQueue, Turn
+from app.proxy.request_heads import Fields, RequestHeads
+from app.proxy.retries import Retry, next_try
 from app.proxy.sse import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_event, content_type
 from app.proxy.tunnel import Tunnel
-from app.proxy.upload import ClientLeft, pass_body_on, read_body
-from app.telemetry.record import Record
+from app.routing.balancer import Balancer, Refusal
+from app.routing.ledger import Fault, Lease
+from app.routing.news import Failure
+from app.telemetry.record import Outcome, Record
 from app.telemetry.response_reader import Answer
 from app.upstream.connection import Connection, Head
+from app.upstream.errors import Unreachable, UpstreamError
 from app.upstream.pool import Pool
 
-if TYPE_CHECKING:
-    from app.proxy.model_request import ModelRequest, UnroutedRequest
-    from app.routing.ledger import Lease
-
-Message = dict[str, Any]
-Fields = dict[bytes, bytes]
-"""A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
-
-
-class CutShort(Exception):
-    """The balancer stops, and the time for requests under way is over."""
-
-
-class TurnedAway(Exception):
-    """The server has turned the request away, and another has room: see `Exchange.next`."""
-
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""Methods that may be repeated (RFC 9110 section 9.2.2)."""
 
 AWAY = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
 
-Elsewhere = Callable[["Exchange"], "Lease | None"]
-"""Finds another server for a request that was turned away."""
+NO_MODEL = "(none)"
+"""Stands in telemetry for the model of a request that names none."""
+
+log = structlog.get_logger(__name__)
+
+Read = Callable[[str, bytes, str, bytes], ModelRequest | UnroutedRequest]
+"""Reads a model request: its path, its body, the client's address, the body's type."""
 
 
-Landed = Callable[["Exchange", Exception | None], None]
-"""Hears that an exchange has ended, and by which error if any."""
+class State(Enum):
+    """How far an exchange has come."""
+
+    READING = "reading"
+    """The body of a model request is not there yet."""
+    QUEUED = "queued"
+    """It waits for a place at a server."""
+    DIALLING = "dialling"
+    """A connection to the server is made."""
+    SENT = "sent"
+    """The request is at the server, or on its way."""
+    RESPONDING = "responding"
+    """The client gets a server's response."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all exchanges share. `keepalive` is in seconds, see `Proxy`."""
+
+    balancer: Balancer
+    pools: Mapping[str, Pool]
+    queue: RequestQueue
+    heads: RequestHeads
+    read: Read
+    max_body_bytes: int
+    tells_route: bool
+    keepalive: float
+    finished: Callable[[Record], None]
+    in_flight: Counter[str]
 
 
 class Exchange:
-    """Carries one request to a server and the answer back (a `wire.Receiver`).
+    """Carries one request to a server and the response back, by callbacks alone.
 
-    Pieces of the answer are passed on from the connection's callback as they come. Where
-    the client is slower than the server, the server is not read. A task that `run`s it is
-    cancelled when the client leaves; without a task, after `begin`, the exchange ends.
+    It is a `downstream.connection.Exchange` and an `upstream.connection.Receiver`, and waits
+    in the queue in between. A model request holds a lease from before it is sent until its
+    response has ended. Whatever happens, `_end` is called once.
+
+    Pieces of the response are passed on from the connection's callback as they come. Where
+    the client is slower than the server, the server is not read, and the other way round.
     """
 
     __slots__ = (
-        "_base",
-        "_cancelled",
-        "_complete",
-        "_connection",
+        "_beat",
+        "_client",
         "_dialling",
-        "_done",
         "_events",
-        "_landed",
-        "_pieces",
-        "_receive",
-        "_send",
-        "_sender",
+        "_fields",
+        "_held",
+        "_held_size",
+        "_lease",
+        "_loop",
+        "_model_request",
+        "_out",
+        "_pool",
+        "_queued",
+        "_queued_at",
+        "_record",
+        "_repeated",
+        "_request",
+        "_rest",
+        "_shared",
+        "_started",
+        "_streams_body",
         "_tunnel",
-        "_uploader",
-        "client",
-        "elsewhere",
-        "fields",
-        "lease",
-        "next",
-        "record",
-        "repeats",
-        "request",
-        "rest",
-        "route",
-        "scope",
-        "started",
-        "stopped",
+        "_turned_away",
+        "_unreachable",
+        "_upgrades",
+        "_upstream",
+        "state",
     )
 
     def __init__(
-        self, scope: Message, receive: Any, send: Any, fields: Fields, record: Record
-    ) -> None:
-        self.scope = scope
-        self.fields = fields
-        self.record = record
-        self.started = self.stopped = False
-        self.repeats = False
-        """Whether it is sent once more: then to the same server, and to no other after that."""
-        self.route: tuple[tuple[bytes, bytes], ...] = ()
-        """Headers that tell the client where its request went."""
-        self.request: ModelRequest | UnroutedRequest | None = None
-        """What may have to be sent once more, until an answer begins."""
-        self.lease: Lease | None = None
-        """The hold on the server, of an exchange without a task."""
-        self.next: Lease | None = None
-        """The hold on the next server, once this one has turned the request away."""
-        self.elsewhere: Elsewhere | None = None
-        self.rest = 0.0
-        """Seconds that the server wants to be left alone."""
-        self._receive = receive
-        self._send = send
-        self.client: ClientProtocol = scope["extensions"][CLIENT]
-        self._done: asyncio.Future[None] | None = None
-        self._landed: Landed | None = None
-        self._connection: Connection | None = None
-        self._cancelled: Connection | None = None
-        self._dialling: asyncio.Task[Connection] | None = None
-        self._uploader: Eager | None = None
-        self._sender: Eager | None = None
-        self._pieces: list[tuple[Head | None, bytes, bool]] = []
-        self._tunnel: Tunnel | None = None
-        self._complete = False
-        self._events = EventStream()
-        self._base = b""
-
-    # The client's side
-
-    async def read_body(self, limit: int) -> bytes:
-        """Read the whole body; raises `BodyTooLarge` or `ClientLeft`."""
-        return await read_body(self._receive, self.fields.get(b"content-length"), limit)
-
-    def close(self) -> None:
-        """Let go of both sides, on every way out."""
-        if self.next is not None:
-            self.next.release()
-        self.client.unwatch(self)
-        if self._dialling is not None:
-            self._dialling.cancel()
-        if self._uploader is not None:
-            self._uploader.close()
-        if self._sender is not None:
-            self._sender.close()
-        self.cancel()
-        if self._tunnel is not None:
-            self._tunnel.close()
-
-    def cancel(self) -> None:
-        """Tell the server to stop, if it is still at work."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._cancelled = connection
-            connection.cancel()
-
-    def release(self, lease: "Lease") -> None:
-        """Give a lease back once the server has stopped, if it was told to."""
-        self.cancel()
-        cancelled, self._cancelled = self._cancelled, None
-        if cancelled is not None and cancelled.lingers:
-            lease.lingers = True
-            cancelled.when_gone(lease.release)
-        else:
-            lease.release()
-
-    def client_left(self) -> None:
-        if self._landed is not None:
-            self._end(ClientLeft())
-        else:
-            self.client.cancel(left=True)
-
-    def cut_short(self) -> None:
-        self.stopped = True
-        self.cancel()
-        if self._landed is None:
-            self.client.cancel(left=False)
-        elif not self._complete:
-            self._end(CutShort())
-
-    async def refuse(
-        self, status: int, kind: str, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()
-    ) -> None:
-        """Answer with an error of ours, in OpenAI's form, or Ollama's to its own API."""
-        self.record.status = status
-        self.record.error = message
-        ollama = api_of(self.record.endpoint).ollama
-        body = error_text(message) if ollama else error_json(status, kind, message)
-        if self._events.early:
-            await self._send({"type": "http.response.body", "body": as_event(body)})
-            return
-        self.started = True
-        head = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", self.record.id.encode()),
-            *self.route,
-            *headers,
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
-        await self._send({"type": "http.response.body", "body": body})
-
-    async def keep_alive(self, comment: str) -> None:
-        """Begin an event stream before there is an answer, with a comment that clients skip."""
-        events = self._events
-        if not self.started:
-            self.started = True
-            events.begin()
-            head = [
-                (b"content-type", EVENT_STREAM),
-                (b"cache-control", b"no-cache"),
-                (b"x-request-id", self.record.id.encode()),
-            ]
-            await self._send({"type": "http.response.start", "status": 200, "headers": head})
-        events.last = as_comment(comment)
-        await self._send({"type": "http.response.body", "body": events.last, "more_body": True})
-
-    # The server's side
-
-    async def run(
         self,
-        pool: Pool,
-        head: bytes,
-        body: bytes | None,
-        *,
-        fresh: bool = False,
-        repeatable: bool = False,
-        chunked: bool = False,
-        upgrade: bool = False,
+        shared: Shared,
+        request: Request,
+        client: ClientConnection,
+        fields: Fields,
+        record: Record,
     ) -> None:
-        """Send the request to a server and pass the answer on until its end.
+        self.state = State.READING
+        self._shared = shared
+        self._request = request
+        self._client = client
+        self._fields = fields
+        self._record = record
+        self._model_request: ModelRequest | UnroutedRequest | None = None
+        """What may have to be sent once more, until a response begins."""
+        self._out = b""
+        """The request as it was sent, for as long."""
+        self._held: list[bytes] = []
+        """What of the body has come, until it can be read or sent."""
+        self._held_size = 0
+        self._streams_body = self._upgrades = False
+        self._lease: Lease | None = None
+        self._pool: Pool | None = None
+        self._upstream: Connection | None = None
+        self._dialling: asyncio.Task[Connection] | None = None
+        self._queued: QueuedRequest | None = None
+        self._queued_at = 0.0
+        self._beat: asyncio.TimerHandle | None = None
+        self._repeated = False
+        """Whether it was sent twice: then to the same server, and to no other after that."""
+        self._turned_away = False
+        """Whether a server has turned it away, and another was found."""
+        self._unreachable: Unreachable | None = None
+        """The last server's error, where no connection came about."""
+        self._rest = 0.0
+        """Seconds that the server wants to be left alone."""
+        self._started = False
+        """Whether a response to the client has begun."""
+        self._events = EventStream()
+        self._tunnel: Tunnel | None = None
 
-        With `body` None it is streamed from the client as it comes, in chunks if `chunked`.
-        `fresh` asks for a new connection; `repeatable` is content with any.
+    # Beginnings
 
-        Raises:
-            UpstreamError: what went wrong at the server.
-        """
-        connection = await pool.connect(fresh=fresh, repeatable=repeatable)
-        self._done = done = self.client.loop.create_future()
-        self._note_sending(pool, body)
-        connection.request(
-            head + body if body else head,
-            self,
-            head_only=self.scope["method"] == "HEAD",
-            unfinished=body is None,
+    def serve_model(self) -> None:
+        """Begin with a request that makes a model work: its whole body is read first."""
+        length = self._fields.get(b"content-length")
+        if length is not None and int(length) > self._shared.max_body_bytes:
+            self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
+        else:
+            self._client.send_continue()
+
+    def forward(self, server: str | None) -> None:
+        """Begin with any other request: it goes to a server as it is, its body streamed."""
+        if server is None:
+            self.refuse(error_responses.unconfigured())
+            return
+        record, fields = self._record, self._fields
+        record.server, record.reason = server, "fallback"
+        self._pool = pool = self._shared.pools[server]
+        length = b"chunked" if b"transfer-encoding" in fields else fields.get(b"content-length")
+        bodiless = length is None or length == b"0"
+        self._streams_body = not bodiless
+        self._upgrades = bodiless and fields.get(b"upgrade", b"").lower() == b"websocket"
+        self._write_head(pool, length, b"websocket" if self._upgrades else None)
+        # What may not be sent twice may not meet a connection that is about to be closed.
+        self._send(pool, fresh=not self._repeatable)
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether a server may get the request twice."""
+        return not self._streams_body and not self._upgrades and self._request.method in IDEMPOTENT
+
+    # Events of the client's connection
+
+    def on_body(self, data: bytes, *, complete: bool) -> None:
+        try:
+            if self._streams_body:
+                self._pass_body_on(data, complete=complete)
+            elif self.state is State.READING:
+                self._read_body(data, complete=complete)
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            self.on_failed(error)
+
+    def on_writable(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def on_client_gone(self) -> None:
+        self._end("client_disconnect")
+
+    def on_shutdown(self) -> None:
+        self.refuse(error_responses.shutting_down())
+
+    # A model request's way to a server
+
+    def _read_body(self, data: bytes, *, complete: bool) -> None:
+        held = self._held
+        held.append(data)
+        self._held_size += len(data)
+        if self._held_size > self._shared.max_body_bytes:
+            self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
+        elif complete:
+            raw = held[0] if len(held) == 1 else b"".join(held)
+            self._held = []
+            self._read(raw)
+
+    def _read(self, raw: bytes) -> None:
+        record = self._record
+        record.ready = monotonic()
+        content_type = self._fields.get(b"content-type", b"")
+        try:
+            request = self._shared.read(record.endpoint, raw, record.address, content_type)
+        except BadRequest as error:
+            self.refuse(error_responses.bad_request(str(error)))
+            return
+        record.username = request.username
+        record.model = request.ask.model or NO_MODEL
+        record.stream = request.streams
+        self._model_request = request
+        self._place(request)
+
+    def _place(self, request: ModelRequest | UnroutedRequest) -> None:
+        self._go_on(request, self._shared.balancer.place(request.ask, self._record.failures))
+
+    def _go_on(self, request: ModelRequest | UnroutedRequest, placed: Lease | Refusal) -> None:
+        """Send a request where it was placed; or wait, or tell why it is not."""
+        if isinstance(placed, Lease):
+            self._assign(request, placed)
+        elif placed in WAIT:
+            self._wait(request, bounded=placed is Refusal.FULL)
+        elif placed is Refusal.DOWN:
+            servers = self._shared.balancer.holding(request.ask)
+            self.refuse(error_responses.servers_down(request.ask.model, servers))
+        elif self._unreachable is not None:
+            self.refuse(error_responses.server_failed(self._record.server, self._unreachable))
+        else:
+            self.refuse(error_responses.unconfigured())
+
+    def _assign(self, request: ModelRequest | UnroutedRequest, lease: Lease) -> None:
+        """Take note of where the request goes, and send it there."""
+        record = self._record
+        self._lease = lease
+        record.sent = None
+        record.status = 0
+        record.server, record.instance = lease.server, lease.instance
+        record.reason, record.claim = lease.reason, lease.claim
+        try:
+            body = request.body_for(lease.instance, lease.slot)
+        except BadRequest as error:
+            self.refuse(error_responses.bad_request(str(error)))
+            return
+        record.size = len(body)
+        self._pool = pool = self._shared.pools[lease.server]
+        self._write_head(pool, b"%d" % len(body))
+        self._out += body
+        self._send(pool)
+
+    def _write_head(self, pool: Pool, length: bytes | None, upgrade: bytes | None = None) -> None:
+        self._out = self._shared.heads.write(
+            self._request,
+            self._fields,
+            self._client,
+            self._record.id,
+            self._record.server,
+            pool.authority,
+            length=length,
             upgrade=upgrade,
         )
-        self._connection = connection
-        if body is None:
-            upload = pass_body_on(self._receive, connection, self.record, chunked=chunked)
-            self._uploader = Eager(upload, self._stop_at_error)
-        await done
 
-    def begin(
-        self, connection: Connection, pool: Pool, head: bytes, body: bytes, landed: Landed
-    ) -> None:
-        """Do as `run`, over a connection that is there, and call `landed` in the end.
+    # The queue
 
-        Its error is `ClientLeft` where that is why it ended.
-        """
-        self._note_sending(pool, body)
-        connection.request(head + body, self)
-        self._connection = connection
-        self._landed = landed
-        self.client.watcher = self
+    def _wait(self, request: ModelRequest | UnroutedRequest, *, bounded: bool) -> None:
+        record, shared, ask = self._record, self._shared, request.ask
+        queued = QueuedRequest(
+            record.username or record.address,
+            record.model,
+            functools.partial(shared.balancer.place, ask, record.failures),
+            self._on_turn,
+            record.failures,
+            functools.partial(shared.balancer.holds, ask, record.failures),
+        )
+        try:
+            shared.queue.enter(queued, bounded=bounded)
+        except QueueFull as error:
+            self.refuse(error_responses.queue_full(error))
+            return
+        self.state = State.QUEUED
+        self._queued = queued
+        self._queued_at = monotonic()
+        if shared.keepalive and record.stream and not api_of(record.endpoint).ollama:
+            self._beat_later()
 
-    def dial(self, pool: Pool, head: bytes, body: bytes, landed: Landed) -> None:
-        """Do as `begin`, over a connection that has to be made: by a task that ends with that."""
-        self._landed = landed
-        self.client.watcher = self
-        self._dialling = self.client.loop.create_task(pool.connect(fresh=True))
-        self._dialling.add_done_callback(functools.partial(self._dialled, pool, head, body))
+    def _on_turn(self, turn: Turn) -> None:
+        request = self._model_request
+        assert request is not None
+        self._stop_waiting()
+        try:
+            if isinstance(turn, QueueTimeout):
+                self.refuse(error_responses.queue_timeout(turn))
+            else:
+                self._go_on(request, turn)
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            self.on_failed(error)
 
-    def _dialled(
-        self, pool: Pool, head: bytes, body: bytes, dialling: "asyncio.Task[Connection]"
-    ) -> None:
+    def _stop_waiting(self) -> None:
+        queued, self._queued = self._queued, None
+        if queued is not None:
+            self._record.waited += monotonic() - self._queued_at
+            self._shared.queue.leave(queued)
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            beat.cancel()
+
+    def _beat_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(self._shared.keepalive, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        """Show life to a client that waits: begin its event stream, with a comment."""
+        comment = as_comment("waiting for a free server")
+        if not self._started:
+            self._started = True
+            self._events.begin()
+            headers = [
+                (b"content-type", EVENT_STREAM),
+                (b"cache-control", b"no-cache"),
+                (b"x-request-id", self._record.id.encode()),
+            ]
+            self._client.start(200, headers, comment)
+        elif self._client.writable:
+            self._client.write(comment)
+        self._events.last = comment
+        self._beat_later()
+
+    # The server's connection
+
+    def _send(self, pool: Pool, *, fresh: bool = False) -> None:
+        connection = None if fresh else pool.kept(repeatable=self._repeatable)
+        if connection is not None:
+            self._send_over(connection)
+            return
+        self.state = State.DIALLING
+        if self._streams_body:
+            self._client.pause()
+        self._dialling = asyncio.get_running_loop().create_task(pool.dial())
+        self._dialling.add_done_callback(self._on_dialled)
+
+    def _on_dialled(self, dialling: "asyncio.Task[Connection]") -> None:
         self._dialling = None
         if dialling.cancelled():
             return
+        error = dialling.exception()
+        if error is None and self.state is State.ENDED:  # in this very moment
+            dialling.result().abort()
+        elif error is None:
+            self._send_over(dialling.result())
+        elif isinstance(error, Exception):
+            self.on_failed(error)
+
+    def _send_over(self, connection: Connection) -> None:
+        self.state = State.SENT
+        self._upstream = connection
+        self._record.sent = monotonic()
         try:
-            connection = dialling.result()
-            if self._landed is None:  # it ended in this very moment
-                connection.abort()
-            else:
-                self.begin(connection, pool, head, body, self._landed)
-        except Exception as error:  # noqa: BLE001 - whoever landed it decides
-            self._end(error)
+            connection.request(
+                self._out,
+                self,
+                head_only=self._request.method == "HEAD",
+                unfinished=self._streams_body,
+                upgrade=self._upgrades,
+            )
+            if self._streams_body:
+                self._client.send_continue()
+                self._client.resume()
+                held, self._held = self._held, []
+                for data in held:
+                    self._pass_body_on(data, complete=False)
+                if self._request.complete:
+                    self._pass_body_on(b"", complete=True)
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            self.on_failed(error)
 
-    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
-        record, events = self.record, self._events
-        if head is not None:
-            if head.status in AWAY and self._turned_away(head, complete=complete):
-                return
-            head = self._begin(head)
-        if events.misfit:
-            self._gather(body, complete=complete)
+    def _pass_body_on(self, data: bytes, *, complete: bool) -> None:
+        """Stream the body to the server, no faster than it reads."""
+        connection = self._upstream
+        if connection is None:
+            if data and self.state is State.DIALLING:
+                self._held.append(data)
             return
-        if body and record.answer is not None:
-            record.answer.passes(body)
-            # Most pieces of a stream: nothing waits before them, and they are not the last.
-            if head is None and not complete and self._flowing and self.client.pass_on(body):
-                events.last = body
-                return
-        if head is not None and head.status == 101:
-            self._open_tunnel(head, body)
-        else:
-            self._take(head, body, complete=complete)
+        self._record.size += len(data)
+        if b"transfer-encoding" in self._fields:
+            data = (b"%x\r\n%b\r\n" % (len(data), data)) if data else b""
+            if complete:
+                data += b"0\r\n\r\n"
+        if (data or complete) and not connection.send(data, last=complete):
+            self._client.pause()
 
-    def _take(self, head: Head | None, body: bytes, *, complete: bool) -> None:
-        """Pass a piece on: at once if it is the whole, else after those that wait."""
-        if complete:
-            self._connection = None  # it may serve the next request already
-            if head is not None and self._uploader is None and self._reply(head, body):
-                return
-        self._pieces.append((head, body, complete))
-        if self._sender is None or self._flowing:
-            self._sender = Eager(self._pass_on(), self._passed_on)
-            if not self._sender.ended and self._connection is not None:
-                self._connection.pause()
+    def on_drained(self) -> None:
+        self._client.resume()
 
-    @property
-    def _flowing(self) -> bool:
-        """Whether the answer's beginning was written, and nothing waits to be."""
-        return self._sender is not None and self._sender.ended
+    # The response
 
-    def failed(self, error: Exception) -> None:
-        self._cancelled, self._connection = self._connection, None
-        self._end(error)
+    def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        if head is None:
+            self._pass_on(body, complete=complete)
+        elif head.status not in AWAY or not self._goes_elsewhere(head, complete=complete):
+            self._begin_response(head, body, complete=complete)
 
-    async def break_off(self, status: int, kind: str, message: str) -> None:
-        """Say in an event stream that the answer ends too early, if it stands between events.
-
-        The openai package raises an error on such an event; a mere end of the stream it takes
-        for the end of the answer. The caller must not end the answer as if it were complete.
-        """
-        if self._events.between_events and (self._flowing or self._sender is None):
-            event = as_event(error_json(status, kind, message))
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
-
-    # Inside
-
-    def _begin(self, head: Head) -> Head | None:
-        """Take notice of an answer's beginning; None where the client has had one already."""
-        self.request = None  # its body is as long as the prompt
-        record = self.record
+    def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:
+        self.state = State.RESPONDING
+        self._model_request = None  # its body is as long as the prompt
+        self._out = b""
+        record, client = self._record, self._client
         record.first_byte = monotonic()
         record.status = head.status
         kind = content_type(head)
         streams, lines = kind.startswith(EVENT_STREAM), kind.startswith(JSON_LINES)
         record.stream = record.stream or streams or lines
-        record.answer = Answer(streams=streams or lines, lines=lines)
-        return self._events.go_on(head, streams=streams)
-
-    def _turned_away(self, head: Head, *, complete: bool) -> bool:
-        """Try another server, if one has room, since the client has got nothing yet."""
-        self.rest = retry_after(head.headers, time())
-        if self.elsewhere is None or self.request is None:
-            return False
-        self.record.status = head.status
-        self.next = self.elsewhere(self)
-        if self.next is None:
-            return False
+        record.answer = reader = Answer(streams=streams or lines, lines=lines)
+        if self._events.go_on(head, streams=streams) is None:  # the client has had a head
+            self._pass_on(body, complete=complete)
+            return
+        if head.status == 101:
+            self._open_tunnel(head, body)
+            return
+        if body:
+            reader.passes(body)
+        self._started = True
+        if complete and self._request.method != "HEAD" and head.status not in BODILESS:
+            client.respond(head.status, self._headers(head, whole=True), body)
+            self._complete()
+            return
+        keeps_up = client.start(head.status, self._headers(head), body)
+        self._events.last = body
         if complete:
-            self._connection = None  # it is kept
+            client.finish()
+            self._complete()
+        elif not keeps_up and self._upstream is not None:
+            self._upstream.pause()
+
+    def _pass_on(self, body: bytes, *, complete: bool) -> None:
+        events, client = self._events, self._client
+        if events.misfit:
+            events.gather(body)
+            body = events.gathered() if complete else b""
         else:
-            self.cancel()
-        self._end(TurnedAway())
-        return True
-
-    def _gather(self, body: bytes, *, complete: bool) -> None:
-        """Tell an answer that cannot go on with the stream that was begun as its last event."""
-        self._events.gather(body)
+            answer = self._record.answer
+            if body and answer is not None:
+                answer.passes(body)
+            events.last = body
         if complete:
-            self._connection = None
-            self._pieces.append((None, self._events.gathered(), True))
-            self._sender = Eager(self._pass_on(), self._passed_on)
-
-    def _note_sending(self, pool: Pool, body: bytes | None) -> None:
-        self._base = pool.base
-        self.record.sent = monotonic()
-        self.record.size = len(body) if body else 0
-
-    def _open_tunnel(self, head: Head, early: bytes) -> None:
-        connection, self._connection = self._connection, None
-        assert connection is not None
-        self.client.unwatch(self)
-        self._tunnel = Tunnel(connection, ended=lambda: self._end(None))
-        self._tunnel.open(self.client.take_over, head, early)
-
-    def _reply(self, head: Head, body: bytes) -> bool:
-        if not self.client.reply(head.status, self._headers(head, whole=True), body):
-            return False
-        self.started = self._complete = True
-        self.client.unwatch(self)
-        self._end(None)
-        return True
+            client.finish(body)
+            self._complete()
+        elif body and not client.write(body) and self._upstream is not None:
+            self._upstream.pause()
 
     def _headers(self, head: Head, *, whole: bool = False) -> list[tuple[bytes, bytes]]:
-        headers = answer_headers(head.status, head.headers, base=self._base, whole=whole)
-        headers.append((b"x-request-id", self.record.id.encode()))
-        headers.extend(self.route)
+        pool = self._pool
+        assert pool is not None
+        headers = response_headers(head.status, head.headers, base=pool.base, whole=whole)
+        headers.append((b"x-request-id", self._record.id.encode()))
+        headers.extend(self._route())
         return headers
 
-    async def _pass_on(self) -> None:
-        while self._pieces:
-            head, body, complete = self._pieces.pop(0)
-            if head is not None:
-                headers = self._headers(head)
-                self.started = True
-                await self._send(
-                    {"type": "http.response.start", "status": head.status, "headers": headers}
-                )
-            if complete:
-                self._complete = True
-                self.client.unwatch(self)
-                if self._uploader is not None:
-                    self._uploader.close()
-            if body:
-                self._events.last = body
-            # Even an empty piece makes uvicorn send the head.
-            await self._send(
-                {"type": "http.response.body", "body": body, "more_body": not complete}
-            )
+    def _route(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return headers that tell the client where its request went."""
+        record = self._record
+        if self._shared.tells_route and record.model and record.server:
+            return route_headers(record.server, record.instance, record.reason)
+        return ()
 
-    def _passed_on(self, error: Exception | None) -> None:
-        if error is not None or self._complete:
-            self._end(error)
-        elif self._connection is not None:
-            self._connection.resume()
+    def _open_tunnel(self, head: Head, early: bytes) -> None:
+        connection, self._upstream = self._upstream, None
+        assert connection is not None
+        self._tunnel = tunnel = Tunnel(connection, ended=lambda: self._end("success"))
+        tunnel.open(self._client.take_over, head, early)
 
-    def _stop_at_error(self, error: Exception | None) -> None:
-        if error is not None:
-            self._end(error)
+    # Failures
 
-    def _end(self, error: Exception | None) -> None:
-        if self._landed is not None:
-            landed, self._landed = self._landed, None
-            landed(self, error)
+    def on_failed(self, error: Exception) -> None:
+        """Try again, if that can be, or tell the client that the server failed."""
+        if self.state is State.ENDED:
             return
-        if self._done is None or self._done.done():
+        if not isinstance(error, UpstreamError):
+            log.error("exchange.failed", id=self._record.id, exc_info=error)
+            self.refuse(error_responses.failed())
             return
-        if error is None:
-            self._done.set_result(None)
+        record, request, pool = self._record, self._model_request, self._pool
+        routed = self._lease is not None and request is not None
+        if isinstance(error, Unreachable):
+            self._note_unreachable(error)
+        retry = next_try(error, repeated=self._repeated, repeatable=self._repeatable, routed=routed)
+        if retry is Retry.SAME_SERVER and pool is not None:
+            self._repeated = True
+            self._upstream = None
+            self._send(pool, fresh=True)
+        elif retry is Retry.ANOTHER_SERVER and request is not None:
+            self._let_go(error)
+            self._place(request)
         else:
-            self._done.set_exception(error)
+            record.fault = error.kind
+            self.refuse(error_responses.server_failed(record.server, error), error)
+
+    def _note_unreachable(self, error: Unreachable) -> None:
+        record = self._record
+        self._unreachable = error
+        reason = "connect"
+        if self._lease is not None:
+            record.failures += (record.server,)
+            record.faults += (error.kind,)
+            reason = error.kind
+        self._shared.balancer.learn(
+            Failure(record.server, "models", unreachable=True, reason=f"request: {reason}")
+        )
+
+    def _goes_elsewhere(self, head: Head, *, complete: bool) -> bool:
+        """Try another server once, if one has room, since the client has got nothing yet."""
+        self._rest = retry_after(head.headers, time())
+        record, request = self._record, self._model_request
+        if request is None or self._lease is None or self._turned_away or self._repeated:
+            return False
+        self._turned_away = True
+        record.status = head.status
+        tried = (*record.failures, record.server)
+        lease = self._shared.balancer.place_again(request.ask, tried)
+        if lease is None:
+            return False
+        record.failures = tried
+        record.faults += ("status_429" if head.status == 429 else "status_5xx",)
+        if complete:
+            self._upstream = None  # it is kept
+        self._let_go(None, completed=True)
+        try:
+            self._assign(request, lease)
+        except Exception as fault:  # noqa: BLE001 - logged, and the client is told
+            self.on_failed(fault)
+        return True
+
+    def refuse(self, response: ErrorResponse, error: UpstreamError | None = None) -> None:
+        """End with an error response, in whatever way is still open."""
+        record, client = self._record, self._client
+        record.error = response.message
+        record.rejection = response.rejection
+        ollama = api_of(record.endpoint).ollama
+        if not self._started:
+            record.status = response.status
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"x-request-id", record.id.encode()),
+                *self._route(),
+                *response.headers,
+            ]
+            client.respond(response.status, headers, response.body(ollama=ollama))
+        elif self.state is not State.RESPONDING:  # life was shown
+            record.status = response.status
+            client.finish(as_event(response.body(ollama=ollama)))
+        else:
+            # The openai package raises an error on such an event; a mere end of the stream
+            # it takes for the end of the response.
+            if self._events.between_events:
+                client.write(as_event(response.body(ollama=False)))
+            client.abort()
+        self._end(response.outcome, error)
+
+    # The end
+
+    def _complete(self) -> None:
+        """End with a server's complete response."""
+        self._upstream = None  # it may serve the next request already
+        self._end(_outcome(self._record.status), completed=True)
+
+    def _end(
+        self,
+        outcome: Outcome | None,
+        error: UpstreamError | None = None,
+        *,
+        completed: bool = False,
+    ) -> None:
+        """Let go of everything and hand over the record, on every way out."""
+        if self.state is State.ENDED:
+            return
+        self.state = State.ENDED
+        self._stop_waiting()
+        dialling, self._dialling = self._dialling, None
+        if dialling is not None:
+            dialling.cancel()
+        self._let_go(error, completed=completed)
+        if self._tunnel is not None:
+            self._tunnel.close()
+        self._model_request = None
+        self._out = b""
+        self._held = []
+        record, shared = self._record, self._shared
+        record.outcome = outcome
+        record.ended = monotonic()
+        shared.in_flight[record.endpoint] -= 1
+        shared.finished(record)
+
+    def _let_go(self, error: UpstreamError | None, *, completed: bool = False) -> None:
+        """Tell the server to stop, if it is at work, and give the lease back once it has.
+
+        The lease carries what the request has shown of the server. That a client left, or
+        that nothing could be sent, is no word about it.
+        """
+        connection, self._upstream = self._upstream, None
+        if connection is not None:
+            connection.cancel()
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        status = self._record.status
+        lease.worked = self._record.sent is not None and status < 400
+        if error is not None:
+            if not isinstance(error, Unreachable):
+                lease.fault = _FAULTS[error.kind]
+        elif completed:
+            if status == 429:
+                lease.fault = "status_429"
+            elif status >= 500:
+                lease.fault = "status_5xx"
+            else:
+                lease.succeeded = status > 0
+            if status in (429, 503):
+                lease.rest = self._rest
+        if connection is not None and connection.lingers:
+            lease.lingers = True
+            connection.when_gone(lease.release)
+        else:
+            lease.release()
+
+
+_FAULTS: Mapping[str, Fault] = {
+    "read_timeout": "read_timeout",
+    "reset": "reset",
+    "protocol": "protocol",
+}
+
+
+def _outcome(status: int) -> Outcome:
+    if status < 400:
+        return "success"
+    if status < 500:
+        return "client_error"
+    return "upstream_error"

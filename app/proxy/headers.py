@@ -1,9 +1,8 @@
 """What passes between client and server in the heads of messages, and what does not."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -51,12 +50,6 @@ def nominated(headers: Headers) -> frozenset[bytes]:
     return frozenset(names) if names else frozenset()
 
 
-def peer_of(scope: Mapping[str, Any]) -> str:
-    """Tell the address at the other end of a connection; empty where it has none."""
-    client = scope["client"]
-    return client[0] if client else ""
-
-
 def joined(headers: Headers, wanted: bytes) -> bytes:
     """Write the lines of one header as the one that they stand for (RFC 9110 section 5.3)."""
     return b", ".join(value for name, value in headers if name == wanted)
@@ -95,10 +88,10 @@ def request_head(
     return b"".join(lines)
 
 
-def answer_headers(
+def response_headers(
     status: int, headers: list[tuple[bytes, bytes]], *, base: bytes, whole: bool = False
 ) -> list[tuple[bytes, bytes]]:
-    """Choose what of an answer's headers the client gets.
+    """Choose what of a response's headers the client gets.
 
     A `Location` under the server's own address `base` becomes relative: clients know only
     ours. Its request id gives way to ours. A 204 or 304 keeps no `Content-Length`: there is

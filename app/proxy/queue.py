@@ -1,4 +1,4 @@
-"""Where requests wait while every server that may take them is full."""
+"""The queue of requests that wait while every server that may take them is full."""
 
 import asyncio
 import itertools
@@ -12,23 +12,23 @@ from app.routing.ledger import Lease
 
 Place = Callable[[], Lease | Refusal]
 
-Wish = tuple[str, tuple[str, ...]]
-"""A model, and the servers that are out: whoever wishes the same finds the same."""
+Need = tuple[str, tuple[str, ...]]
+"""A model, and the servers that are out: requests with the same need find the same."""
 
 WAIT = (Refusal.FULL, Refusal.UNASKED)
 """What passes."""
 
-REACH = 16
+LOOKAHEAD = 16
 """Among how many next clients one whose prompt is in a cache may go first."""
 
-PATIENCE = 4
-"""How many others may pass one by for that."""
+OVERTAKING_LIMIT = 4
+"""How many others may overtake a request for that."""
 
-PACE = 32
-"""How many of the last places handed out tell how fast the queue moves."""
+RATE_WINDOW = 32
+"""How many of the last places handed out show how fast the queue moves."""
 
 
-class TurnedAway(Exception):
+class Rejected(Exception):
     """There is no place; `ahead` were waiting before, and the wait may last `expected` seconds.
 
     It is None while too few were served to tell.
@@ -40,41 +40,53 @@ class TurnedAway(Exception):
         self.expected = expected
 
 
-class QueueFull(TurnedAway):
+class QueueFull(Rejected):
     """As many wait as may wait."""
 
 
-class QueueTimeout(TurnedAway):
+class QueueTimeout(Rejected):
     """No place became free in time."""
 
 
+Turn = Lease | Refusal | QueueTimeout
+"""What ends a wait."""
+
+
 @dataclass(eq=False, slots=True)
-class Waiter:
-    """One request that waits, and how it tries for a place."""
+class QueuedRequest:
+    """One request that waits, how it tries for a place, and what is called in the end.
+
+    `tried` names the servers that are out for it; `held` returns whether the place that there
+    is now has its prompt in a cache. `on_turn` is called from the event loop, unless the
+    request has left the queue before.
+    """
 
     client: str
     model: str
-    tried: tuple[str, ...]
     place: Place
-    held: Callable[[], bool]
-    since: float
-    turn: "asyncio.Future[Lease | Refusal]" = field(repr=False)
-    passed_by: set[str] = field(default_factory=set)
+    on_turn: Callable[[Turn], None]
+    tried: tuple[str, ...] = ()
+    held: Callable[[], bool] = lambda: False
+    since: float = field(default_factory=monotonic)
+    overtaken_by: set[str] = field(default_factory=set)
     """Clients that went first because their prompt was in a cache."""
+    turn: Turn | None = field(default=None, repr=False)
+    """What ended the wait, until `on_turn` is called."""
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     @property
-    def wish(self) -> Wish:
+    def need(self) -> Need:
         """What it waits for."""
         return self.model, self.tried
 
 
-class WaitingRoom:
+class RequestQueue:
     """A bounded, fair queue: clients take turns, and each is served in the order it asked.
 
     A freed place is handed, in the moment it becomes free, to the client whose last turn is
     longest ago and that can use it, or to one of the next few whose prompt is in the cache
-    there. So nobody waits beside a free place, whoever finds one has passed nobody by, and
-    one who asks a hundred times at once holds nobody up: a client passes another once.
+    there. So nobody waits beside a free place, whoever finds one has overtaken nobody, and
+    one who asks a hundred times at once holds nobody up: a client overtakes another once.
     `timeout` is in seconds.
     """
 
@@ -82,83 +94,66 @@ class WaitingRoom:
         self.capacity = capacity
         self._timeout = timeout
         # In the order of their turns; each client's requests in the order of arrival.
-        self._lines: dict[str, dict[Waiter, None]] = {}
-        self._handed_out: deque[float] = deque(maxlen=PACE)
+        self._lines: dict[str, dict[QueuedRequest, None]] = {}
+        self._handed_out: deque[float] = deque(maxlen=RATE_WINDOW)
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
 
-    async def wait(
-        self,
-        client: str,
-        model: str,
-        place: Place,
-        tried: tuple[str, ...] = (),
-        held: Callable[[], bool] = lambda: False,
-        *,
-        bounded: bool = True,
-    ) -> Lease | Refusal:
-        """Wait until `place`, which has found all full, gets a lease.
+    def enter(self, request: QueuedRequest, *, bounded: bool = True) -> None:
+        """Have a request wait that has found everything full.
 
-        `tried` names the servers that are out for this request; `held` tells whether the
-        place that there is now has its prompt in a cache. Unless `bounded`, as many as like may
-        wait, for it is about the first moments alone.
+        Unless `bounded`, as many as like may wait, for it is about the first moments alone.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
-            QueueTimeout: no place became free in time.
         """
         if bounded and len(self) >= self.capacity:
             raise QueueFull(len(self), self._expected(len(self)))
         if not self._lines:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
-        waiter = Waiter(client, model, tried, place, held, monotonic(), loop.create_future())
-        self._lines.setdefault(client, {})[waiter] = None
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await waiter.turn
-        except TimeoutError:
-            if waiter.turn.done() and not waiter.turn.cancelled():
-                return waiter.turn.result()  # it came in the very last moment
-            ahead = self._ahead(waiter)
-            self._leave(waiter)
-            raise QueueTimeout(ahead, self._expected(ahead)) from None
-        except asyncio.CancelledError:
-            self._leave(waiter)
-            raise
+        request.timer = loop.call_later(self._timeout, self._time_out, request)
+        self._lines.setdefault(request.client, {})[request] = None
+
+    def leave(self, request: QueuedRequest) -> None:
+        """Take a request out; a place that it got in this very moment goes to the next."""
+        turn, request.turn = request.turn, None
+        if isinstance(turn, Lease):
+            turn.release()
+        self._remove(request)
 
     def hand_out(self) -> None:
-        """Give free places to those who wait: each client gets one, then another."""
-        full: set[Wish] = set()
-        while (waiter := self._next(full)) is not None:
-            answer = waiter.place()
-            if answer in WAIT:
-                full.add(waiter.wish)  # lest all who wish the same ask again
+        """Give free places to requests that wait: each client gets one, then another."""
+        full: set[Need] = set()
+        while (request := self._next(full)) is not None:
+            turn = request.place()
+            if turn in WAIT:
+                full.add(request.need)  # lest all with the same need ask again
                 continue
-            waiter.turn.set_result(answer)
             self._handed_out.append(monotonic())
-            line = self._lines.pop(waiter.client)
-            del line[waiter]
+            line = self._remove(request)
             if line:
-                self._lines[waiter.client] = line  # its next turn comes after everybody else's
+                del self._lines[request.client]
+                self._lines[request.client] = line  # its next turn comes after everybody else's
+            self._end_wait(request, turn)
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
     def by_model(self) -> Counter[str]:
-        """Count the waiters for each model."""
-        return Counter(waiter.model for line in self._lines.values() for waiter in line)
+        """Count the requests that wait for each model."""
+        return Counter(request.model for line in self._lines.values() for request in line)
 
     def _queued(self, model: str) -> int:
-        """Count the waiters for one model, without the one that is being placed."""
+        """Count the requests that wait for one model, without the one that is being placed."""
         if not self._lines:
             return 0
         return max(0, self.by_model()[model] - 1)
 
     def snapshot(self) -> dict[str, object]:
-        """Tell how many wait, for which models, and for how many seconds the first has."""
+        """Return how many wait, for which models, and for how many seconds the first has."""
         now = monotonic()
-        waits = [now - waiter.since for line in self._lines.values() for waiter in line]
+        waits = [now - request.since for line in self._lines.values() for request in line]
         expected = self._expected(len(waits))
         return {
             "waiting": len(waits),
@@ -169,40 +164,50 @@ class WaitingRoom:
             "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
 
-    def _next(self, full: set[Wish]) -> Waiter | None:
+    def _next(self, full: set[Need]) -> QueuedRequest | None:
         """Find whose turn it is; None where nobody could have a place.
 
-        Among the next few clients that wish the same, one whose prompt is in the cache of the
-        free place goes first, unless it has passed one of those before it already, or one of
-        them was passed by often enough.
+        Among the next few clients with the same need, one whose prompt is in the cache of the
+        free place goes first, unless it has overtaken one of those before it already, or one
+        of them was overtaken often enough.
         """
-        passed: list[Waiter] = []
+        overtaken: list[QueuedRequest] = []
         barred: set[str] = set()
-        for waiter in itertools.islice(self._firsts(full), REACH):
-            if passed and waiter.wish != passed[0].wish:
+        for request in itertools.islice(self._firsts(full), LOOKAHEAD):
+            if overtaken and request.need != overtaken[0].need:
                 continue  # what it could have may be none that the very next one could have
-            if waiter.client not in barred and waiter.held():
-                for one in passed:
-                    one.passed_by.add(waiter.client)
-                return waiter
-            passed.append(waiter)
-            barred |= waiter.passed_by
-            if len(waiter.passed_by) >= PATIENCE:
+            if request.client not in barred and request.held():
+                for one in overtaken:
+                    one.overtaken_by.add(request.client)
+                return request
+            overtaken.append(request)
+            barred |= request.overtaken_by
+            if len(request.overtaken_by) >= OVERTAKING_LIMIT:
                 break
-        return passed[0] if passed else None
+        return overtaken[0] if overtaken else None
 
-    def _firsts(self, full: set[Wish]) -> Iterator[Waiter]:
+    def _firsts(self, full: set[Need]) -> Iterator[QueuedRequest]:
         """Go through the clients in the order of their turns: the first request that can go."""
         for line in self._lines.values():
-            for waiter in line:
-                if not waiter.turn.done() and waiter.wish not in full:
-                    yield waiter
+            for request in line:
+                if request.need not in full:
+                    yield request
                     break
 
-    def _ahead(self, waiter: Waiter) -> int:
-        """Count those who will be served before a waiter."""
-        before = list(self._lines[waiter.client]).index(waiter)
-        others = (line for client, line in self._lines.items() if client != waiter.client)
+    def _end_wait(self, request: QueuedRequest, turn: Turn) -> None:
+        """Call back soon: now, somebody else is giving a lease back."""
+        request.turn = turn
+        asyncio.get_running_loop().call_soon(_take_turn, request)
+
+    def _time_out(self, request: QueuedRequest) -> None:
+        ahead = self._ahead(request)
+        self._remove(request)
+        self._end_wait(request, QueueTimeout(ahead, self._expected(ahead)))
+
+    def _ahead(self, request: QueuedRequest) -> int:
+        """Count the requests that will be served before one."""
+        before = list(self._lines[request.client]).index(request)
+        others = (line for client, line in self._lines.items() if client != request.client)
         return before + sum(min(len(line), before + 1) for line in others)
 
     def _expected(self, ahead: int) -> float | None:
@@ -212,13 +217,19 @@ class WaitingRoom:
             return None
         return (ahead + 1) * (times[-1] - times[0]) / (len(times) - 1)
 
-    def _leave(self, waiter: Waiter) -> None:
-        """Take a waiter out; a place that it got in this very moment goes to the next."""
-        line = self._lines.get(waiter.client, {})
-        line.pop(waiter, None)
+    def _remove(self, request: QueuedRequest) -> dict[QueuedRequest, None]:
+        """Take a request out, and return the others of its client."""
+        if request.timer is not None:
+            request.timer.cancel()
+            request.timer = None
+        line = self._lines.get(request.client, {})
+        line.pop(request, None)
         if not line:
-            self._lines.pop(waiter.client, None)
-        if waiter.turn.done() and not waiter.turn.cancelled():
-            answer = waiter.turn.result()
-            if isinstance(answer, Lease):
-                answer.release()
+            self._lines.pop(request.client, None)
+        return line
+
+
+def _take_turn(request: QueuedRequest) -> None:
+    turn, request.turn = request.turn, None
+    if turn is not None:
+        request.on_turn(turn)

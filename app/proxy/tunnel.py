@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-from app.proxy.eager import Eager
 from app.upstream.connection import Connection, Head
 
 TakeOver = Callable[[asyncio.Protocol], asyncio.Transport]
@@ -21,7 +20,7 @@ class Tunnel(asyncio.Protocol):
         self._client: asyncio.Transport | None = None
 
     def open(self, take_over: TakeOver, head: Head, early: bytes) -> None:
-        """Answer the client with the server's head, and with what came after it already."""
+        """Respond to the client with the server's head, and with what came after it already."""
         self._client = take_over(self)
         lines = [b"HTTP/1.1 101 Switching Protocols\r\n"]
         for name, value in head.headers:
@@ -38,14 +37,8 @@ class Tunnel(asyncio.Protocol):
     # The client's side: asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        self._connection.send(data)
-        if self._connection.congested and self._client is not None:
+        if not self._connection.send(data) and self._client is not None:
             self._client.pause_reading()
-            Eager(self._connection.drain(), self._read_on)
-
-    def _read_on(self, _: object) -> None:
-        if self._client is not None and not self._client.is_closing():
-            self._client.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._connection.abort()
@@ -57,15 +50,19 @@ class Tunnel(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._connection.resume()
 
-    # The server's side: wire.Receiver
+    # The server's side: upstream.connection.Receiver
 
-    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+    def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         assert self._client is not None
         if body:
             self._client.write(body)
         if complete:
             self._client.close()
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         if self._client is not None:
             self._client.abort()
+
+    def on_drained(self) -> None:
+        if self._client is not None and not self._client.is_closing():
+            self._client.resume_reading()

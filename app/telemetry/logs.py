@@ -23,13 +23,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 def configure(
     log_format: LogFormat,
     level: LogLevel,
-    quiet: tuple[type[BaseException], ...] = (),
     stream: TextIO | None = None,
 ) -> None:
     """Send our logs and the libraries' to one stream, standard error unless another is named.
 
-    `auto` is made for reading on a terminal, and JSON otherwise. Exceptions of the `quiet`
-    types, which uvicorn logs although they are how a broken answer is cut off, are dropped.
+    `auto` is made for reading on a terminal, and JSON otherwise.
     """
     stream = stream or sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
@@ -68,9 +66,7 @@ def configure(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING))
-    uvicorn = logging.getLogger("uvicorn.error")
-    uvicorn.setLevel(level.upper())
-    uvicorn.filters = [_Without(quiet)]
+    logging.getLogger("uvicorn.error").setLevel(level.upper())
 
 
 failures: Counter[str] = Counter()
@@ -241,14 +237,3 @@ class _Lines:
         with contextlib.suppress(OSError, ValueError):
             self._stream.write("\n".join([*lines, ""]))
             self._stream.flush()
-
-
-class _Without(logging.Filter):
-    """Drops records about exceptions of some types."""
-
-    def __init__(self, types: tuple[type[BaseException], ...]) -> None:
-        super().__init__()
-        self._types = types
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], self._types))

@@ -35,11 +35,14 @@ class Head(NamedTuple):
 class Receiver(Protocol):
     """Takes an answer as it comes. Called from the transport's callbacks; must not block."""
 
-    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+    def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         """Take the next piece: the head once, bytes of the body, and whether that was all."""
 
-    def failed(self, error: Exception) -> None:
-        """Learn that nothing more will come; no `UpstreamError` is a fault of our own."""
+    def on_failed(self, error: Exception) -> None:
+        """End: nothing more will come. What is no `UpstreamError` is a fault of our own."""
+
+    def on_drained(self) -> None:
+        """Go on sending: the server has caught up."""
 
 
 class Keeper(Protocol):
@@ -55,8 +58,11 @@ class Keeper(Protocol):
         """Forget a connection that is closed."""
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """A connection to a server, for one exchange after another.
+
+    It is an `asyncio.Protocol` in all but the base class, which would keep it from being
+    compiled.
 
     After a `101 Switching Protocols` that was asked for, the bytes pass untouched.
     """
@@ -95,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._keeper = keeper
         self._receiver: Receiver | None = None
-        self._writable: asyncio.Future[None] | None = None
+        self._writable = True
         self._parser: httptools.HttpResponseParser | None = None
         self._raw = self._head_only = self._upgrading = False
         self._sent = True
@@ -146,17 +152,16 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self.send(data, last=not unfinished)
 
-    def send(self, data: bytes, *, last: bool = False) -> None:
-        """Send more of the request's body."""
+    def send(self, data: bytes, *, last: bool = False) -> bool:
+        """Send more of the request's body, and return whether the server keeps up.
+
+        Where it does not, the receiver should pause until `on_drained`.
+        """
         self._sent = last
         self._size += len(data)
         self.heard_at = self._loop.time()
         self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait until the server takes more bytes."""
-        if self._writable is not None:
-            await self._writable
+        return self._writable
 
     def pause(self) -> None:
         """Read nothing more for now: the receiver's client is slower than the server."""
@@ -175,11 +180,6 @@ class Connection(asyncio.Protocol):
     def hand_over(self, receiver: Receiver) -> None:
         """Give the rest of the answer to another receiver."""
         self._receiver = receiver
-
-    @property
-    def congested(self) -> bool:
-        """Whether the server takes bytes more slowly than they are sent."""
-        return self._writable is not None
 
     def abort(self) -> None:
         """Close at once; the receiver hears nothing more."""
@@ -202,10 +202,13 @@ class Connection(asyncio.Protocol):
         self._keeper.on_cancelled(self)
         if self._transport.is_closing():
             return
-        if self._transport.can_write_eof() and not self._transport.get_write_buffer_size():
+        if not self._transport.can_write_eof() or self._transport.get_write_buffer_size():
+            self._transport.abort()
+            return
+        try:
             self._transport.write_eof()
             self._transport.resume_reading()
-        else:
+        except OSError:  # the server has reset the connection in this moment
             self._transport.abort()
 
     def when_gone(self, call: Callable[[], None]) -> None:
@@ -264,7 +267,7 @@ class Connection(asyncio.Protocol):
             # Nobody asked for these bytes: they must not become the next client's answer.
             self._transport.abort()
         elif self._raw:
-            self._receiver.answer(None, data, complete=False)
+            self._receiver.on_response(None, data, complete=False)
         else:
             self._parse(self._parser, data)
 
@@ -279,8 +282,6 @@ class Connection(asyncio.Protocol):
         self._parser = None  # it refers to us
         if self.lingers and isinstance(error, ConnectionError):
             self._stop_lingering()
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
         if self._receiver is not None:
             if self._raw or (error is None and self._ends_with_connection()):
                 self._complete = True
@@ -295,12 +296,12 @@ class Connection(asyncio.Protocol):
                 self._fail(kind("the server closed the connection without an answer"))
 
     def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
+        self._writable = False
 
     def resume_writing(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        self._writable = True
+        if self._receiver is not None:
+            self._receiver.on_drained()
 
     # httptools
 
@@ -391,17 +392,17 @@ class Connection(asyncio.Protocol):
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             complete = self._complete
             try:
-                receiver.answer(head, body, complete=complete)
+                receiver.on_response(head, body, complete=complete)
             except Exception as fault:  # noqa: BLE001 - a fault of ours must end the exchange, too
                 if not complete:
                     self.abort()
-                receiver.failed(fault)
+                receiver.on_failed(fault)
 
     def _fail(self, error: UpstreamError) -> None:
         receiver = self._receiver
         self.cancel()
         if receiver is not None:
-            receiver.failed(error)
+            receiver.on_failed(error)
 
     def _was_stale(self, error: Exception | None) -> bool:
         """Whether a lost connection had been closed before the request that went over it."""

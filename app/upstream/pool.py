@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 from urllib.parse import urlsplit
 
 from app.upstream.connection import Connection
@@ -76,7 +77,7 @@ class Pool:
         Raises:
             Unreachable: the server refused, could not be found, or took too long.
         """
-        return (None if fresh else self.kept(repeatable=repeatable)) or await self._dial()
+        return (None if fresh else self.kept(repeatable=repeatable)) or await self.dial()
 
     def kept(self, *, repeatable: bool = False) -> Connection | None:
         """Take a kept connection, if there is one that can be trusted with the request."""
@@ -91,12 +92,17 @@ class Pool:
                 return connection
         return None
 
-    async def _dial(self) -> Connection:
+    async def dial(self) -> Connection:
+        """Make a connection.
+
+        Raises:
+            Unreachable: the server refused, could not be found, or took too long.
+        """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self),
+                _, protocol = await loop.create_connection(
+                    lambda: cast("asyncio.Protocol", Connection(self)),
                     self._host,
                     self._port,
                     ssl=self._tls,
@@ -105,6 +111,7 @@ class Pool:
             raise Unanswered(f"no connection within {self._connect_timeout:g} s") from None
         except OSError as error:
             raise Unreachable(_in_words(error)) from error
+        connection = cast("Connection", protocol)
         self._busy.add(connection)
         self._go_on()
         return connection

@@ -135,7 +135,7 @@ async def test_a_body_in_a_websockets_handshake_is_never_the_next_request() -> N
     ],
 )
 async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
-    request_: bytes, caplog: pytest.LogCaptureFixture
+    request_: bytes,
 ) -> None:
     seen: list[Message] = []
     async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
@@ -147,7 +147,6 @@ async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
 
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
-    assert "refused 127.0.0.1: this is not HTTP" in caplog.messages
     assert [message.start.split()[1] for message in seen] == ["/next"]
 
 
@@ -220,7 +219,7 @@ async def test_a_body_of_which_nothing_more_comes_ends_its_request(path: bytes) 
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
         await client.say(post(b"x" * 1_000, path)[:-500])
-        await until(lambda: any(c.cycle for c in stack.clients))
+        await until(lambda: any(stack.begun.values()) and not any(c.paused for c in stack.clients))
         await client.say(b"x" * 100)
         stack.after(299)
         stack.after(1_000)
@@ -229,6 +228,16 @@ async def test_a_body_of_which_nothing_more_comes_ends_its_request(path: bytes) 
         assert (await stack.record()).outcome == "client_disconnect"
 
     assert answer.status == 408
+
+
+async def test_a_client_may_reset_its_connection_in_the_moment_its_time_is_over() -> None:
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(post(b"x" * 1_000)[:-500])
+            await until(lambda: any(stack.begun.values()))
+            client.reset()
+            stack.after(1_000)
+        assert (await stack.record()).outcome == "client_disconnect"
 
 
 async def test_an_upload_that_waits_for_its_server_is_in_nobodys_debt() -> None:
@@ -243,7 +252,7 @@ async def test_an_upload_that_waits_for_its_server_is_in_nobodys_debt() -> None:
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
         sent = asyncio.ensure_future(client.say(post(body, b"/upload")))
-        await until(lambda: any(c.flow.read_paused for c in stack.clients))
+        await until(lambda: any(c.paused for c in stack.clients))
         stack.after(1_000)
         go.set()
         await sent
@@ -263,7 +272,7 @@ async def test_a_client_that_takes_nothing_more_of_its_answer_holds_no_place() -
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
         await client.say(chat(stream=True))
-        await until(lambda: any(c.flow.write_paused for c in stack.clients))
+        await until(lambda: any(not c.writable for c in stack.clients))
         stack.after(299)
         assert stack.in_flight == 1
         stack.after(301)
@@ -290,6 +299,36 @@ async def test_a_client_that_takes_its_answer_slowly_is_waited_for() -> None:
             while 0 < before <= transport.get_write_buffer_size():
                 taken += len(await client.reader.read(100_000))
         assert len(await client.reader.readexactly(size - taken)) == size - taken
+
+
+async def test_a_target_may_be_a_whole_url() -> None:
+    seen: list[Message] = []
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        for target in (b"http://balancer/page?a=1", b"http://balancer"):
+            assert (await stack.ask(get(target))).status == 200
+
+    assert [message.start for message in seen] == [
+        "GET /page?a=1 HTTP/1.1",
+        "GET / HTTP/1.1",
+    ]
+
+
+async def test_a_broken_answer_to_an_old_client_ends_with_a_reset() -> None:
+    go = asyncio.Event()
+
+    async def breaking(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(SSE, chunk(b"data: 1\n\n"))
+        await go.wait()
+        visit.reset()
+
+    async with listening(breaking) as port, relaying(port) as stack, stack.client() as client:
+        await client.say(chat(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        await client.head()
+        assert await client.reader.readuntil(b"\n\n") == b"data: 1\n\n"
+        go.set()
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
 
 
 async def test_the_rest_of_a_pipelined_request_may_come_later() -> None:

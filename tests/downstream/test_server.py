@@ -69,7 +69,7 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_end() -> None:
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
         await client.say(chat(stream=True))
-        await until(lambda: any(c.flow.write_paused for c in stack.clients))
+        await until(lambda: any(not c.writable for c in stack.clients))
         stack.server.should_exit = True
         stack.server.handle_exit(signal.SIGTERM, None)
         async with asyncio.timeout(3):

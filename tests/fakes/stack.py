@@ -4,20 +4,20 @@ import asyncio
 import contextlib
 import functools
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any
 
-import uvicorn
-
 from app.apis.rewrites import Rewrites
-from app.downstream.connection import ClientProtocol
+from app.downstream.connection import ClientConnection
 from app.downstream.forwarded import Origin
 from app.downstream.server import Server as WebServer
+from app.downstream.server import config
 from app.proxy.model_request import ModelRequest, Reading, username_finder
-from app.proxy.proxy import Relay
-from app.proxy.queue import WaitingRoom
+from app.proxy.proxy import Proxy
+from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.telemetry.record import Record
@@ -34,11 +34,13 @@ class Stack:
     """The relay, and everything that it uses."""
 
     balancer: Balancer
-    waiting: WaitingRoom
+    waiting: RequestQueue
     pools: dict[str, Pool]
     server: WebServer = field(init=False)
     port: int = 0
     records: list[Record] = field(default_factory=list)
+    begun: Counter[str] = field(default_factory=Counter)
+    """Requests that have begun and not ended, by endpoint."""
     _done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finished(self, record: Record) -> None:
@@ -53,8 +55,9 @@ class Stack:
         return self.records[number - 1]
 
     @property
-    def clients(self) -> list[ClientProtocol]:
-        return [c for c in self.server.server_state.connections if isinstance(c, ClientProtocol)]
+    def clients(self) -> list[ClientConnection]:
+        connections: Any = self.server.server_state.connections
+        return [c for c in connections if isinstance(c, ClientConnection)]
 
     def after(self, seconds: float) -> None:
         """Have the server look after its clients as if so much time had passed."""
@@ -103,10 +106,10 @@ async def relaying(
     fleet = Fleet.of(servers, {"m.*": names, "gpt-oss.*": names} if names else {})
     balancer = Balancer(fleet, clock=Clock())
     pools = {server.name: Pool(server.model_base, **pool_options) for server in servers}
-    waiting = WaitingRoom(balancer, capacity=capacity, timeout=queue_timeout)
+    waiting = RequestQueue(balancer, capacity=capacity, timeout=queue_timeout)
     stack = Stack(balancer, waiting, pools)
     reading = Reading(username_finder(re.compile(r"name is (\w+)")), Rewrites())
-    relay = Relay(
+    proxy = Proxy(
         balancer,
         pools,
         waiting,
@@ -114,26 +117,23 @@ async def relaying(
         read=functools.partial(ModelRequest, reading),
         max_body_bytes=max_body_bytes,
         finished=stack.finished,
+        in_flight=stack.begun,
         keepalive=keepalive,
         routed_paths=routed_paths,
     )
-    config = uvicorn.Config(
-        relay,
+    uvicorn_config = config(
+        proxy,
+        None,
         host="127.0.0.1",
         port=0,
-        http=ClientProtocol,
-        ws="none",
         lifespan="off",
-        proxy_headers=False,
         server_header=False,
         date_header=False,
-        access_log=False,
-        log_config=None,
         timeout_graceful_shutdown=1,
     )
-    stack.server = server = WebServer(config, stopping=lambda: None)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
+    stack.server = server = WebServer(uvicorn_config, stopping=lambda: None)
+    uvicorn_config.load()
+    server.lifespan = uvicorn_config.lifespan_class(uvicorn_config)
     await server.startup()
     stack.port = server.servers[0].sockets[0].getsockname()[1]
     try:

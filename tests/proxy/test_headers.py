@@ -1,6 +1,6 @@
 import pytest
 
-from app.proxy.headers import answer_headers, nominated, request_head, route_headers
+from app.proxy.headers import nominated, request_head, response_headers, route_headers
 
 BASE = b"http://10.0.0.5:8081"
 
@@ -62,7 +62,7 @@ def test_the_bodys_length_is_told_once_and_by_us(length: bytes, line: bytes) -> 
 def test_repeated_headers_are_kept_in_their_order() -> None:
     came = [(b"set-cookie", b"a=1"), (b"x-a", b"1"), (b"set-cookie", b"b=2")]
 
-    assert answer_headers(200, came, base=BASE) == came
+    assert response_headers(200, came, base=BASE) == came
 
 
 def test_an_answers_hop_by_hop_headers_stay_on_their_hop() -> None:
@@ -73,7 +73,7 @@ def test_an_answers_hop_by_hop_headers_stay_on_their_hop() -> None:
         (b"content-type", b"text/plain"),
     ]
 
-    assert answer_headers(200, came, base=BASE) == [(b"content-type", b"text/plain")]
+    assert response_headers(200, came, base=BASE) == [(b"content-type", b"text/plain")]
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_an_answers_hop_by_hop_headers_stay_on_their_hop() -> None:
     ],
 )
 def test_a_redirect_to_the_server_itself_becomes_one_to_us(location: bytes, told: bytes) -> None:
-    assert answer_headers(302, [(b"location", location)], base=BASE) == [(b"location", told)]
+    assert response_headers(302, [(b"location", location)], base=BASE) == [(b"location", told)]
 
 
 def test_an_answer_without_a_body_tells_no_length() -> None:
-    assert answer_headers(304, [(b"content-length", b"5"), (b"etag", b"x")], base=BASE) == [
+    assert response_headers(304, [(b"content-length", b"5"), (b"etag", b"x")], base=BASE) == [
         (b"etag", b"x")
     ]
-    assert answer_headers(200, [(b"content-length", b"5")], base=BASE) == [
+    assert response_headers(200, [(b"content-length", b"5")], base=BASE) == [
         (b"content-length", b"5")
     ]
 
 
 def test_the_servers_request_id_gives_way_to_ours() -> None:
-    assert answer_headers(200, [(b"x-request-id", b"theirs")], base=BASE) == []
+    assert response_headers(200, [(b"x-request-id", b"theirs")], base=BASE) == []
 
 
 def test_names_that_connection_nominates_are_found_whatever_their_case() -> None:

@@ -1,13 +1,22 @@
-"""The waiting room: rules one by one, and invariants searched by Hypothesis."""
+"""The request queue: rules one by one, and invariants searched by Hypothesis."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from app.proxy.queue import PATIENCE, REACH, QueueFull, QueueTimeout, WaitingRoom
+from app.proxy.queue import (
+    LOOKAHEAD,
+    OVERTAKING_LIMIT,
+    QueuedRequest,
+    QueueFull,
+    QueueTimeout,
+    RequestQueue,
+    Turn,
+)
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
@@ -21,262 +30,263 @@ LIMITS = {"A": 1, "B": 2}
 MODELS = {"m": ["A", "B"], "a": ["A"], "b": ["B"]}
 
 
+class Asking:
+    """One request: placed at once, or queued."""
+
+    def __init__(self, house: "House", model: str, client: str) -> None:
+        self.client = client
+        self.turn: Turn | None = None
+        self._queue = house.queue
+        ask = Ask(model, (model,), client, "10.0.0.1")
+        placed = house.balancer.place(ask)
+        self._queued = QueuedRequest(
+            client,
+            model,
+            lambda: house.balancer.place(ask),
+            self._on_turn,
+            held=lambda: client in house.cached and not house.full(model),
+        )
+        if placed is Refusal.FULL:
+            self._queue.enter(self._queued)
+        else:
+            self.turn = placed
+
+    def _on_turn(self, turn: Turn) -> None:
+        assert self.turn is None, "its turn comes once"
+        self.turn = turn
+
+    @property
+    def lease(self) -> Lease:
+        assert isinstance(self.turn, Lease)
+        return self.turn
+
+    def leave(self) -> None:
+        self._queue.leave(self._queued)
+
+
 class House:
-    """A balancer with a waiting room."""
+    """A balancer with a queue."""
 
     def __init__(self, *, capacity: int = 100, timeout: float = 60.0) -> None:
         servers = [Server(name, f"http://{name}", request_max=n) for name, n in LIMITS.items()]
         self.balancer = Balancer(Fleet.of(servers, MODELS), clock=Clock())
         self.cached: set[str] = set()
         """Clients whose prompt is in the cache of whatever place becomes free."""
-        self.room = WaitingRoom(self.balancer, capacity=capacity, timeout=timeout)
+        self.queue = RequestQueue(self.balancer, capacity=capacity, timeout=timeout)
 
-    async def serve(self, lease: Lease, waiters: "list[asyncio.Task[Lease]]") -> list[str]:
-        """Release one place again and again; tells who got it, in order."""
+    async def serve(self, lease: Lease, asking: list[Asking]) -> list[str]:
+        """Release one place again and again; return who got it, in order."""
         order = []
-        for _ in waiters:
+        for _ in asking:
             lease.release()
             await settle()
-            lease = next(w.result() for w in waiters if w.done() and w.result().open)
+            lease = next(one.lease for one in asking if one.turn and one.lease.open)
             order.append(lease.client)
         lease.release()
         return order
 
-    async def lease(self, model: str = "a", client: str = "alice") -> Lease:
-        ask = Ask(model, (model,), client, "10.0.0.1")
-        answer = self.balancer.place(ask)
-        if answer is Refusal.FULL:
-            answer = await self.room.wait(
-                client,
-                model,
-                lambda: self.balancer.place(ask),
-                held=lambda: client in self.cached and not self.full(model),
-            )
-        assert isinstance(answer, Lease)
-        return answer
+    def ask(self, model: str = "a", client: str = "alice") -> Asking:
+        return Asking(self, model, client)
 
     def full(self, model: str) -> bool:
         return all(self.balancer.standing(name).ledger.full for name in MODELS[model])
 
-    def knock(self, model: str = "a", client: str = "alice") -> "asyncio.Task[Lease]":
-        return asyncio.ensure_future(self.lease(model, client))
-
 
 async def settle() -> None:
     """Let everything that can go on go on."""
-    for _ in range(5):
+    for _ in range(3):
         await asyncio.sleep(0)
 
 
 async def test_a_free_place_is_given_without_a_wait() -> None:
     house = House(capacity=0)
 
-    assert (await house.lease()).server == "A"
-    assert len(house.room) == 0
+    assert house.ask().lease.server == "A"
+    assert len(house.queue) == 0
 
 
 async def test_a_place_is_handed_over_in_the_moment_it_becomes_free() -> None:
     house = House()
-    first = await house.lease()
-    waiter = house.knock()
-    await settle()
+    first = house.ask().lease
+    queued = house.ask()
 
     first.release()
 
     assert house.balancer.standing("A").ledger.full
-    assert (await waiter).open
+    await settle()
+    assert queued.lease.open
 
 
 async def test_who_came_first_is_served_first() -> None:
     house = House()
-    held = await house.lease()
-    waiters = [house.knock(client=client) for client in ("bob", "carol")]
-    await settle()
+    held = house.ask().lease
+    bob, carol = house.ask(client="bob"), house.ask(client="carol")
 
     held.release()
     await settle()
 
-    assert [waiter.done() for waiter in waiters] == [True, False]
-    waiters[0].result().release()
-    assert (await waiters[1]).client == "carol"
+    assert carol.turn is None
+    bob.lease.release()
+    await settle()
+    assert carol.lease.client == "carol"
 
 
 async def test_one_who_asks_often_holds_nobody_up() -> None:
     house = House()
-    held = await house.lease()
-    greedy = [house.knock(client="bob") for _ in range(5)]
-    await settle()
-    modest = house.knock(client="carol")
-    await settle()
+    held = house.ask().lease
+    greedy = [house.ask(client="bob") for _ in range(5)]
+    modest = house.ask(client="carol")
 
     held.release()
-    (await greedy[0]).release()
+    await settle()
+    greedy[0].lease.release()
+    await settle()
 
-    assert (await modest).client == "carol"
-    assert not greedy[1].done()
+    assert modest.lease.client == "carol"
+    assert greedy[1].turn is None
 
 
 async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
     house = House()
-    lease = await house.lease()
-    waiters = [house.knock(client=client) for client in ("b", "b", "b", "c", "d", "c")]
-    await settle()
+    lease = house.ask().lease
+    queued = [house.ask(client=client) for client in ("b", "b", "b", "c", "d", "c")]
 
-    assert await house.serve(lease, waiters) == ["b", "c", "d", "b", "c", "b"]
-    assert [waiter.done() for waiter in waiters] == [True] * 6
+    assert await house.serve(lease, queued) == ["b", "c", "d", "b", "c", "b"]
+    assert all(one.turn for one in queued)
 
 
 async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for_ever() -> None:
     house = House()
-    lease = await house.lease()
-    clients = [f"client {number}" for number in range(PATIENCE + 2)]
+    lease = house.ask().lease
+    clients = [f"client {number}" for number in range(OVERTAKING_LIMIT + 2)]
     house.cached = set(clients[1:])
-    waiters = [house.knock(client=client) for client in clients]
-    await settle()
+    queued = [house.ask(client=client) for client in clients]
 
-    assert await house.serve(lease, waiters) == [*clients[1:-1], clients[0], clients[-1]]
+    assert await house.serve(lease, queued) == [*clients[1:-1], clients[0], clients[-1]]
 
 
 async def test_one_who_went_first_does_so_again_only_once_those_it_passed_were_served() -> None:
     house = House()
-    lease = await house.lease()
+    lease = house.ask().lease
     house.cached = {"agent"}
     users = [f"user {number}" for number in range(4)]
-    waiters = [house.knock(client=client) for client in [*users, *["agent"] * 9]]
-    await settle()
+    queued = [house.ask(client=client) for client in [*users, *["agent"] * 9]]
 
-    assert await house.serve(lease, waiters) == ["agent", *users, *["agent"] * 8]
+    assert await house.serve(lease, queued) == ["agent", *users, *["agent"] * 8]
 
 
 async def test_many_requests_of_one_client_do_not_keep_another_from_going_first() -> None:
     house = House()
-    held = await house.lease()
+    held = house.ask().lease
     house.cached = {"carol"}
-    waiters = [house.knock(client=client) for client in [*["bob"] * REACH, "carol"]]
-    await settle()
+    queued = [house.ask(client=client) for client in [*["bob"] * LOOKAHEAD, "carol"]]
 
     held.release()
-
-    assert (await waiters[-1]).client == "carol"
-    for waiter in waiters[:-1]:
-        waiter.cancel()
     await settle()
+
+    assert queued[-1].lease.client == "carol"
 
 
 async def test_one_is_passed_by_only_where_the_place_could_have_been_its_own() -> None:
     house = House()
-    a, b, b2 = await house.lease("a"), await house.lease("b"), await house.lease("b")
-    for_a = house.knock("a", "alice")
-    for_b = [house.knock("b", f"client {number}") for number in range(PATIENCE + 1)]
-    house.cached = {f"client {number}" for number in range(1, PATIENCE + 1)}
-    late = house.knock("a", "late")
+    a, b, b2 = house.ask("a").lease, house.ask("b").lease, house.ask("b").lease
+    for_a = house.ask("a", "alice")
+    for_b = [house.ask("b", f"client {number}") for number in range(OVERTAKING_LIMIT + 1)]
+    house.cached = {f"client {number}" for number in range(1, OVERTAKING_LIMIT + 1)}
+    late = house.ask("a", "late")
     house.cached.add("late")
+
+    for one in for_b[1:]:
+        b.release()
+        await settle()
+        b = one.lease
+    a.release()
     await settle()
 
-    for waiter in for_b[1:]:
-        b.release()
-        b = await waiter
-    a.release()
-
-    assert (await late).server == "A"
-    assert not for_a.done()
-    late.result().release()
-    assert (await for_a).open
+    assert late.lease.server == "A"
+    assert for_a.turn is None
+    late.lease.release()
     b2.release()
-    assert (await for_b[0]).open
+    await settle()
+    assert for_a.lease.open
+    assert for_b[0].lease.open
 
 
 async def test_one_far_back_does_not_go_first_whatever_the_cache_holds() -> None:
     house = House()
-    held = await house.lease()
-    house.cached = {str(REACH)}
-    waiters = [house.knock(client=str(number)) for number in range(REACH + 1)]
-    await settle()
+    held = house.ask().lease
+    house.cached = {str(LOOKAHEAD)}
+    queued = [house.ask(client=str(number)) for number in range(LOOKAHEAD + 1)]
 
     held.release()
     await settle()
 
-    assert [waiter.done() for waiter in waiters] == [True] + [False] * REACH
-    for waiter in waiters:
-        waiter.cancel()
-    await settle()
+    assert [one.turn is not None for one in queued] == [True] + [False] * LOOKAHEAD
 
 
 async def test_who_is_turned_away_learns_how_many_were_ahead() -> None:
     house = House(capacity=3)
-    await house.lease()
-    waiters = [house.knock(client=client) for client in ("b", "b", "c")]
-    await settle()
+    house.ask()
+    for client in ("b", "b", "c"):
+        house.ask(client=client)
 
     with pytest.raises(QueueFull) as told:
-        await house.lease(client="d")
+        house.ask(client="d")
 
     assert (told.value.ahead, told.value.expected) == (3, None)
-    for waiter in waiters:
-        waiter.cancel()
-    await settle()
 
 
 async def test_who_cannot_use_the_free_place_lets_the_next_one_pass() -> None:
     house = House()
-    a, b1 = await house.lease("a"), await house.lease("b")
-    await house.lease("b")
-    for_a, for_b = house.knock("a"), house.knock("b")
+    a, b = house.ask("a").lease, house.ask("b").lease
+    house.ask("b")
+    for_a, for_b = house.ask("a"), house.ask("b")
+
+    b.release()
     await settle()
 
-    b1.release()
-
-    assert (await for_b).server == "B"
-    assert not for_a.done()
+    assert for_b.lease.server == "B"
+    assert for_a.turn is None
     a.release()
-    assert (await for_a).server == "A"
+    await settle()
+    assert for_a.lease.server == "A"
 
 
 async def test_no_more_wait_than_may() -> None:
     house = House(capacity=1)
-    held = await house.lease()
-    waiter = house.knock()
-    await settle()
+    held = house.ask().lease
+    queued = house.ask()
 
     with pytest.raises(QueueFull):
-        await house.lease()
+        house.ask()
 
     held.release()
-    assert (await waiter).open
+    await settle()
+    assert queued.lease.open
 
 
 async def test_a_wait_has_an_end() -> None:
     house = House(timeout=0.0)
-    held = await house.lease()
+    held = house.ask().lease
 
-    with pytest.raises(QueueTimeout):
-        await house.lease()
+    queued = house.ask()
+    await settle()
 
-    assert len(house.room) == 0
+    assert isinstance(queued.turn, QueueTimeout)
+    assert len(house.queue) == 0
     held.release()
     assert house.balancer.standing("A").ledger.total == 0
 
 
-async def test_a_place_that_comes_in_the_moment_in_which_the_wait_ends_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    timeouts: list[asyncio.Timeout] = []
-    make = asyncio.timeout
+async def test_a_place_that_comes_in_the_moment_in_which_the_wait_ends_is_taken() -> None:
+    house = House(timeout=0.0)
+    held = house.ask().lease
+    queued = house.ask()
 
-    def noted(seconds: float) -> asyncio.Timeout:
-        timeouts.append(make(seconds))
-        return timeouts[-1]
-
-    monkeypatch.setattr(asyncio, "timeout", noted)
-    house = House()
-    held = await house.lease()
-    waiter = house.knock()
+    held.release()  # the timer is due, and has not run yet
     await settle()
 
-    timeouts[0].reschedule(0.0)
-    held.release()
-
-    (await waiter).release()
+    queued.lease.release()
     assert house.balancer.standing("A").ledger.total == 0
 
 
@@ -286,60 +296,57 @@ async def test_how_fast_a_queue_moved_is_forgotten_once_nobody_waits(
     clock = Clock()
     monkeypatch.setattr("app.proxy.queue.monotonic", clock)
     house = House(capacity=2)
-    lease = await house.lease()
-    waiters = [house.knock(client=client) for client in ("b", "c")]
-    await settle()
-    for waiter in waiters:
+    lease = house.ask().lease
+    queued = [house.ask(client=client) for client in ("b", "c")]
+    for one in queued:
         clock.tick(10)
         lease.release()
-        lease = await waiter
+        await settle()
+        lease = one.lease
     clock.tick(7200)
-    waiters = [house.knock(client=client) for client in ("b", "c")]
-    await settle()
+    for client in ("b", "c"):
+        house.ask(client=client)
 
     with pytest.raises(QueueFull) as told:
-        await house.lease()
+        house.ask()
 
     assert told.value.expected is None
-    for waiter in waiters:
-        waiter.cancel()
-    await settle()
 
 
-async def test_a_waiter_that_leaves_in_the_moment_of_its_turn_passes_the_place_on() -> None:
+async def test_one_that_leaves_in_the_moment_of_its_turn_passes_the_place_on() -> None:
     house = House()
-    held = await house.lease()
-    leaver, heir = house.knock(client="bob"), house.knock(client="carol")
-    await settle()
+    held = house.ask().lease
+    leaver, heir = house.ask(client="bob"), house.ask(client="carol")
 
     held.release()
-    leaver.cancel()
+    leaver.leave()
     await settle()
 
-    assert leaver.cancelled()
-    assert heir.result().client == "carol"
+    assert leaver.turn is None
+    assert heir.lease.client == "carol"
 
 
 async def test_news_of_a_server_can_end_a_wait() -> None:
     house = House()
-    await house.lease("a")
+    house.ask("a")
     house.balancer.learn(ModelsAnswer("A", ["other"]))
     house.balancer.learn(ModelsAnswer("B", ["m"]))
     for _ in range(2):
-        await house.lease("b")
-    waiter = house.knock("m")
+        house.ask("b")
+    queued = house.ask("m")
     await settle()
-    assert not waiter.done()
+    assert queued.turn is None
 
     for lease in house.balancer.standing("B").ledger.leases():
         lease.release()
+    await settle()
 
-    assert (await waiter).server == "B"
+    assert queued.lease.server == "B"
 
 
 async def test_the_snapshot_tells_who_waits_for_what() -> None:
     house = House(capacity=7)
-    assert house.room.snapshot() == {
+    assert house.queue.snapshot() == {
         "waiting": 0,
         "max": 7,
         "clients": 0,
@@ -347,25 +354,25 @@ async def test_the_snapshot_tells_who_waits_for_what() -> None:
         "oldest_wait_seconds": 0.0,
         "expected_wait_seconds": None,
     }
-    await house.lease("a")
-    waiters = [house.knock("a"), house.knock("a")]
-    await settle()
+    house.ask("a")
+    queued = [house.ask("a"), house.ask("a")]
 
-    told = house.room.snapshot()
+    told = house.queue.snapshot()
 
     assert (told["waiting"], told["by_model"]) == (2, {"a": 2})
-    for waiter in waiters:
-        waiter.cancel()
-    await settle()
-    assert len(house.room) == 0
+    for one in queued:
+        one.leave()
+    assert len(house.queue) == 0
 
 
-class Waiting(RuleBasedStateMachine):
-    tasks = Bundle("tasks")
+class Queueing(RuleBasedStateMachine):
+    """Requests ask, leave and end, in any order, with and without a turn of the loop between."""
+
+    requests = Bundle("requests")
 
     def __init__(self) -> None:
         super().__init__()
-        self.all: list[asyncio.Task[Lease]] = []
+        self.all: list[Asking] = []
 
     @initialize()
     def open(self) -> None:
@@ -376,47 +383,52 @@ class Waiting(RuleBasedStateMachine):
     def settle(self) -> None:
         self.loop.run_until_complete(settle())
 
-    async def snapshot(self) -> dict[str, object]:
-        return self.house.room.snapshot()
+    async def _ask(self, model: str, client: str) -> Asking | None:
+        try:
+            return self.house.ask(model, client)
+        except QueueFull:
+            return None
 
-    async def clear(self) -> None:
-        for task in self.all:
-            task.cancel()
-        await asyncio.gather(*self.all, return_exceptions=True)
+    async def _act(self, *actions: Callable[[], None]) -> None:
+        for action in actions:
+            action()
 
     @rule(
-        target=tasks,
+        target=requests,
         model=st.sampled_from(sorted(MODELS)),
         client=st.sampled_from(["alice", "bob", "carol"]),
         settled=st.booleans(),
     )
-    def knock(self, model: str, client: str, settled: bool) -> "asyncio.Task[Lease]":
-        task = self.loop.create_task(self.house.lease(model, client))
-        self.all.append(task)
+    def ask(self, model: str, client: str, settled: bool) -> Asking | None:
+        asking = self.loop.run_until_complete(self._ask(model, client))
+        if asking is not None:
+            self.all.append(asking)
         if settled:
             self.settle()
-        return task
+        return asking
 
-    @rule(task=tasks, settled=st.booleans())
-    def leave(self, task: "asyncio.Task[Lease]", settled: bool) -> None:
-        task.cancel()
-        if settled:
-            self.settle()
-
-    @rule(task=tasks, times=st.integers(1, 2), settled=st.booleans())
-    def release(self, task: "asyncio.Task[Lease]", times: int, settled: bool) -> None:
-        if task.done() and not task.cancelled() and task.exception() is None:
-            for _ in range(times):
-                task.result().release()
+    @rule(asking=requests, settled=st.booleans())
+    def leave(self, asking: Asking | None, settled: bool) -> None:
+        if asking is not None and asking.turn is None:
+            self.loop.run_until_complete(self._act(asking.leave))
         if settled:
             self.settle()
 
-    @rule(first=tasks, second=consumes(tasks))
-    def release_and_leave_at_once(
-        self, first: "asyncio.Task[Lease]", second: "asyncio.Task[Lease]"
-    ) -> None:
-        self.release(first, 1, settled=False)
-        second.cancel()
+    @rule(asking=requests, times=st.integers(1, 2), settled=st.booleans())
+    def release(self, asking: Asking | None, times: int, settled: bool) -> None:
+        if asking is not None and isinstance(asking.turn, Lease):
+            self.loop.run_until_complete(self._act(*[asking.turn.release] * times))
+        if settled:
+            self.settle()
+
+    @rule(first=requests, second=consumes(requests))
+    def release_and_leave_at_once(self, first: Asking | None, second: Asking | None) -> None:
+        actions = []
+        if first is not None and isinstance(first.turn, Lease):
+            actions.append(first.turn.release)
+        if second is not None and second.turn is None:
+            actions.append(second.leave)
+        self.loop.run_until_complete(self._act(*actions))
         self.settle()
 
     @invariant()
@@ -428,31 +440,24 @@ class Waiting(RuleBasedStateMachine):
     def the_ledgers_hold_exactly_the_open_leases(self) -> None:
         self.settle()
         booked = {x for s in self.house.balancer.standings() for x in s.ledger.leases()}
-        held = {
-            task.result()
-            for task in self.all
-            if task.done() and not task.cancelled() and task.exception() is None
-        }
+        held = {one.turn for one in self.all if isinstance(one.turn, Lease)}
         assert booked == {lease for lease in held if lease.open}
 
     @invariant()
     def nobody_waits_beside_a_free_place(self) -> None:
         self.settle()
         full = {s.server.name: s.ledger.full for s in self.house.balancer.standings()}
-        waiting = self.loop.run_until_complete(self.snapshot())["by_model"]
-        assert isinstance(waiting, dict)
-        for model in waiting:
+        for model in self.house.queue.by_model():
             assert all(full[server] for server in MODELS[model])
 
     @invariant()
     def no_more_wait_than_may(self) -> None:
-        assert len(self.house.room) <= self.house.room.capacity
+        assert len(self.house.queue) <= self.house.queue.capacity
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
-            self.loop.run_until_complete(self.clear())
             self.loop.close()
 
 
-Waiting.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-TestWaiting = Waiting.TestCase
+Queueing.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestQueueing = Queueing.TestCase

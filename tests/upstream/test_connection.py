@@ -151,6 +151,18 @@ async def test_a_kept_connection_that_is_reset_with_the_request_in_hand_is_not_s
             await answer.ended
 
 
+async def test_a_request_can_be_cancelled_in_the_moment_of_a_reset() -> None:
+    async with kept() as (_, connection, server):
+        connection.request(REQUEST, Answer())
+        await asyncio.to_thread(server.recv, 1000)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+
+        connection.cancel()
+
+        assert not connection.usable
+
+
 async def test_a_kept_connection_that_the_server_closed_is_not_handed_out() -> None:
     async with kept() as (pool, _, server):
         server.close()
@@ -247,10 +259,9 @@ async def test_sending_more_than_the_server_takes_is_told_and_can_be_waited_for(
         answer = Answer()
         head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
         connection.request(head, answer, unfinished=True)
-        connection.send(b"x" * size, last=True)
-        assert connection.congested
+        assert not connection.send(b"x" * size, last=True)
         read.set()
-        await connection.drain()
+        await answer.drained.wait()
         await answer.ended
         pool.close()
 
@@ -285,7 +296,7 @@ async def test_every_failure_is_an_upstream_error() -> None:
 class Faulty(Answer):
     """A receiver with a fault of its own."""
 
-    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+    def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         raise KeyError(body)
 
 

@@ -26,9 +26,10 @@ class Answer:
         self.body = b""
         self.pieces = 0
         self.began = asyncio.Event()
+        self.drained = asyncio.Event()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def answer(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+    def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         self.head = head or self.head
         self.body += body
         self.pieces += 1
@@ -36,8 +37,11 @@ class Answer:
         if complete:
             self.ended.set_result(None)
 
-    def failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         self.ended.set_exception(error)
+
+    def on_drained(self) -> None:
+        self.drained.set()
 
 
 async def asked(connection: Connection, request: bytes = REQUEST) -> Answer:

@@ -1,0 +1,52 @@
+"""The heads of requests to servers."""
+
+from app.downstream.connection import ClientConnection, Request
+from app.downstream.forwarded import Origin
+from app.proxy.headers import request_head
+from app.proxy.loops import HOPS, Loops
+
+Fields = dict[bytes, bytes]
+"""A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
+
+
+class RequestHeads:
+    """Writes the heads of requests to servers, in our words where they must be."""
+
+    def __init__(self, origin: Origin, loops: Loops) -> None:
+        self._origin = origin
+        self._loops = loops
+
+    def write(
+        self,
+        request: Request,
+        fields: Fields,
+        client: ClientConnection,
+        request_id: str,
+        server: str,
+        authority: bytes,
+        *,
+        length: bytes | None,
+        upgrade: bytes | None = None,
+    ) -> bytes:
+        """Write a head; `length` and `upgrade` are those of `request_head`."""
+        peer = client.peer
+        chain = peer
+        if b"x-forwarded-for" in fields and self._origin.trusts(peer):
+            chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
+        return request_head(
+            request.method,
+            request.raw_path + b"?" + request.query if request.query else request.raw_path,
+            request.headers,
+            authority=authority,
+            forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
+            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b"
+            % (
+                chain.encode("latin-1"),
+                fields.get(b"host", b""),
+                client.scheme.encode(),
+                request_id.encode(),
+                self._loops.mark(server, fields.get(HOPS)),
+            ),
+            length=length,
+            upgrade=upgrade,
+        )
