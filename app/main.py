@@ -30,7 +30,6 @@ from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
 from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
-from app.routing.news import Reuse
 from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
@@ -111,7 +110,6 @@ def create_app(
     stats = AccessStats()
     outbox = Outbox(
         meters.finished,
-        functools.partial(_learn, balancer),
         logs.RequestLog().finished,
         functools.partial(_count, stats),
     )
@@ -232,19 +230,6 @@ def _ignored(number: int, _: object) -> None:
         loop.call_soon_threadsafe(
             functools.partial(log.warning, "signal.ignored", signal=signal.Signals(number).name)
         )
-
-
-def _learn(balancer: Balancer, record: Record) -> None:
-    """Tell routing what an answer says of the server's cache and speed."""
-    answer = record.answer
-    if answer is None or record.status != 200 or not record.reason or record.sent is None:
-        return
-    if (usage := answer.usage()) is not None:
-        seconds = None if answer.first_token is None else answer.first_token - record.sent
-        found = Reuse(
-            record.server, record.instance, record.claim, usage.prompt, usage.cached, seconds
-        )
-        balancer.learn_reuse(found)
 
 
 def _count(stats: AccessStats, record: Record) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.control.snapshot import change_json
 from app.routing.balancer import Balancer
-from app.routing.choice import Ask, Choice
+from app.routing.choice import Ask, Choice, available
 from app.routing.residency import Match
 from app.routing.standing import Standing
 
@@ -21,13 +21,14 @@ MATCHES = {
 def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
     """Tell which servers may take a request, how they stand, and which one would get it."""
     candidates, choice = balancer.consider(ask)
+    takers = available(ask, candidates, now)
     return {
         "model": ask.model,
         "client": ask.client,
         "prompt_characters": None if ask.prompt is None else ask.prompt.size,
         "outcome": "goes" if choice else "waits" if candidates else "is refused",
         "choice": None if choice is None else _choice(choice, candidates),
-        "servers": [_candidate(standing, ask, now) for standing in candidates],
+        "servers": [_candidate(x, ask, now, takes=x in takers) for x in candidates],
     }
 
 
@@ -42,17 +43,14 @@ def _choice(choice: Choice, candidates: Sequence[Standing]) -> dict[str, Any]:
     }
 
 
-def _candidate(standing: Standing, ask: Ask, now: float) -> dict[str, Any]:
+def _candidate(standing: Standing, ask: Ask, now: float, *, takes: bool) -> dict[str, Any]:
     ledger, server = standing.ledger, standing.server
     lacks = standing.lacks(ask.names)
     return {
         "server": server.name,
         "status": standing.status,
         "changed": change_json(standing.changed),
-        "takes_requests": standing.open
-        and standing.window.valid
-        and not lacks
-        and not standing.ejection.bars(now),
+        "takes_requests": takes,
         "has_model": None if standing.models is None else not lacks,
         "must_load": standing.must_load(ask.names),
         "in_flight": ledger.total,

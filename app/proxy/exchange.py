@@ -24,7 +24,7 @@ from app.proxy.sse import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_
 from app.proxy.tunnel import Tunnel
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Fault, Lease
-from app.routing.news import Failure
+from app.routing.news import Failure, Reuse
 from app.telemetry.record import Outcome, Record
 from app.telemetry.response_reader import Answer
 from app.upstream.connection import Connection, Head
@@ -178,7 +178,7 @@ class Exchange:
             self.refuse(error_responses.unconfigured())
             return
         record, fields = self._record, self._fields
-        record.server, record.reason = server, "fallback"
+        record.fallback = server
         self._pool = pool = self._shared.pools[server]
         length = b"chunked" if b"transfer-encoding" in fields else fields.get(b"content-length")
         bodiless = length is None or length == b"0"
@@ -262,11 +262,9 @@ class Exchange:
     def _assign(self, request: ModelRequest | UnroutedRequest, lease: Lease) -> None:
         """Take note of where the request goes, and send it there."""
         record = self._record
-        self._lease = lease
+        self._lease = record.lease = lease
         record.sent = None
         record.status = 0
-        record.server, record.instance = lease.server, lease.instance
-        record.reason, record.claim = lease.reason, lease.claim
         try:
             body = request.body_for(lease.instance, lease.slot)
         except BadRequest as error:
@@ -643,6 +641,7 @@ class Exchange:
                 lease.fault = "status_5xx"
             else:
                 lease.succeeded = status > 0
+                lease.reuse = self._reuse()
             if status in (429, 503):
                 lease.rest = self._rest
         if connection is not None and connection.lingers:
@@ -650,6 +649,18 @@ class Exchange:
             connection.when_gone(lease.release)
         else:
             lease.release()
+
+    def _reuse(self) -> Reuse | None:
+        """Read what the response tells of the server's cache and speed."""
+        record = self._record
+        answer, sent = record.answer, record.sent
+        if answer is None or sent is None or record.status != 200:
+            return None
+        usage = answer.usage()
+        if usage is None:
+            return None
+        seconds = None if answer.first_token is None else answer.first_token - sent
+        return Reuse(usage.prompt, usage.cached, seconds)
 
 
 _FAULTS: Mapping[str, Fault] = {

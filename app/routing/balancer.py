@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Literal
 
 from app.routing.budget import RetryBudget
-from app.routing.choice import Ask, Choice, able, choose
+from app.routing.choice import Ask, Choice, able, available, choose
 from app.routing.fleet import Fleet
 from app.routing.ledger import Fault, Lease, Ledger
 from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
@@ -231,7 +231,7 @@ class Balancer:
         """Tell who might get a request, where its client was, and who gets it."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None:
-            return self._choose_fallback(ask, tried)
+            return self._choose_fallback(ask, tried, now)
         standings = self._standings
         candidates = [standings[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
@@ -239,8 +239,7 @@ class Balancer:
         pin = self._sticky.find(ask.client, ask.model, now)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
-            first = next((s for s in able(ask, candidates, tried) if s.willing), None)
-            if first is not None:
+            for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
         return candidates, pin, choice
 
@@ -255,13 +254,13 @@ class Balancer:
         return Refusal.UNKNOWN
 
     def _choose_fallback(
-        self, ask: Ask, tried: Collection[str]
+        self, ask: Ask, tried: Collection[str], now: float
     ) -> tuple[list[Standing], None, Choice | None]:
         name = self.fleet.fallback
         if name is None or name in tried:
             return [], None, None
         standing = self._standings[name]
-        if not (standing.willing if self._overflow == "first" else standing.open):
+        if not available(ask, [standing], now, full=self._overflow == "first"):
             return [standing], None, None
         choice = Choice(name, standing.served_name(ask.names), "fallback")
         return [standing], None, choice
@@ -283,6 +282,8 @@ class Balancer:
             if pinned:
                 self._pin(ask, choice, now)
             self._judge(standing, lease, now)
+            if lease.reuse is not None:
+                self._learn_reuse(standing, lease, lease.reuse)
             self.on_room()
 
         lease = Lease(
@@ -303,35 +304,34 @@ class Balancer:
         self.decisions.append(lease)
         return lease
 
-    def learn_reuse(self, news: Reuse) -> None:
+    def _learn_reuse(self, standing: Standing, lease: Lease, told: Reuse) -> None:
         """Hold what a server's cache was believed to hold against what an answer tells."""
-        standing = self._standings[news.server]
-        read = news.prompt - (news.cached or 0)
-        if news.seconds is not None and news.seconds > 0 and read >= MEASURABLE:
-            standing.read_prompt(read, news.seconds)
-        if news.cached is None or not news.prompt:
+        read = told.prompt - (told.cached or 0)
+        if told.seconds is not None and told.seconds > 0 and read >= MEASURABLE:
+            standing.read_prompt(read, told.seconds)
+        if told.cached is None or not told.prompt:
             return
         kind = None if standing.told is None else standing.told.kind
-        if not news.cached and kind == "ollama":
+        if not told.cached and kind == "ollama":
             return  # its API for responses says 0 whatever was cached, and its others nothing
-        name, claim = standing.server.name, news.claim
-        self.tokens[name, "cache"] += news.cached
+        name, claim = standing.server.name, lease.claim
+        self.tokens[name, "cache"] += told.cached
         self.tokens[name, "work"] += read
         if claim is None:
             return
-        expected = HELD * (claim.share or claim.possible) * news.prompt
+        expected = HELD * (claim.share or claim.possible) * told.prompt
         if expected and kind == "vllm":
             expected -= VLLM_BLOCK
             if expected <= 0:
                 return  # so little says nothing
-        held = 0 < expected <= news.cached
+        held = 0 < expected <= told.cached
         if claim.match <= Match.REMEMBERED:
             result: Forecast = "hit" if held else "miss"
         else:
             result = "surprise" if held else "none"
         self.forecasts[name, result] += 1
         if claim.rank is not None:
-            standing.residency(news.instance).correct(claim.rank, held=held)
+            standing.residency(lease.instance).correct(claim.rank, held=held)
 
     def _judge(self, standing: Standing, lease: Lease, now: float) -> None:
         """Learn about a server from how a request has ended there."""

@@ -81,6 +81,27 @@ def able(
     return [s for s in candidates if s.server.name not in tried]
 
 
+def available(
+    ask: Ask,
+    candidates: Sequence[Standing],
+    now: float,
+    tried: Collection[str] = (),
+    *,
+    full: bool = False,
+) -> list[Standing]:
+    """List the candidates that may take a request now; `full` includes those at their limit.
+
+    Of those that may have the model, unhealthy ones are out unless all are; ejected ones,
+    unless that would be more than half; and whatever drains, loads its model or is full.
+    """
+    may = able(ask, candidates, tried)
+    healthy = [s for s in may if s.window.valid and not s.draining]
+    found = [s for s in healthy or may if s.willing]
+    if len(found) > 1:
+        found = _not_ejected(found, now)
+    return found if full else [s for s in found if not s.ledger.full]
+
+
 def choose(
     ask: Ask,
     candidates: Sequence[Standing],
@@ -91,27 +112,21 @@ def choose(
 ) -> Choice | None:
     """Pick a server, instance and slot for a request; None when all that may take it are full.
 
-    Of the servers that may have the model, those that are invalid are out unless all are; one
-    that is ejected, unless half of them would be; one that is full, that drains or that loads
-    never gets one more. Among the
-    others the prompt decides: where it is held in a cache, else where nothing is lost. What
-    has no prompt, or one too short to matter, goes where the client's last request went,
-    unless its model is gone from there and in memory elsewhere; else, in the order of the
-    candidates, to a server with a free instance; to an idle server; to the least loaded one.
-    Of the `tried` none is taken; `ahead` tells how many wait for the same model already.
+    Among the `available` ones the prompt decides: where it is held in a cache, else where
+    nothing is lost. What has no prompt, or one too short to matter, goes where the client's
+    last request went, unless its model is gone from there and in memory elsewhere; else, in
+    the order of the candidates, to a server with a free instance; to an idle server; to the
+    least loaded one. Of the `tried` none is taken; `ahead` tells how many wait for the same
+    model already.
     """
-    may = able(ask, candidates, tried)
-    valid = [s for s in may if s.window.valid and not s.draining]
-    ready = [s for s in valid or may if s.willing]
-    if len(ready) > 1:
-        ready = _not_ejected(ready, now)
+    ready = available(ask, candidates, now, tried, full=True)
     room = [s for s in ready if not s.ledger.full]
     if not room or (len(room) < len(ready) and _worth_waiting(ask, ready, room, now, ahead)):
         return None
     if len(room) > 1:
         room = [s for s in room if s.ejection.quiet or not _spared(s, ask, now)] or room
     choice = _among(ask, room, pin, now)
-    return choice if valid else choice._replace(reason="last_resort")
+    return choice if room[0].window.valid else choice._replace(reason="last_resort")
 
 
 def _not_ejected(standings: list[Standing], now: float) -> list[Standing]:

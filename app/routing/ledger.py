@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
+from app.routing.news import Reuse
 from app.routing.residency import Claim
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
@@ -28,6 +29,7 @@ class Lease:
         "open",
         "reason",
         "rest",
+        "reuse",
         "server",
         "since",
         "slot",
@@ -69,6 +71,8 @@ class Lease:
         """Whether its request has ended, but the server may not have noticed yet."""
         self.worked = True
         """Whether the server may have worked on the prompt, so that its cache holds it now."""
+        self.reuse: Reuse | None = None
+        """What the answer told of the cache, if anything."""
         self._let_go = let_go
 
     def release(self) -> None:

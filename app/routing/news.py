@@ -2,9 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from app.routing.residency import Claim
 from app.routing.window import Sample, Side
 
 
@@ -75,19 +73,18 @@ class Report:
         return self.active if self.busy_slots is None else len(self.busy_slots)
 
 
-class Reuse(NamedTuple):
+class Reuse:
     """What an answer told of the work that its prompt was."""
 
-    server: str
-    instance: str
-    claim: Claim | None
-    """What was expected when the request was placed."""
-    prompt: int
-    """Tokens of the prompt."""
-    cached: int | None
-    """Those of them that came from a cache; None where the server does not tell."""
-    seconds: float | None
-    """From sending the request to the first token, where that was seen."""
+    __slots__ = ("cached", "prompt", "seconds")
+
+    def __init__(self, prompt: int, cached: int | None, seconds: float | None) -> None:
+        self.prompt = prompt
+        """Tokens of the prompt."""
+        self.cached = cached
+        """Those of them that came from a cache; None where the server does not tell."""
+        self.seconds = seconds
+        """From sending the request to the first token, where that was seen."""
 
 
 News = Failure | HealthAnswer | ModelsAnswer | Asked | Report

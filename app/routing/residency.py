@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Collection
 from enum import IntEnum
-from typing import NamedTuple
 
 from app.routing.prompt import Prompt
 
@@ -53,32 +52,49 @@ class Slot:
         return self.prompt.size / (1.0 + now - self.used_at)
 
 
-class Fit(NamedTuple):
+class Fit:
     """The best that a server's caches can do for a prompt."""
 
-    residency: "Residency"
-    match: Match
-    slot: Slot | None
-    known: int
-    """Characters of the prompt that need no work."""
-    worth: float = 0.0
-    """What is lost where somebody's prompt must go."""
-    anchor: int = 0
-    """The prompt that is continued, where it has left its slot."""
-    rank: int | None = None
-    """How many prompts left their slots after that one."""
+    __slots__ = ("anchor", "known", "match", "rank", "residency", "slot", "worth")
+
+    def __init__(
+        self,
+        residency: "Residency",
+        match: Match,
+        slot: Slot | None,
+        known: int,
+        worth: float = 0.0,
+        anchor: int = 0,
+        rank: int | None = None,
+    ) -> None:
+        self.residency = residency
+        self.match = match
+        self.slot = slot
+        self.known = known
+        """Characters of the prompt that need no work."""
+        self.worth = worth
+        """What is lost where somebody's prompt must go."""
+        self.anchor = anchor
+        """The prompt that is continued, where it has left its slot."""
+        self.rank = rank
+        """How many prompts left their slots after that one."""
 
 
-class Claim(NamedTuple):
+class Claim:
     """What a request was placed for: held against what its answer tells."""
 
-    match: Match
-    share: float
-    """The part of the prompt that should come from the cache, from 0 to 1."""
-    rank: int | None = None
-    """How many prompts left their slots after the one that is continued, if it left its own."""
-    possible: float = 0.0
-    """The part that comes from the cache if that prompt is still held."""
+    __slots__ = ("match", "possible", "rank", "share")
+
+    def __init__(
+        self, match: Match, share: float, rank: int | None = None, possible: float = 0.0
+    ) -> None:
+        self.match = match
+        self.share = share
+        """The part of the prompt that should come from the cache, from 0 to 1."""
+        self.rank = rank
+        """How many prompts left their slots after the one that is continued, if it left its own."""
+        self.possible = possible
+        """The part that comes from the cache if that prompt is still held."""
 
 
 class Stay:

@@ -116,11 +116,6 @@ class Standing:
         return not self.draining and not self.loading
 
     @property
-    def open(self) -> bool:
-        """Whether it may get one more request."""
-        return self.willing and not self.ledger.full
-
-    @property
     def names_slots(self) -> bool:
         """Whether requests may say which slot is theirs.
 

@@ -2,16 +2,18 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 
-class Pin(NamedTuple):
-    """Where a client's last request for a model went."""
+class Pin:
+    """Where a client's last request for a model went, `at` so many seconds since the epoch."""
 
-    server: str
-    instance: str
-    address: str
-    at: float
+    __slots__ = ("address", "at", "instance", "server")
+
+    def __init__(self, server: str, instance: str, address: str, at: float) -> None:
+        self.server = server
+        self.instance = instance
+        self.address = address
+        self.at = at
 
 
 class Sticky:

@@ -1,9 +1,8 @@
 """The facts of one request, filled in as it goes."""
 
-from dataclasses import dataclass
 from typing import Literal
 
-from app.routing.residency import Claim
+from app.routing.ledger import Lease
 from app.telemetry.response_reader import Answer
 
 Outcome = Literal[
@@ -24,48 +23,66 @@ Rejection = Literal["no_route", "queue_full", "queue_timeout"]
 """Why no server was asked."""
 
 
-@dataclass(slots=True)
 class Record:
-    """One request, from its head to the last byte of its answer.
+    """One request, from its head to the last byte of its response.
 
     Times are in seconds on the monotonic clock. `server`, `instance` and `reason` tell
     where the last attempt went; `failures` names the servers that could not be reached before, or
     that turned the request away.
     """
 
-    id: str
-    endpoint: str
-    """A path of ours or of OpenAI's API, else `other`: never what a client made up."""
-    address: str
-    started: float
-    username: str | None = None
-    model: str = ""
-    stream: bool = False
-    """Whether an event stream was asked for, or came."""
-    server: str = ""
-    instance: str = ""
-    reason: str = ""
-    claim: Claim | None = None
-    """What the server's cache was believed to hold."""
-    failures: tuple[str, ...] = ()
-    faults: tuple[Fault, ...] = ()
-    """What was wrong with each of `failures`."""
-    ready: float = 0.0
-    """When the request was there, so that it could be sent."""
-    waited: float = 0.0
-    """How long it waited for a place, in seconds."""
-    sent: float | None = None
-    """When it was sent to the server that answered."""
-    first_byte: float | None = None
-    ended: float = 0.0
-    status: int = 0
-    size: int = 0
-    """What was sent to the server, in bytes of the body."""
-    answer: Answer | None = None
-    """What was seen of the server's answer."""
-    outcome: Outcome | None = None
-    """How it ended; None, once it has ended, for a fault of our own."""
-    fault: Fault | None = None
-    """What the server that answered, or should have, did wrong."""
-    rejection: Rejection | None = None
-    error: str = ""
+    # No dataclass: compiled code would call its interpreted constructor for each request.
+
+    def __init__(self, id: str, endpoint: str, address: str, started: float) -> None:  # noqa: A002
+        self.id = id
+        self.endpoint = endpoint
+        """A path of ours or of OpenAI's API, else `other`: never what a client made up."""
+        self.address = address
+        self.started = started
+        self.username: str | None = None
+        self.model = ""
+        self.stream = False
+        """Whether an event stream was asked for, or came."""
+        self.lease: Lease | None = None
+        """The last lease; none for a request that makes no model work."""
+        self.fallback = ""
+        """The server that a request without a lease went to."""
+        self.failures: tuple[str, ...] = ()
+        self.faults: tuple[Fault, ...] = ()
+        """What was wrong with each of `failures`."""
+        self.ready = 0.0
+        """When the request was there, so that it could be sent."""
+        self.waited = 0.0
+        """How long it waited for a place, in seconds."""
+        self.sent: float | None = None
+        """When it was sent to the server that answered."""
+        self.first_byte: float | None = None
+        self.ended = 0.0
+        self.status = 0
+        self.size = 0
+        """What was sent to the server, in bytes of the body."""
+        self.answer: Answer | None = None
+        """What was seen of the server's response."""
+        self.outcome: Outcome | None = None
+        """How it ended; None, once it has ended, for a fault of our own."""
+        self.fault: Fault | None = None
+        """What the server that answered, or should have, did wrong."""
+        self.rejection: Rejection | None = None
+        self.error = ""
+
+    @property
+    def server(self) -> str:
+        """Where it went, or was to go; empty where no server was found."""
+        return self.fallback if self.lease is None else self.lease.server
+
+    @property
+    def instance(self) -> str:
+        """The name of the model there; empty for requests without a lease."""
+        return "" if self.lease is None else self.lease.instance
+
+    @property
+    def reason(self) -> str:
+        """Why it went there."""
+        if self.lease is None:
+            return "fallback" if self.fallback else ""
+        return self.lease.reason

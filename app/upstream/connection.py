@@ -6,7 +6,7 @@ handed to their receiver from the transport's callback, without a queue or a tas
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -25,11 +25,14 @@ LAST_BYTES = 0.1
 Headers = list[tuple[bytes, bytes]]
 
 
-class Head(NamedTuple):
+class Head:
     """Status and headers of an answer; the names in lower case."""
 
-    status: int
-    headers: Headers
+    __slots__ = ("headers", "status")
+
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
 
 
 class Receiver(Protocol):

@@ -1,10 +1,15 @@
 """What the balancer emits once everything has happened to it."""
 
+import functools
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from app.routing.balancer import Balancer
+from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
+from app.routing.ledger import Lease
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
 from app.routing.window import Sample as Probe
 from app.telemetry.gpu.reader import Gpu
@@ -12,6 +17,7 @@ from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Record
 from app.telemetry.response_reader import Answer
+from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
 
@@ -39,7 +45,10 @@ async def _samples() -> list[Sample]:
     balancer.learn(HealthAnswer("PC1", Probe(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
     balancer.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
-    balancer.learn_reuse(Reuse("PC1", "m", None, 500, 100, 1.0))
+    lease = balancer.place(Ask("m", ("m",), "alice", "::1"))
+    assert isinstance(lease, Lease)
+    lease.reuse = Reuse(500, 100, 1.0)
+    lease.release()
     sampler = GpuSampler(
         OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"))
     )
@@ -54,16 +63,14 @@ async def _samples() -> list[Sample]:
 
 
 def _records() -> list[Record]:
-    where = {"model": "m", "server": "PC1", "instance": "m", "reason": "sticky"}
-    times = {"ready": 1.0, "sent": 1.1, "first_byte": 1.2, "ended": 2.0}
+    where: dict[str, Any] = {"model": "m", "server": "PC1", "instance": "m", "reason": "sticky"}
+    times: dict[str, Any] = {"ready": 1.0, "sent": 1.1, "first_byte": 1.2, "ended": 2.0}
     token = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
     stream, silent = Answer(streams=True), Answer(streams=True)
     for piece in (token, token, b'data: {"usage": {"prompt_tokens": 1}}\n\n'):
         stream.passes(piece)
 
-    def record(**facts: object) -> Record:
-        return Record("1", CHAT, "::1", 1.0, **{**where, **times, "status": 200, **facts})  # type: ignore[arg-type]
-
+    record = functools.partial(records.record, **where, **times, status=200)
     return [
         record(stream=True, answer=stream, outcome="success"),
         record(stream=True, answer=silent, outcome="client_disconnect"),

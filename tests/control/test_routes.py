@@ -213,18 +213,21 @@ async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
     prompt = Prompt(["user\n" + "x" * 500], 0)
     lease = b.place(Ask("m", ("m",), "alice", "10.0.0.9", prompt))
     assert isinstance(lease, Lease)
-    b.learn_reuse(Reuse("PC1", "m", lease.claim, prompt=500, cached=100, seconds=2.0))
+    lease.reuse = Reuse(prompt=500, cached=100, seconds=2.0)
+    lease.release()
+    other = Prompt(["user\n" + "y" * 600], 0)
+    assert isinstance(b.place(Ask("m", ("m",), "bob", "10.0.0.9", other), ("PC2",)), Lease)
 
     told = await taken(b)
 
     first = told["backends"][0]
     assert (first["kind"], first["others_inflight"]) == ("llamacpp", 0)
     assert [(s["busy"], s["others"], s["characters"]) for s in first["slots"]] == [
-        (True, False, 505),
-        (False, False, 0),
+        (False, False, 505),
+        (True, False, 605),
     ]
     assert first["prompt_tokens"] == {"cache": 100, "work": 400}
     assert first["prefill_tokens_per_second"] == 200.0
     assert first["forecasts"]["none"] == 1
-    decision = told["decisions"][0]
+    decision = told["decisions"][-1]
     assert (decision["reason"], decision["slot"], decision["age_seconds"]) == ("empty_slot", 0, 10)

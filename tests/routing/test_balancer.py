@@ -347,7 +347,7 @@ def test_ollamas_zero_is_no_word_about_its_cache() -> None:
     b.learn(Report("A", "ollama", loaded=frozenset({"m"})))
     for number in (1, 2):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        b.learn_reuse(Reuse("A", "m", lease.claim, prompt=100, cached=0, seconds=None))
+        lease.reuse = Reuse(prompt=100, cached=0, seconds=None)
         lease.release()
 
     assert not b.forecasts
@@ -359,7 +359,7 @@ def test_a_block_that_vllm_has_not_filled_is_no_miss() -> None:
     b.learn(Report("A", "vllm", active=0))
     for number, prompt, cached in ((1, 450, 0), (2, 460, 256), (3, 100, 0), (4, 470, 0)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        b.learn_reuse(Reuse("A", "m", lease.claim, prompt, cached=cached, seconds=None))
+        lease.reuse = Reuse(prompt, cached=cached, seconds=None)
         lease.release()
 
     assert {result: count for (_, result), count in b.forecasts.items()} == {
@@ -385,9 +385,7 @@ def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        b.learn_reuse(
-            Reuse(lease.server, "m", lease.claim, prompt=100, cached=cached, seconds=None)
-        )
+        lease.reuse = Reuse(prompt=100, cached=cached, seconds=None)
         lease.release()
 
     assert {result: count for (_, result), count in b.forecasts.items()} == {
@@ -402,15 +400,18 @@ def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
     b = balancer()
     lease = placed(b.place(ask()._replace(prompt=turn())))
 
-    b.learn_reuse(Reuse("A", "m", lease.claim, prompt=100, cached=None, seconds=None))
+    lease.reuse = Reuse(prompt=100, cached=None, seconds=None)
+    lease.release()
 
     assert not b.forecasts
 
 
 def test_the_speed_of_reading_is_learned_from_long_prompts() -> None:
     b = balancer()
-    b.learn_reuse(Reuse("A", "m", None, prompt=1000, cached=200, seconds=2.0))
-    b.learn_reuse(Reuse("A", "m", None, prompt=10, cached=None, seconds=2.0))
+    for told in (Reuse(1000, cached=200, seconds=2.0), Reuse(10, cached=None, seconds=2.0)):
+        lease = placed(b.place(ask()))
+        lease.reuse = told
+        lease.release()
 
     assert b.standing("A").prefill == 400.0
 

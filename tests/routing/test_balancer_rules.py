@@ -37,7 +37,7 @@ class Placing(RuleBasedStateMachine):
         self, client: str, model: str, tried: set[str], said: list[str] | None
     ) -> Lease | None:
         valid = {s.server.name for s in self.balancer.standings() if s.window.valid}
-        room = {s.server.name for s in self.balancer.standings() if s.open}
+        room = {s.server.name for s in self.balancer.standings() if s.willing and not s.ledger.full}
         prompt = None if said is None else Prompt([SYSTEM, *said], opening=1)
         ask = Ask(model, (model,), client, "10.0.0.1", prompt)
         _, considered = self.balancer.consider(ask)
@@ -96,8 +96,7 @@ class Placing(RuleBasedStateMachine):
     @rule(lease=leases, cached=st.none() | st.integers(0, 100))
     def tell_tokens(self, lease: Lease | None, cached: int | None) -> None:
         if lease is not None:
-            told = Reuse(lease.server, lease.instance, lease.claim, 100, cached, 0.5)
-            self.balancer.learn_reuse(told)
+            lease.reuse = Reuse(100, cached, 0.5)
 
     @rule(seconds=st.sampled_from([1.0, 100.0, 200.0]))
     def wait(self, seconds: float) -> None:

@@ -4,12 +4,13 @@ import pytest
 
 from app.telemetry.batcher import Outbox
 from app.telemetry.record import Record
+from tests.fakes import records
 
 pytestmark = pytest.mark.anyio
 
 
 def record(number: int) -> Record:
-    return Record(str(number), "other", "10.0.0.1", 0.0)
+    return records.record(number)
 
 
 async def test_every_listener_hears_of_every_request_once_and_soon() -> None:

@@ -12,6 +12,7 @@ from app.routing.news import ModelsAnswer
 from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
+from tests.fakes import records
 from tests.fakes.sockets import SSE, answering, chat, chunk, closed_port, get, listening, ok, post
 from tests.fakes.stack import relaying
 
@@ -51,9 +52,7 @@ def configured(
 
 
 def record(outcome: Outcome | None = "success", **facts: Any) -> Record:
-    return Record(
-        "id-1", "/v1/chat/completions", "10.0.0.1", 1.0, outcome=outcome, ended=1.25, **facts
-    )
+    return records.record("id-1", outcome=outcome, ended=1.25, **facts)
 
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from app.telemetry.instrument import LONGEST_LABEL
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
 from app.telemetry.response_reader import Answer
+from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
 
@@ -70,7 +71,7 @@ def record(outcome: Outcome | None = "success", model: str = "m0", **facts: obje
         "answer": answer(b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}'),
         **facts,
     }
-    return Record("1", CHAT, "10.0.0.1", 0.5, model=model, outcome=outcome, **settings)  # type: ignore[arg-type]
+    return records.record(started=0.5, model=model, outcome=outcome, **settings)  # type: ignore[arg-type]
 
 
 def unsent(outcome: Outcome | None, **facts: object) -> Record:
