@@ -25,7 +25,20 @@ help:  ## what there is
 	  --no-deps --target .compiled .compiled/source
 	rm -rf .compiled/source && touch $@
 
-install: .venv/installed  ## set up .venv
+HAS_COMPILER := import os, shutil, sys, sysconfig as s; sys.exit(not ( \
+  shutil.which((s.get_config_var("CC") or "cc").split()[0]) \
+  and os.path.exists(os.path.join(s.get_path("include"), "Python.h"))))
+SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+install: .venv/installed  ## set up .venv; llama-balancer in it runs compiled where that can be
+	@if ! $(BIN)/python -c '$(HAS_COMPILER)'; then \
+	  rm -f $(SITE)/0_compiled.pth; \
+	  echo 'Not compiled: there is no C compiler, or no Python headers. It runs all the same.'; \
+	elif $(MAKE) --no-print-directory compile; then \
+	  echo $(CURDIR)/.compiled >$(SITE)/0_compiled.pth; echo 'Compiled.'; \
+	else \
+	  rm -f $(SITE)/0_compiled.pth; echo 'Not compiled: see above. It runs all the same.'; \
+	fi
 
 compile: .compiled/installed  ## compile the hot path as the image does; takes a C compiler
 

@@ -38,7 +38,6 @@ from app.telemetry.gpu.find import find_reader
 from app.telemetry.gpu.reader import GpuReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
-from app.telemetry.record import Record
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 
@@ -111,7 +110,7 @@ def create_app(
     outbox = Outbox(
         meters.finished,
         logs.RequestLog().finished,
-        functools.partial(_count, stats),
+        stats.finished,
     )
     reading = Reading(
         username_finder(re.compile(settings.username_pattern)),
@@ -230,8 +229,3 @@ def _ignored(number: int, _: object) -> None:
         loop.call_soon_threadsafe(
             functools.partial(log.warning, "signal.ignored", signal=signal.Signals(number).name)
         )
-
-
-def _count(stats: AccessStats, record: Record) -> None:
-    if record.model:
-        stats.record(record.address, record.model, record.username)

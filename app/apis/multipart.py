@@ -46,7 +46,10 @@ class Form:
     def get(self, name: str) -> object:
         """Read a field's text; None where there is none."""
         place = self._places.get(name)
-        return None if place is None else self.raw[slice(*place)].decode(errors="replace")
+        if place is None:
+            return None
+        start, end = place
+        return self.raw[start:end].decode(errors="replace")
 
     def forget(self, *names: str) -> None:
         """Do as a `Body` does: nothing was read that takes memory."""

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from app.telemetry.record import Record
+
 OTHER = "(other)"
 MOST_KINDS = 256
 MOST_CHARACTERS = 128
@@ -40,6 +42,11 @@ class AccessStats:
         self._number = -1  # of the present minute, since the epoch
         self._counts: dict[Kind, int] = {}
         self._newest = 0.0
+
+    def finished(self, record: Record) -> None:
+        """Count a request that has ended, if it was for a model."""
+        if record.model:
+            self.record(record.address, record.model, record.username)
 
     def record(self, ip: str, model: str, username: str | None) -> None:
         """Count one request; `username` is None where it is not known."""

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -230,7 +231,9 @@ class _Lines:
             except RuntimeError:  # before the loop runs, after it, or in another thread
                 self._flush()
 
-    debug = info = warning = error = critical = exception = msg
+    def __getattr__(self, level: str) -> Callable[[str], None]:
+        """Write what structlog has for any level."""
+        return self.msg
 
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
