@@ -11,6 +11,7 @@ import app
 from app.routing.fleet import Server
 from app.settings import Settings, SettingsError, load, validated
 from app.settings.variables import plain, read_json
+from app.upstream.introspection.introspection import NAMES as KINDS
 
 IMPORTED = {
     "servers": "servers",
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace) -> None:
-    settings = load()
+    settings = load(KINDS)
     # The other commands need no web server.
     from app.main import serve
 
@@ -62,7 +63,7 @@ def _serve(_: argparse.Namespace) -> None:
 
 
 def _check(_: argparse.Namespace) -> None:
-    print("\n".join(_summary(load())))
+    print("\n".join(_summary(load(KINDS))))
 
 
 def _summary(settings: Settings) -> list[str]:
@@ -95,8 +96,8 @@ def _described(server: Server, *, adopts_slots: bool) -> str:
     limit = server.request_max
     slots = "as many at once as it tells slots" if adopts_slots else "any number at once"
     parts.append(f"at most {limit} at once" if limit else slots)
-    if server.health != "auto":
-        parts.append(f"asked as {server.health}")
+    if server.kind != "auto":
+        parts.append(f"asked as {server.kind}")
     if server.tier != 1:
         parts.append(f"tier {server.tier}")
     if server.weight != 1:
@@ -105,7 +106,7 @@ def _described(server: Server, *, adopts_slots: bool) -> str:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    settings = validated(_old_settings(arguments.file))
+    settings = validated(_old_settings(arguments.file), kinds=KINDS)
     told = settings.servers.items()
     servers = {name: one.model_dump(exclude_defaults=True) for name, one in told}
     print(f"BALANCER_SERVERS={_quoted_json(servers)}")

@@ -112,7 +112,7 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "model_inflight": ledger.by_instance(),
         "request_max": ledger.limit,
         "models": None if standing.models is None else sorted(standing.models),
-        "kind": None if told is None else told.kind,
+        "kind": None if told is None else told.kind.name,
         "tier": server.tier,
         "weight": server.weight,
         "draining": standing.draining,

@@ -49,9 +49,6 @@ Less may be a system prompt that all share. More cannot be asked for: prompts ar
 characters here, and in tokens there.
 """
 
-VLLM_BLOCK = 128
-"""vLLM caches whole blocks, of as many tokens at most: a prompt's last one may be missing."""
-
 MEASURABLE = 200
 """Fewest tokens whose reading tells something about a server's speed."""
 
@@ -312,16 +309,16 @@ class Balancer:
         if told.cached is None or not told.prompt:
             return
         kind = None if standing.told is None else standing.told.kind
-        if not told.cached and kind == "ollama":
-            return  # its API for responses says 0 whatever was cached, and its others nothing
+        if not told.cached and kind is not None and kind.denies_cached_tokens:
+            return
         name, claim = standing.server.name, lease.claim
         self.tokens[name, "cache"] += told.cached
         self.tokens[name, "work"] += read
         if claim is None:
             return
         expected = HELD * (claim.share or claim.possible) * told.prompt
-        if expected and kind == "vllm":
-            expected -= VLLM_BLOCK
+        if expected and kind is not None and kind.cache_block:
+            expected -= kind.cache_block
             if expected <= 0:
                 return  # so little says nothing
         held = 0 < expected <= told.cached

@@ -4,25 +4,18 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 NAME_LIMIT = 256
 """Longest model name, in characters, that is matched against the patterns."""
 
 
 LATEST = ":latest"
-"""The tag that Ollama gives a name without one; it lists the name with it."""
+"""The tag that some servers give a name without one; they list the name with it."""
 
 
 def spelt(name: str, names: Collection[str]) -> str | None:
-    """Give a name as it is in `names`: as it stands, or as Ollama takes it."""
+    """Give a name as it is in `names`: as it stands, or with the tag."""
     return next((spelling for spelling in (name, name + LATEST) if spelling in names), None)
-
-
-HealthKind = Literal[
-    "auto", "llmhealth", "llamacpp", "ollama", "vllm", "llama-swap", "lmstudio", "openai"
-]
-"""What a server is asked about itself; `llmhealth` and `openai`: nothing more than its models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +35,8 @@ class Server:
     """Servers of a higher number get new conversations only while those before have no room."""
     weight: float = 1.0
     """How much it can carry, compared with the others."""
-    health: HealthKind = "auto"
-    """What its model API is asked for, beside its models."""
+    kind: str = "auto"
+    """What kind of model server it is; `auto`: that is found out."""
 
 
 @dataclass(frozen=True, slots=True)

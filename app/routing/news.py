@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from app.routing.kind import Kind
 from app.routing.window import Sample, Side
 
 
@@ -48,8 +49,7 @@ class Report:
     """What a model server tells of its own state; None for what its kind does not tell."""
 
     server: str
-    kind: str
-    """What it is: `llamacpp`, `ollama`, …"""
+    kind: Kind
     loading: bool = False
     """It loads its model, and cannot answer yet."""
     slots: int | None = None

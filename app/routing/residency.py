@@ -25,7 +25,7 @@ class Match(IntEnum):
     CONTINUES = 0
     """A free slot holds the prompt that this one continues."""
     REMEMBERED = 1
-    """The server holds that prompt outside of its slots, as llama.cpp does in RAM."""
+    """The server holds that prompt outside of its slots, in RAM say."""
     EMPTY = 2
     """A free slot holds nothing that anybody will come back to."""
     EVICTS = 3

@@ -125,7 +125,7 @@ class Standing:
         told = self.told
         return (
             told is not None
-            and told.kind == "llamacpp"
+            and told.kind.names_slots
             and told.busy_slots is not None
             and not self._unseen
         )

@@ -1,6 +1,6 @@
 """The settings, from the environment, a `.env` file and a folder of secrets."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -8,30 +8,35 @@ from pydantic import ValidationError
 
 from app.settings.mistakes import OTHERS, SettingsError, lines
 from app.settings.schema import Settings
-from app.settings.server import ServerSettings
+from app.settings.server import ServerSettings, known_kinds
 from app.settings.variables import Variables
 
 __all__ = ["OTHERS", "ServerSettings", "Settings", "SettingsError", "load", "validated"]
 
 
-def load() -> Settings:
+def load(kinds: Collection[str] = ()) -> Settings:
     """Read the settings of this process.
+
+    `kinds` of model servers may be named; any, where there are none.
 
     Raises:
         SettingsError: with every mistake that was found.
     """
     variables = Variables.read()
-    return validated(variables.values, variables.written)
+    return validated(variables.values, variables.written, kinds)
 
 
 def validated(
-    values: Mapping[str, Any], written: Mapping[tuple[str, ...], str] = MappingProxyType({})
+    values: Mapping[str, Any],
+    written: Mapping[tuple[str, ...], str] = MappingProxyType({}),
+    kinds: Collection[str] = (),
 ) -> Settings:
     """Validate values; `written` tells which variable a place in them came from.
 
     Raises:
         SettingsError: with every mistake that was found.
     """
+    known_kinds.set(kinds)
     try:
         return Settings(**values)
     except ValidationError as error:

@@ -1,13 +1,14 @@
 """One server, as it is written in the settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextvars import ContextVar
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from app.routing.fleet import HealthKind, Server
+from app.routing.fleet import Server
 from app.settings.mistakes import mistake
 from app.settings.values import Port, from_json, lower
 from app.settings.variables import plain
@@ -41,6 +42,21 @@ def _bracketed(host: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
+known_kinds: ContextVar[Collection[str]] = ContextVar("known_kinds", default=())
+"""What `health` may say while settings are validated; anything where that is empty.
+
+Who asks servers about themselves knows the kinds, and stands above the settings.
+"""
+
+
+def _kind(name: str) -> str:
+    known = known_kinds.get()
+    if known and name not in known:
+        *others, last = (f"'{kind}'" for kind in known)
+        raise mistake(f"must be {', '.join(others)} or {last}")
+    return name
+
+
 class ServerSettings(BaseModel):
     """One server. A port in `addr` is the model port, unless `model_port` says another."""
 
@@ -50,7 +66,7 @@ class ServerSettings(BaseModel):
     health_port: Port | None = Field(default=None, examples=[18000])
     model_port: Port | None = Field(default=None, examples=[8081])
     request_max: int | None = Field(default=None, ge=1, examples=[1])
-    health: Annotated[HealthKind, BeforeValidator(lower)] = Field(
+    health: Annotated[str, BeforeValidator(lower), AfterValidator(_kind)] = Field(
         default="auto", examples=["llamacpp"]
     )
     tier: int = Field(default=1, ge=1, examples=[2])
@@ -79,7 +95,7 @@ class ServerSettings(BaseModel):
             model_base=f"{host}:{model_port}" if model_port else host,
             health_base=f"{host}:{self.health_port}" if self.health_port else None,
             request_max=self.request_max,
-            health=self.health,
+            kind=self.health,
             tier=self.tier,
             weight=self.weight,
         )

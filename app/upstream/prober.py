@@ -16,7 +16,8 @@ from app.routing.fleet import NAME_LIMIT, Server
 from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.standing import Standing
 from app.routing.window import Sample, Side
-from app.upstream.introspection import Sensing, Silent
+from app.upstream.introspection.introspection import Introspection
+from app.upstream.introspection.pages import Silent
 
 ANSWER_LIMIT = 1024 * 1024
 """Longest answer that is read, in bytes: a list of some thousand models."""
@@ -67,7 +68,8 @@ class Prober:
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout)
         self._clock = clock
         self._senses = {
-            s.server.name: Sensing(s.server.name, s.server.health, clock) for s in self._standings
+            s.server.name: Introspection(s.server.name, s.server.kind, clock)
+            for s in self._standings
         }
         names = [s.server.name for s in self._standings]
         self._probed, self._reached, self._sensed = (
@@ -220,7 +222,7 @@ class Prober:
 
     def _models(self, server: str, status: int, body: bytes) -> News:
         self._reached[server].set()
-        if (loading := self._senses[server].loads(status, body)) is not None:
+        if (loading := self._senses[server].loads((status, body))) is not None:
             return loading
         if status >= 500:
             raise Unusable(f"status {status}")

@@ -20,6 +20,7 @@ from app.telemetry.response_reader import Answer
 from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
+from tests.fakes.kinds import LLAMA_CPP
 
 CHAT = "/v1/chat/completions"
 
@@ -44,7 +45,7 @@ async def _samples() -> list[Sample]:
     balancer.learn(ModelsAnswer("PC1", ["m"]))
     balancer.learn(HealthAnswer("PC1", Probe(True, 75.0, 99.0)))
     balancer.learn(Failure("PC1", "models", unreachable=True))
-    balancer.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
+    balancer.learn(Report("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     lease = balancer.place(Ask("m", ("m",), "alice", "::1"))
     assert isinstance(lease, Lease)
     lease.reuse = Reuse(500, 100, 1.0)

@@ -21,6 +21,7 @@ from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.news import ModelsAnswer, Report
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP
 
 pytestmark = pytest.mark.anyio
 
@@ -94,7 +95,7 @@ async def test_an_explanation_is_for_the_client_that_a_trusted_proxy_names(house
 
 async def test_an_explanation_names_what_keeps_a_server_from_a_request(house: House) -> None:
     house.balancer.learn(ModelsAnswer("PC1", ["other"]))
-    house.balancer.learn(Report("PC/2", "llamacpp", loading=True))
+    house.balancer.learn(Report("PC/2", LLAMA_CPP, loading=True))
 
     told = await house.explained()
 
@@ -105,7 +106,7 @@ async def test_an_explanation_names_what_keeps_a_server_from_a_request(house: Ho
 
 
 async def test_an_explanation_tells_what_a_cache_holds_and_which_slot_it_is(house: House) -> None:
-    house.balancer.learn(Report("PC/2", "llamacpp", slots=1, busy_slots=frozenset()))
+    house.balancer.learn(Report("PC/2", LLAMA_CPP, slots=1, busy_slots=frozenset()))
     with house.balancer.place(house.ask()):  # type: ignore[union-attr]
         lease = house.balancer.place(house.ask())
         assert not isinstance(lease, Refusal)

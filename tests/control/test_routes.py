@@ -21,6 +21,7 @@ from app.routing.window import Sample
 from app.telemetry.gpu.reader import NoReader
 from app.telemetry.gpu.sampler import GpuSampler
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP
 
 pytestmark = pytest.mark.anyio
 
@@ -209,7 +210,7 @@ def test_prometheus_is_told_every_agent_by_its_machine() -> None:
 async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
     b = balancer(Clock(50.0))
     b.learn(HealthAnswer("PC1", Sample(busy=False, gpu_percent=0.0, at=49.0)))
-    b.learn(Report("PC1", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.learn(Report("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     prompt = Prompt(["user\n" + "x" * 500], 0)
     lease = b.place(Ask("m", ("m",), "alice", "10.0.0.9", prompt))
     assert isinstance(lease, Lease)

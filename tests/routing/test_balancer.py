@@ -9,6 +9,7 @@ from app.routing.prompt import Prompt
 from app.routing.standing import MOST_INSTANCES
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP, OLLAMA, VLLM
 
 
 def balancer(
@@ -137,7 +138,7 @@ def test_overflow_passes_by_who_drains_or_loads() -> None:
     b.drain("A", on=True)
 
     assert placed(b.place(ask("carol"))).server == "B"
-    b.learn(Report("B", "llamacpp", loading=True))
+    b.learn(Report("B", LLAMA_CPP, loading=True))
     assert b.place(ask("carol")) is Refusal.FULL
     assert b.place(UNROUTED) is Refusal.FULL
 
@@ -180,8 +181,8 @@ def test_a_conversation_is_found_again_whoever_s_address_it_comes_from() -> None
 
 def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
-    b.learn(Report("B", "vllm", active=0))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.learn(Report("B", VLLM, active=0))
 
     leases = [placed(b.place(ask()._replace(prompt=turn(who=who)))) for who in "abcd"]
 
@@ -191,7 +192,7 @@ def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> No
 
 def test_a_server_that_is_busy_with_somebody_else_s_requests_counts_as_busy() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "vllm", active=2))
+    b.learn(Report("A", VLLM, active=2))
 
     assert placed(b.place(ask())).server == "B"
 
@@ -200,17 +201,17 @@ def test_what_we_sent_ourselves_is_nobody_else_s() -> None:
     b = balancer(request_max=3)
     lease = placed(b.place(ask()))
 
-    b.learn(Report("A", "vllm", active=1))
+    b.learn(Report("A", VLLM, active=1))
     lease.release()
-    b.learn(Report("A", "vllm", active=1))
+    b.learn(Report("A", VLLM, active=1))
 
     assert b.standing("A").ledger.foreign == 0
 
 
 def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
     b = balancer(request_max=None)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
-    b.learn(Report("B", "llamacpp", slots=1, busy_slots=frozenset()))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.learn(Report("B", LLAMA_CPP, slots=1, busy_slots=frozenset()))
 
     for client in "abc":
         assert placed(b.place(ask(client)))
@@ -219,13 +220,13 @@ def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
 
 def test_a_limit_of_slots_goes_with_them_and_not_with_a_restart() -> None:
     b = balancer(request_max=None)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     limits = []
     for news in (
         Failure("A", "models", unreachable=True),
         ModelsAnswer("A", ["m"]),
-        Report("A", "llamacpp", loading=True),
-        Report("A", "vllm", active=0),
+        Report("A", LLAMA_CPP, loading=True),
+        Report("A", VLLM, active=0),
     ):
         b.learn(news)
         limits.append(b.standing("A").ledger.limit)
@@ -235,9 +236,9 @@ def test_a_limit_of_slots_goes_with_them_and_not_with_a_restart() -> None:
 
 def test_what_a_server_no_longer_tells_is_not_believed() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0, 1}), active=2))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
 
-    b.learn(Report("A", "llamacpp", slots=2))
+    b.learn(Report("A", LLAMA_CPP, slots=2))
 
     assert b.standing("A").ledger.foreign == 0
     assert not b.standing("A").elsewhere
@@ -245,7 +246,7 @@ def test_what_a_server_no_longer_tells_is_not_believed() -> None:
 
 def test_what_was_told_before_three_failures_is_not_believed() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0, 1}), active=2))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
 
     for _ in range(3):
         b.learn(Failure("A", "models", unreachable=False))
@@ -256,7 +257,7 @@ def test_what_was_told_before_three_failures_is_not_believed() -> None:
 
 def test_a_server_that_has_fallen_asleep_holds_no_prompt() -> None:
     b = balancer(request_max=2)
-    awake = Report("A", "llamacpp", slots=2, busy_slots=frozenset(), active=0)
+    awake = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
     b.learn(awake)
     placed(b.place(ask()._replace(prompt=turn()))).release()
     b.learn(awake)
@@ -268,7 +269,7 @@ def test_a_server_that_has_fallen_asleep_holds_no_prompt() -> None:
 
 
 def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
-    told = Report("A", "llamacpp", slots=2, busy_slots=frozenset())
+    told = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset())
     free, limited = balancer(request_max=None, adopt_slots=False), balancer(request_max=5)
     for b in (free, limited):
         b.learn(told)
@@ -279,22 +280,22 @@ def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
 def test_a_server_that_loads_its_model_is_waited_for_until_it_tells_that_it_has() -> None:
     b = balancer()
     for name in ("A", "B"):
-        b.learn(Report(name, "llamacpp", loading=True))
+        b.learn(Report(name, LLAMA_CPP, loading=True))
     assert b.place(ask()) is Refusal.FULL
     assert b.standing("A").status == "loading"
 
     b.learn(ModelsAnswer("A", ["m"]))  # llama.cpp lists them while it loads
     assert b.place(ask()) is Refusal.FULL
 
-    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
+    b.learn(Report("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
 
     assert placed(b.place(ask())).server == "A"
 
 
 def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it() -> None:
     b = balancer()
-    b.learn(Report("A", "ollama", loaded=frozenset({"other"})))
-    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+    b.learn(Report("A", OLLAMA, loaded=frozenset({"other"})))
+    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask("alice"))).server == "B"
     assert b.place(ask("bob")._replace(prompt=turn())) is Refusal.FULL  # that is sooner free
@@ -302,9 +303,9 @@ def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it
 
 def test_a_client_stays_where_its_model_is_being_loaded() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "ollama", loaded=frozenset()))
+    b.learn(Report("A", OLLAMA, loaded=frozenset()))
     placed(b.place(ask())).release()
-    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask())).reason == "sticky"
 
@@ -312,8 +313,8 @@ def test_a_client_stays_where_its_model_is_being_loaded() -> None:
 def test_a_pin_gives_way_where_the_model_was_unloaded_and_is_in_memory_elsewhere() -> None:
     b = balancer(request_max=2)
     placed(b.place(ask())).release()
-    b.learn(Report("A", "ollama", loaded=frozenset()))
-    b.learn(Report("B", "ollama", loaded=frozenset({"m"})))
+    b.learn(Report("A", OLLAMA, loaded=frozenset()))
+    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask())).server == "B"
 
@@ -321,9 +322,9 @@ def test_a_pin_gives_way_where_the_model_was_unloaded_and_is_in_memory_elsewhere
 def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
     b = balancer(request_max=2)
     b.learn(ModelsAnswer("A", ["m", "m-other"]))
-    b.learn(Report("A", "ollama", loaded=frozenset({"m"})))
+    b.learn(Report("A", OLLAMA, loaded=frozenset({"m"})))
     lease = placed(b.place(ask()._replace(prompt=turn())))
-    other = Report("A", "ollama", loaded=frozenset({"m-other"}))
+    other = Report("A", OLLAMA, loaded=frozenset({"m-other"}))
     b.learn(other)
     lease.release()
     b.learn(other)
@@ -337,14 +338,14 @@ def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
 def test_a_model_that_is_loaded_for_one_request_is_not_loaded_elsewhere_for_the_next() -> None:
     b = balancer(request_max=2)
     for name in ("A", "B"):
-        b.learn(Report(name, "ollama", loaded=frozenset()))
+        b.learn(Report(name, OLLAMA, loaded=frozenset()))
 
     assert [placed(b.place(ask(client))).server for client in ("alice", "bob")] == ["A", "A"]
 
 
 def test_ollamas_zero_is_no_word_about_its_cache() -> None:
     b = balancer()
-    b.learn(Report("A", "ollama", loaded=frozenset({"m"})))
+    b.learn(Report("A", OLLAMA, loaded=frozenset({"m"})))
     for number in (1, 2):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
         lease.reuse = Reuse(prompt=100, cached=0, seconds=None)
@@ -356,7 +357,7 @@ def test_ollamas_zero_is_no_word_about_its_cache() -> None:
 
 def test_a_block_that_vllm_has_not_filled_is_no_miss() -> None:
     b = balancer()
-    b.learn(Report("A", "vllm", active=0))
+    b.learn(Report("A", VLLM, active=0))
     for number, prompt, cached in ((1, 450, 0), (2, 460, 256), (3, 100, 0), (4, 470, 0)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
         lease.reuse = Reuse(prompt, cached=cached, seconds=None)
@@ -487,7 +488,7 @@ def test_invented_names_push_out_only_what_was_used_before_them() -> None:
 
 def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_took() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset()))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     b.drain("B", on=True)
     several = placed(b.place(ask()._replace(prompt=turn(), takes_slot=False)))
     assert several.slot is None
@@ -496,13 +497,13 @@ def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_too
     assert unsure.slot is None
     unsure.release()
 
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0})))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
     assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).slot == 1
 
 
 def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
     b = balancer()
-    b.learn(Report("A", "llamacpp", slots=1, busy_slots=frozenset()))
+    b.learn(Report("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
     b.drain("B", on=True)
     placed(b.place(ask()._replace(prompt=turn()))).release()
     lost = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
@@ -516,7 +517,7 @@ def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
 def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:
     b = balancer(request_max=2)
     early = placed(b.place(ask()._replace(prompt=turn())))
-    b.learn(Report("A", "llamacpp", slots=2, busy_slots=frozenset({0})))
+    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
     b.drain("B", on=True)
 
     assert placed(b.place(ask("bob")._replace(prompt=turn(who="bob")))).slot == 1

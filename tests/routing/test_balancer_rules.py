@@ -12,6 +12,7 @@ from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
 from app.routing.prompt import Prompt
 from app.routing.window import Sample
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP
 
 LIMITS = {"A": 1, "B": 2, "C": 3}
 CLIENTS = st.sampled_from(["alice", "bob", "carol"])
@@ -83,11 +84,11 @@ class Placing(RuleBasedStateMachine):
     @rule(server=SERVERS, slots=st.integers(1, 4), busy=st.sets(st.integers(0, 3)))
     def report(self, server: str, slots: int, busy: set[int]) -> None:
         at_work = frozenset(number for number in busy if number < slots)
-        self.balancer.learn(Report(server, "llamacpp", slots=slots, busy_slots=at_work))
+        self.balancer.learn(Report(server, LLAMA_CPP, slots=slots, busy_slots=at_work))
 
     @rule(server=SERVERS)
     def load(self, server: str) -> None:
-        self.balancer.learn(Report(server, "llamacpp", loading=True))
+        self.balancer.learn(Report(server, LLAMA_CPP, loading=True))
 
     @rule(server=SERVERS, on=st.booleans())
     def drain(self, server: str, on: bool) -> None:

@@ -7,6 +7,7 @@ from app.routing.ledger import Lease
 from app.routing.news import ModelsAnswer, Report
 from app.routing.standing import GUESSED_LOAD, Readiness
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_SWAP
 
 MODELS = ["m-a", "m-b", "m-c"]
 
@@ -30,7 +31,7 @@ def place(b: Balancer, model: str, client: str = "") -> Lease:
 
 
 def shows(b: Balancer, server: str, *loaded: str, at: float = 0.0, **more: object) -> None:
-    b.learn(Report(server, "llama-swap", loaded=frozenset(loaded), asked_at=at, **more))  # type: ignore[arg-type]
+    b.learn(Report(server, LLAMA_SWAP, loaded=frozenset(loaded), asked_at=at, **more))  # type: ignore[arg-type]
 
 
 def test_a_place_where_nothing_is_unloaded_goes_first() -> None:

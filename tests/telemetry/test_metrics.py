@@ -20,6 +20,7 @@ from app.telemetry.response_reader import Answer
 from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
+from tests.fakes.kinds import LLAMA_CPP
 
 pytestmark = pytest.mark.anyio
 
@@ -352,7 +353,7 @@ async def test_the_state_is_described_when_it_is_asked_for() -> None:
 async def test_a_server_that_drains_or_loads_answers_but_serves_no_model() -> None:
     balancer = fleet_balancer(servers=3)
     balancer.drain("PC0", on=True)
-    balancer.learn(Report("PC1", "llamacpp", loading=True))
+    balancer.learn(Report("PC1", LLAMA_CPP, loading=True))
     series = await told(metrics(balancer))
 
     assert [series[f'server_up{{server="PC{n}"}}'] for n in range(3)] == [1, 1, 1]

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.routing.fleet import HealthKind
 from app.routing.news import Report
-from app.upstream.introspection import LOOK_AGAIN, Get, Sensing, Silent
+from app.upstream.introspection.introspection import KINDS, LOOK_AGAIN, Introspection
+from app.upstream.introspection.pages import Get, Silent
 from tests.fakes.balancer import free_port
 from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP, LLAMA_SWAP, OLLAMA, VLLM
 from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
 
 pytestmark = pytest.mark.anyio
@@ -43,13 +44,13 @@ class Pages:
         return 200, page if isinstance(page, bytes) else json.dumps(page).encode()
 
 
-async def told(kind: HealthKind, pages: Mapping[str, object]) -> Report | None:
-    return await Sensing("A", kind, Clock()).report(Pages(pages).get)
+async def told(kind: str, pages: Mapping[str, object]) -> Report | None:
+    return await Introspection("A", kind, Clock()).report(Pages(pages).get)
 
 
 async def test_llama_cpp_tells_its_slots_and_which_are_at_work() -> None:
     assert await told("llamacpp", {"/slots": SLOTS}) == Report(
-        "A", "llamacpp", slots=2, busy_slots=frozenset({1}), active=1
+        "A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1
     )
 
 
@@ -57,36 +58,36 @@ async def test_llama_cpp_without_slots_tells_how_many_there_are_and_what_is_at_w
     metrics = b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
 
     assert await told("llamacpp", {"/props": PROPS, "/metrics": metrics}) == Report(
-        "A", "llamacpp", slots=2, active=4
+        "A", LLAMA_CPP, slots=2, active=4
     )
 
 
 async def test_how_many_slots_there_are_is_remembered_while_for_once_it_is_not_told() -> None:
     server = Pages({"/props": PROPS, "/slots": SLOTS})
-    sensing = Sensing("A", "llamacpp", Clock())
+    sensing = Introspection("A", "llamacpp", Clock())
     await sensing.report(server.get)
     server.pages = {}
 
-    assert await sensing.report(server.get) == Report("A", "llamacpp", slots=2)
+    assert await sensing.report(server.get) == Report("A", LLAMA_CPP, slots=2)
 
     sensing.forget()
-    assert await sensing.report(server.get) == Report("A", "llamacpp")
+    assert await sensing.report(server.get) == Report("A", LLAMA_CPP)
 
 
 async def test_a_server_of_no_slots_does_not_tell_how_many_there_are() -> None:
-    assert await told("llamacpp", {"/props": {"total_slots": 0}}) == Report("A", "llamacpp")
+    assert await told("llamacpp", {"/props": {"total_slots": 0}}) == Report("A", LLAMA_CPP)
 
 
 SLEEPER = {**PROPS, "endpoint_slots": True, "is_sleeping": False}
-REST = Report("A", "llamacpp", slots=2, busy_slots=frozenset(), active=0)
-AT_WORK = Report("A", "llamacpp", slots=2, busy_slots=frozenset({1}), active=1)
+REST = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
+AT_WORK = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1)
 IDLE_SLOTS = [{"id": 0, "is_processing": False}, {"id": 1, "is_processing": False}]
 
 
 async def test_a_llama_cpp_that_sleeps_is_not_woken_and_has_no_model_in_memory() -> None:
     server = Pages({"/props": {**SLEEPER, "is_sleeping": True}, "/slots": SLOTS})
 
-    report = await Sensing("A", "auto", Clock()).report(server.get)
+    report = await Introspection("A", "auto", Clock()).report(server.get)
 
     assert report == replace(REST, loaded=frozenset())
     assert "/slots" not in server.asked
@@ -94,7 +95,7 @@ async def test_a_llama_cpp_that_sleeps_is_not_woken_and_has_no_model_in_memory()
 
 async def test_a_llama_cpp_that_may_fall_asleep_is_not_kept_awake() -> None:
     server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
-    sensing = Sensing("A", "llamacpp", Clock())
+    sensing = Introspection("A", "llamacpp", Clock())
     assert await sensing.report(server.get) == REST
     server.asked.clear()
 
@@ -105,7 +106,7 @@ async def test_a_llama_cpp_that_may_fall_asleep_is_not_kept_awake() -> None:
 @pytest.mark.parametrize("in_use", [True, False])
 async def test_a_llama_cpp_at_work_is_asked_for_its_slots_until_it_rests(*, in_use: bool) -> None:
     server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
-    sensing = Sensing("A", "llamacpp", Clock())
+    sensing = Introspection("A", "llamacpp", Clock())
     await sensing.report(server.get)
     server.pages["/slots"] = SLOTS
     if not in_use:
@@ -122,7 +123,7 @@ async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
 
     assert await told("llamacpp", {"/props": {"role": "router"}, "/models": models}) == Report(
         "A",
-        "llamacpp",
+        LLAMA_CPP,
         loaded=frozenset({"a", "b"}),
         starting=frozenset({"c"}),
         asleep=frozenset({"b"}),
@@ -130,9 +131,9 @@ async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
 
 
 async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
-    assert await told("llamacpp", {"/slots": LOADING}) == Report("A", "llamacpp", loading=True)
+    assert await told("llamacpp", {"/slots": LOADING}) == Report("A", LLAMA_CPP, loading=True)
     assert await told("auto", {"/props": LOADING, "/slots": LOADING}) == Report(
-        "A", "llamacpp", loading=True
+        "A", LLAMA_CPP, loading=True
     )
 
 
@@ -142,7 +143,7 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
         (
             "ollama",
             {"/api/ps": {"models": [{"name": "qwen3:8b", "model": "qwen3:8b"}]}},
-            Report("A", "ollama", loaded=frozenset({"qwen3:8b"})),
+            Report("A", OLLAMA, loaded=frozenset({"qwen3:8b"})),
         ),
         (
             "llama-swap",
@@ -155,12 +156,12 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
                     ]
                 }
             },
-            Report("A", "llama-swap", loaded=frozenset({"a"}), starting=frozenset({"c"})),
+            Report("A", LLAMA_SWAP, loaded=frozenset({"a"}), starting=frozenset({"c"})),
         ),
         (
             "lmstudio",
             {"/api/v0/models": {"data": [{"id": "a", "state": "loaded"}, {"id": "b"}]}},
-            Report("A", "lmstudio", loaded=frozenset({"a"})),
+            Report("A", KINDS["lmstudio"].kind, loaded=frozenset({"a"})),
         ),
         (
             "vllm",
@@ -169,14 +170,18 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
                 b'vllm:num_requests_waiting{model_name="m",engine="0"} 2.0\n'
                 b'vllm:num_requests_waiting_x{a="b"} 7.0\n'
             },
-            Report("A", "vllm", active=5),
+            Report("A", VLLM, active=5),
         ),
-        ("llamacpp", {"/slots": SLOTS, "/props": PROPS}, Report("A", "llamacpp", slots=2)),
+        (
+            "llamacpp",
+            {"/slots": SLOTS, "/props": PROPS},
+            Report("A", LLAMA_CPP, slots=2),
+        ),
         ("openai", {}, None),
     ],
 )
 async def test_each_kind_tells_its_own_and_is_found_by_it(
-    kind: HealthKind, pages: Mapping[str, object], report: Report | None
+    kind: str, pages: Mapping[str, object], report: Report | None
 ) -> None:
     by_name, found = await told(kind, pages), await told("auto", pages)
 
@@ -193,7 +198,7 @@ async def test_another_balancer_is_taken_for_no_more_than_an_api() -> None:
 
 async def test_a_kind_is_found_once_and_looked_for_again_after_an_outage() -> None:
     server = Pages({"/api/ps": {"models": []}})
-    sensing = Sensing("A", "auto", Clock())
+    sensing = Introspection("A", "auto", Clock())
     await sensing.report(server.get)
     server.asked.clear()
     await sensing.report(server.get)
@@ -202,12 +207,12 @@ async def test_a_kind_is_found_once_and_looked_for_again_after_an_outage() -> No
     sensing.forget()
     server.pages = {"/running": {"running": []}}
 
-    assert await sensing.report(server.get) == Report("A", "llama-swap", loaded=frozenset())
+    assert await sensing.report(server.get) == Report("A", LLAMA_SWAP, loaded=frozenset())
 
 
 async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None:
     server, clock = Pages({}), Clock()
-    sensing = Sensing("A", "auto", clock)
+    sensing = Introspection("A", "auto", clock)
     assert await sensing.report(server.get) is None
     server.pages = {"/api/ps": {"models": []}}
     assert await sensing.report(server.get) is None
@@ -219,7 +224,7 @@ async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None
 
 async def test_a_server_of_which_a_page_was_silent_may_still_be_something_particular() -> None:
     server = Pages({"/props": Silent()})
-    sensing = Sensing("A", "auto", Clock())
+    sensing = Introspection("A", "auto", Clock())
     with pytest.raises(Silent):
         await sensing.report(server.get)
 
@@ -231,28 +236,27 @@ async def test_a_server_of_which_a_page_was_silent_may_still_be_something_partic
 async def test_one_silent_page_does_not_stop_the_search() -> None:
     pages = {"/props": Silent(), "/api/ps": {"models": []}}
 
-    assert await told("auto", pages) == Report("A", "ollama", loaded=frozenset())
+    assert await told("auto", pages) == Report("A", OLLAMA, loaded=frozenset())
 
 
 @pytest.mark.parametrize("kind", ["ollama", "llama-swap", "lmstudio"])
-async def test_an_error_does_not_say_that_no_model_is_in_memory(kind: HealthKind) -> None:
+async def test_an_error_does_not_say_that_no_model_is_in_memory(kind: str) -> None:
     async def get(_: str) -> tuple[int, bytes]:
         return 500, b'{"error":"busy"}'
 
     with pytest.raises(Silent):
-        await Sensing("A", kind, Clock()).report(get)
+        await Introspection("A", kind, Clock()).report(get)
 
 
 async def test_a_vllm_server_whose_engine_does_not_run_gets_no_requests() -> None:
     async def get(path: str) -> tuple[int, bytes]:
         return (503, b"") if path == "/health" else (200, b"vllm:num_requests_running 0\n")
 
-    sensing = Sensing("A", "vllm", lambda: 0.0)
+    sensing = Introspection("A", "vllm", lambda: 0.0)
 
-    assert await sensing.report(get) == Report("A", "vllm", loading=True)
+    assert await sensing.report(get) == Report("A", VLLM, loading=True)
 
 
-KINDS: list[HealthKind] = ["auto", "llamacpp", "ollama", "vllm", "llama-swap", "lmstudio"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -271,15 +275,15 @@ ANSWERS = st.tuples(
 )
 
 
-@given(st.sampled_from(KINDS), ANSWERS)
+@given(st.sampled_from(["auto", *KINDS]), ANSWERS)
 async def test_any_answer_is_a_report_or_none_or_silence(
-    kind: HealthKind, answer: tuple[int, bytes]
+    kind: str, answer: tuple[int, bytes]
 ) -> None:
     async def get(_: str) -> tuple[int, bytes]:
         return answer
 
     with contextlib.suppress(Silent):
-        report = await Sensing("A", kind, Clock()).report(get)
+        report = await Introspection("A", kind, Clock()).report(get)
         assert report is None or isinstance(report, Report)
 
 
@@ -300,14 +304,14 @@ async def real_llama_cpp(folder: Path, slots: int, sleep_after: int = -1) -> Asy
 @pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
 async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
     async with real_llama_cpp(tmp_path, slots=3) as get:
-        report = await Sensing("A", "auto", Clock()).report(get)
+        report = await Introspection("A", "auto", Clock()).report(get)
 
     assert report == replace(REST, slots=3)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
 async def test_a_real_llama_cpp_falls_asleep_while_it_is_asked_and_stays_so(tmp_path: Path) -> None:
-    sensing = Sensing("A", "auto", Clock())
+    sensing = Introspection("A", "auto", Clock())
     async with real_llama_cpp(tmp_path, slots=2, sleep_after=1) as get:
         with anyio.fail_after(20):
             while await sensing.report(get) == REST:

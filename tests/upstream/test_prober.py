@@ -196,7 +196,7 @@ async def test_a_dead_server_does_not_delay_the_news_of_others() -> None:
 
     async with listening(silent) as dead, listening(serving()) as alive:
         servers = [
-            Server(name, (url := f"http://127.0.0.1:{port}"), url, health="llmhealth")
+            Server(name, (url := f"http://127.0.0.1:{port}"), url, kind="llmhealth")
             for name, port in (("dead", dead), ("alive", alive))
         ]
         balancer = Balancer(Fleet.of(servers), clock=Clock())
@@ -229,7 +229,7 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
         raise ValueError("a fault of ours")
 
     async with listening(serving()) as port:
-        server = Server("A", f"http://127.0.0.1:{port}", health="openai")
+        server = Server("A", f"http://127.0.0.1:{port}", kind="openai")
         balancer = Balancer(Fleet.of([server]), clock=Clock())
         prober = Prober(balancer.standings(), learn, interval=0.01)
         prober.start()
@@ -256,11 +256,11 @@ async def test_a_server_of_another_kind_is_found_after_an_outage_behind_a_proxy(
         prober.start()
         try:
             async with asyncio.timeout(10):
-                await until(lambda: standing.told is not None and standing.told.kind == "ollama")
+                await until(lambda: standing.told and standing.told.kind.name == "ollama")
                 pages.clear()
                 await until(lambda: not standing.window.valid)
                 assert standing.told is None
                 pages.update({"/v1/models": MODELS, "/running": b'{"running":[]}'})
-                await until(lambda: standing.told and standing.told.kind == "llama-swap")
+                await until(lambda: standing.told and standing.told.kind.name == "llama-swap")
         finally:
             await prober.stop()

@@ -1,0 +1,16 @@
+"""What routing needs to know of a kind of model server."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of model server, as data: `upstream.introspection` has one file for each."""
+
+    name: str
+    names_slots: bool = False
+    """Whether a request may name the slot that it shall go to."""
+    cache_block: int = 0
+    """Its cache holds whole blocks of so many tokens: a prompt's last one may be missing."""
+    denies_cached_tokens: bool = False
+    """Whether a count of 0 cached tokens says nothing, because it tells 0 whatever was cached."""

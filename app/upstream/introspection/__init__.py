@@ -1,0 +1,1 @@
+"""Asking model servers about themselves: one file for each kind of server."""

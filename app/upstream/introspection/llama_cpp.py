@@ -1,0 +1,115 @@
+"""llama.cpp's server: https://github.com/ggml-org/llama.cpp/tree/master/tools/server."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from app.routing.kind import Kind
+from app.routing.news import Report
+from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.pages import (
+    Get,
+    Page,
+    is_number,
+    json_of,
+    members,
+    objects,
+    texts,
+    total,
+)
+
+_ACTIVE = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
+
+
+class LlamaCpp(Introspector):
+    """Tells its slots and which are at work; as a router, which models are in memory.
+
+    One that tells whether it sleeps would be woken, or kept awake, by being asked for its
+    slots: that is done only while something is at work there. Others' requests are then seen
+    by its metrics, where it has them (its README, "Sleeping on Idle").
+    """
+
+    kind = Kind("llamacpp", names_slots=True)
+    path = "/props"
+
+    def __init__(self, server: str) -> None:
+        super().__init__(server)
+        self._slots: int | None = None
+        """How many it told of last."""
+        self._at_rest = False
+        """Whether nothing was at work there when it was last looked at."""
+
+    @staticmethod
+    def fits(page: Page) -> bool:
+        return not {"total_slots", "role"}.isdisjoint(members(page))
+
+    @staticmethod
+    def loads(page: Page) -> bool:
+        return page[0] == 503 and b"Loading model" in page[1]
+
+    async def report(self, get: Get, *, in_use: bool) -> Report:
+        page = await get(self.path)
+        if self.loads(page):
+            return self._loading()
+        props = members(page)
+        if props.get("role") == "router":
+            return self._router(objects(json_of(await get("/models")), "data"))
+        slots = props.get("total_slots")
+        if is_number(slots):
+            self._slots = slots or None
+        rest = Report(
+            self.server,
+            self.kind,
+            slots=self._slots,
+            busy_slots=frozenset() if props.get("endpoint_slots") is True else None,
+            active=0,
+        )
+        if props.get("is_sleeping") is True:
+            self._at_rest = True
+            return replace(rest, loaded=frozenset())
+        if (
+            "is_sleeping" in props
+            and self._at_rest
+            and not in_use
+            and not total(await get("/metrics"), _ACTIVE)
+        ):
+            return rest
+        report = await self._at_work(get)
+        self._at_rest = report.active == 0
+        return report
+
+    async def _at_work(self, get: Get) -> Report:
+        page = await get("/slots")
+        if self.loads(page):
+            return self._loading()
+        slots = json_of(page)
+        numbers = [x.get("id") for x in slots or ()] if _is_list_of_objects(slots) else []
+        if numbers and all(map(is_number, numbers)) and len(set(numbers)) == len(numbers):
+            busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
+            self._slots = len(numbers)
+            return Report(
+                self.server, self.kind, slots=self._slots, busy_slots=busy, active=len(busy)
+            )
+        active = total(await get("/metrics"), _ACTIVE)  # it runs with `--no-slots`
+        return Report(self.server, self.kind, slots=self._slots, active=active)
+
+    def _router(self, models: list[dict[str, Any]]) -> Report:
+        states = [(_value(x.get("status")), x) for x in models]
+        return Report(
+            self.server,
+            self.kind,
+            loaded=texts((x for s, x in states if s in ("loaded", "sleeping")), "id"),
+            starting=texts((x for s, x in states if s == "loading"), "id"),
+            asleep=texts((x for s, x in states if s == "sleeping"), "id"),
+        )
+
+    def _loading(self) -> Report:
+        return Report(self.server, self.kind, loading=True)
+
+
+def _value(status: object) -> object:
+    return status.get("value") if isinstance(status, dict) else status
+
+
+def _is_list_of_objects(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(x, dict) for x in found)

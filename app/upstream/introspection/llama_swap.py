@@ -1,0 +1,21 @@
+"""llama-swap: https://github.com/mostlygeek/llama-swap, "GET /running"."""
+
+from app.routing.kind import Kind
+from app.routing.news import Report
+from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.pages import Get, Page, members, objects, required
+
+
+class LlamaSwap(Introspector):
+    """Tells which models are in memory, or on their way there."""
+
+    kind = Kind("llama-swap")
+    path = "/running"
+
+    @staticmethod
+    def fits(page: Page) -> bool:
+        return isinstance(members(page).get("running"), list)
+
+    async def report(self, get: Get, *, in_use: bool) -> Report:
+        found = objects(required(await get(self.path)), "running")
+        return self.by_state(found, "model", loaded="ready", starting="starting")

@@ -1,0 +1,22 @@
+"""Ollama: https://github.com/ollama/ollama/blob/main/docs/api.md#list-running-models."""
+
+from app.routing.kind import Kind
+from app.routing.news import Report
+from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.pages import Get, Page, members, objects, required, texts
+
+
+class Ollama(Introspector):
+    """Tells which models are in memory."""
+
+    # Its API for responses says 0 whatever was cached, and its others nothing.
+    kind = Kind("ollama", denies_cached_tokens=True)
+    path = "/api/ps"
+
+    @staticmethod
+    def fits(page: Page) -> bool:
+        return isinstance(members(page).get("models"), list)
+
+    async def report(self, get: Get, *, in_use: bool) -> Report:
+        found = objects(required(await get(self.path)), "models")
+        return Report(self.server, self.kind, loaded=texts(found, "name") | texts(found, "model"))

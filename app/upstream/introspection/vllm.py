@@ -1,0 +1,28 @@
+"""vLLM: https://docs.vllm.ai/en/latest/usage/metrics.html."""
+
+import re
+
+from app.routing.kind import Kind
+from app.routing.news import Report
+from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.pages import Get, Page, total
+
+_ACTIVE = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{[^\n]*\})? (\S+)", re.MULTILINE)
+
+
+class VLLM(Introspector):
+    """Tells how many requests are inside, at work or waiting."""
+
+    # Its blocks hold as many tokens at the most.
+    kind = Kind("vllm", cache_block=128)
+    path = "/metrics"
+
+    @staticmethod
+    def fits(page: Page) -> bool:
+        return page[0] == 200 and b"vllm:" in page[1]
+
+    async def report(self, get: Get, *, in_use: bool) -> Report:
+        status, _ = await get("/health")
+        if status >= 500:  # its engine has not begun yet, or died
+            return Report(self.server, self.kind, loading=True)
+        return Report(self.server, self.kind, active=total(await get(self.path), _ACTIVE))
