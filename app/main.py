@@ -59,7 +59,7 @@ def create_app(
     """
     balancer = Balancer(
         settings.fleet(),
-        clock=time.time,
+        clock=time.monotonic,
         sticky_ttl=settings.sticky_ttl,
         window_length=max(1, round(settings.window_seconds / settings.probe_interval)),
         overflow=settings.overflow,

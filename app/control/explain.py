@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.control.snapshot import change_json
+from app.control.snapshot import Calendar, change_json
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask, Choice, available
 from app.routing.residency import Match
@@ -19,7 +19,11 @@ MATCHES = {
 
 
 def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
-    """Tell which servers may take a request, how they stand, and which one would get it."""
+    """Tell which servers may take a request, how they stand, and which one would get it.
+
+    `now` is in seconds since the epoch.
+    """
+    at, now = Calendar(balancer.now(), now), balancer.now()
     candidates, choice = balancer.consider(ask)
     takers = available(ask, candidates, now)
     return {
@@ -28,7 +32,7 @@ def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
         "prompt_characters": None if ask.prompt is None else ask.prompt.size,
         "outcome": "goes" if choice else "waits" if candidates else "is refused",
         "choice": None if choice is None else _choice(choice, candidates),
-        "servers": [_candidate(x, ask, now, takes=x in takers) for x in candidates],
+        "servers": [_candidate(x, ask, now, at, takes=x in takers) for x in candidates],
     }
 
 
@@ -43,13 +47,15 @@ def _choice(choice: Choice, candidates: Sequence[Standing]) -> dict[str, Any]:
     }
 
 
-def _candidate(standing: Standing, ask: Ask, now: float, *, takes: bool) -> dict[str, Any]:
+def _candidate(
+    standing: Standing, ask: Ask, now: float, at: Calendar, *, takes: bool
+) -> dict[str, Any]:
     ledger, server = standing.ledger, standing.server
     lacks = standing.lacks(ask.names)
     return {
         "server": server.name,
         "status": standing.status,
-        "changed": change_json(standing.changed),
+        "changed": change_json(standing.changed, at),
         "takes_requests": takes,
         "has_model": None if standing.models is None else not lacks,
         "must_load": standing.must_load(ask.names),

@@ -29,6 +29,7 @@ def snapshot(
     """
     standings = list(balancer.standings())
     fleet = balancer.fleet
+    at = Calendar(balancer.now(), now)
     sticky = [
         {
             "key": client,
@@ -37,7 +38,7 @@ def snapshot(
             "backend": _base(fleet.servers[pin.server]),
             "server": pin.server,
             "instance": pin.instance,
-            "updated_at": iso(pin.at),
+            "updated_at": at.iso(pin.at),
         }
         for client, model, pin in balancer.pins()
     ]
@@ -59,7 +60,7 @@ def snapshot(
             }
             for gpu in sampler.gpus
         ],
-        "backends": [_backend(balancer, standing, now) for standing in standings],
+        "backends": [_backend(balancer, standing, at) for standing in standings],
         "servers": {server.name: _server(server) for server in fleet.servers.values()},
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
@@ -68,10 +69,26 @@ def snapshot(
         "sticky": sticky,
         "queue": waiting.snapshot(),
         "leases": [
-            _lease(lease, now) for standing in standings for lease in standing.ledger.leases()
+            _lease(lease, at) for standing in standings for lease in standing.ledger.leases()
         ],
-        "decisions": [_lease(lease, now) for lease in reversed(balancer.decisions)],
+        "decisions": [_lease(lease, at) for lease in reversed(balancer.decisions)],
     }
+
+
+class Calendar:
+    """Dates times on the monotonic clock, where `monotonic` is `epoch` seconds since the epoch."""
+
+    def __init__(self, monotonic: float, epoch: float) -> None:
+        self._monotonic = monotonic
+        self._epoch = epoch
+
+    def age(self, at: float) -> float:
+        """Count the seconds since a time on the monotonic clock."""
+        return self._monotonic - at
+
+    def iso(self, at: float) -> str:
+        """Write a time on the monotonic clock as ISO 8601 in UTC."""
+        return iso(self._epoch - self.age(at))
 
 
 def iso(seconds: float) -> str:
@@ -84,7 +101,7 @@ def _base(server: Server) -> str:
     return server.health_base or server.model_base
 
 
-def _lease(lease: Lease, now: float) -> SnapshotJson:
+def _lease(lease: Lease, at: Calendar) -> SnapshotJson:
     return {
         "server": lease.server,
         "instance": lease.instance,
@@ -93,12 +110,12 @@ def _lease(lease: Lease, now: float) -> SnapshotJson:
         "client": lease.client,
         "reason": lease.reason,
         "expected_share": None if lease.claim is None else round(lease.claim.share, 3),
-        "age_seconds": round(now - lease.since, 3),
+        "age_seconds": round(at.age(lease.since), 3),
         "lingers": lease.lingers,
     }
 
 
-def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson:
+def _backend(balancer: Balancer, standing: Standing, at: Calendar) -> SnapshotJson:
     server, ledger, window = standing.server, standing.ledger, standing.window
     told = standing.told
     return {
@@ -106,7 +123,7 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "base": _base(server),
         "model_base": server.model_base,
         "status": standing.status,
-        "last": None if window.last is None else _last(server, window.last),
+        "last": None if window.last is None else _last(server, window.last, at),
         "total_inflight": ledger.total,
         "lingering": ledger.lingering,
         "model_inflight": ledger.by_instance(),
@@ -116,8 +133,10 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
         "tier": server.tier,
         "weight": server.weight,
         "draining": standing.draining,
-        "changed": change_json(standing.changed),
-        "ejected_until": None if standing.ejection.until is None else iso(standing.ejection.until),
+        "changed": change_json(standing.changed, at),
+        "ejected_until": None
+        if standing.ejection.until is None
+        else at.iso(standing.ejection.until),
         "others_inflight": ledger.foreign,
         "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
         "slots": [
@@ -127,7 +146,7 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
                 "busy": slot.busy,
                 "others": slot.number in standing.elsewhere,
                 "characters": 0 if slot.prompt is None else slot.prompt.size,
-                "unused_seconds": round(now - slot.used_at, 1) if slot.used_at else None,
+                "unused_seconds": round(at.age(slot.used_at), 1) if slot.used_at else None,
             }
             for instance, residency in standing.residencies()
             for slot in residency.slots
@@ -142,18 +161,18 @@ def _backend(balancer: Balancer, standing: Standing, now: float) -> SnapshotJson
     }
 
 
-def change_json(change: Change | None) -> SnapshotJson | None:
+def change_json(change: Change | None, at: Calendar) -> SnapshotJson | None:
     """Describe the last change of a server's status; None where there was none."""
     if change is None:
         return None
-    return {"status": change.status, "reason": change.reason, "at": iso(change.at)}
+    return {"status": change.status, "reason": change.reason, "at": at.iso(change.at)}
 
 
-def _last(server: Server, sample: Sample) -> SnapshotJson:
+def _last(server: Server, sample: Sample, at: Calendar) -> SnapshotJson:
     return {
         "status": "busy" if sample.busy else "idle",
         "gpu_util_max5s": sample.gpu_percent,
-        "updated_at": iso(sample.at),
+        "updated_at": at.iso(sample.at),
         "url": f"{server.health_base}/llmhealth",
     }
 

@@ -57,7 +57,7 @@ class Balancer:
     """Knows every server's standing and every open lease.
 
     It is synchronous: choosing a server and booking the lease are one step, so no race can
-    pass a limit. `clock` tells seconds since the epoch, `chance` gives numbers from 0 to 1.
+    pass a limit. `clock` tells seconds on a monotonic clock, `chance` gives numbers from 0 to 1.
     `on_room` is called when a place may have become free, `on_change` when a server's status
     has changed, with what it was before; `queued` tells how many requests wait for a model.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
@@ -207,7 +207,7 @@ class Balancer:
         self.on_room()
 
     def now(self) -> float:
-        """Tell the time, in seconds since the epoch."""
+        """Tell the time, in seconds."""
         return self._clock()
 
     def standings(self) -> Iterator[Standing]:

@@ -134,7 +134,7 @@ class Ledger:
     def stopped(self, at_work: int, asked_at: float) -> list[Lease]:
         """List the lingering leases that a server no longer works on.
 
-        It was at work on `at_work` requests of anybody at `asked_at`, in seconds since the epoch.
+        It was at work on `at_work` requests of anybody at `asked_at`, in seconds.
         """
         known = [x for x in self.leases() if x.since < asked_at]
         return [x for x in known if x.lingers][: max(0, len(known) - at_work)]

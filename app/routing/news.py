@@ -65,7 +65,7 @@ class Report:
     asleep: frozenset[str] = frozenset()
     """Those of `loaded` that sleep: their caches are empty."""
     asked_at: float = field(default=0.0, compare=False)
-    """When it was asked, in seconds since the epoch."""
+    """When it was asked, in seconds."""
 
     @property
     def at_work(self) -> int | None:

@@ -49,7 +49,7 @@ class Change(NamedTuple):
     status: Status
     reason: str
     at: float
-    """In seconds since the epoch."""
+    """In seconds."""
 
 
 class Standing:

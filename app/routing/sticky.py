@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 
 class Pin:
-    """Where a client's last request for a model went, `at` so many seconds since the epoch."""
+    """Where a client's last request for a model went, `at` so many seconds."""
 
     __slots__ = ("address", "at", "instance", "server")
 

@@ -17,7 +17,7 @@ class Sample:
     busy: bool
     gpu_percent: float
     at: float
-    """When it came, in seconds since the epoch."""
+    """When it came, in seconds."""
 
 
 class Window:

@@ -55,7 +55,7 @@ class Prober:
         models_ttl: float = 10.0,
         connect_timeout: float = 5.0,
         read_timeout: float = 2.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         checked: Callable[[str, CheckResult, float], None] = lambda *_: None,
         failed: Callable[..., None] = lambda *_, **__: None,
     ) -> None:

@@ -55,6 +55,7 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
     b.learn(Failure("PC2", "models", unreachable=True))
     placed(b)
 
+    clock.tick(60)
     told = await taken(b)
 
     assert told["now"] == "1970-01-01T00:01:00Z"
@@ -208,7 +209,8 @@ def test_prometheus_is_told_every_agent_by_its_machine() -> None:
 
 
 async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
-    b = balancer(Clock(50.0))
+    clock = Clock(50.0)
+    b = balancer(clock)
     b.learn(HealthAnswer("PC1", Sample(busy=False, gpu_percent=0.0, at=49.0)))
     b.learn(Report("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     prompt = Prompt(["user\n" + "x" * 500], 0)
@@ -219,6 +221,7 @@ async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
     other = Prompt(["user\n" + "y" * 600], 0)
     assert isinstance(b.place(Ask("m", ("m",), "bob", "10.0.0.9", other), ("PC2",)), Lease)
 
+    clock.tick(10)
     told = await taken(b)
 
     first = told["backends"][0]
