@@ -97,7 +97,8 @@ def create_app(
         version=app.__version__,
     )
     prober = Prober(
-        list(balancer.standings()),
+        balancer.standings(),
+        pools,
         balancer.learn,
         interval=settings.probe_interval,
         models_ttl=settings.models_ttl,

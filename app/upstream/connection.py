@@ -96,6 +96,7 @@ class Connection:
         "_written",
         "heard_at",
         "lingers",
+        "made_at",
         "paused",
         "reused",
     )
@@ -119,7 +120,7 @@ class Connection:
         """Whether the server was told to stop, and may still be at work."""
         self.reused = False
         self.paused = False
-        self.heard_at = self._loop.time()
+        self.heard_at = self.made_at = self._loop.time()
         self._status = 0
         self._headers: Headers = []
         self._head: Head | None = None

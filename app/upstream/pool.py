@@ -1,14 +1,12 @@
 """The connections to one server: dialled, kept alive, watched for silence."""
 
 import asyncio
-import socket
-import ssl
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
 from app.upstream.connection import Connection
-from app.upstream.errors import Unanswered, Unreachable
+from app.upstream.dialler import Dialler
 
 KEEP_ALIVE = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's
@@ -23,6 +21,10 @@ MARGIN = 0.01
 
 BELIEVED = 60.0
 """Seconds for which it is believed that a server closes idle connections as early as it did."""
+
+
+RESOLVED = 60.0
+"""Seconds for which it is believed that a server's name still leads to where it did."""
 
 
 class Pool:
@@ -47,12 +49,8 @@ class Pool:
         failed: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self.base = base.encode("ascii")
-        address = urlsplit(base)
-        tls = address.scheme == "https"
-        self.authority = address.netloc.encode("ascii")
-        self._host = address.hostname or ""
-        self._port = address.port or (443 if tls else 80)
-        self._tls = ssl.create_default_context() if tls else None
+        self.authority = urlsplit(base).netloc.encode("ascii")
+        self._dialler = Dialler(base)
         self._connect_timeout = connect_timeout
         self._first_byte_timeout = first_byte_timeout
         self._idle_timeout = idle_timeout
@@ -87,30 +85,23 @@ class Pool:
             if not repeatable and connection.now() - since > self._trusted:
                 idle[connection] = since
                 return None
-            if connection.usable:
+            if self._dialler.by_name and connection.now() - connection.made_at > RESOLVED:
+                connection.close()
+            elif connection.usable:
                 self._busy.add(connection)
                 return connection
         return None
 
-    async def dial(self) -> Connection:
-        """Make a connection.
+    async def dial(self, within: float | None = None) -> Connection:
+        """Make a connection `within` so many seconds, or within `connect_timeout`.
 
         Raises:
             Unreachable: the server refused, could not be found, or took too long.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, protocol = await loop.create_connection(
-                    lambda: cast("asyncio.Protocol", Connection(self)),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                )
-        except TimeoutError:
-            raise Unanswered(f"no connection within {self._connect_timeout:g} s") from None
-        except OSError as error:
-            raise Unreachable(_in_words(error)) from error
+        protocol = await self._dialler.dial(
+            lambda: cast("asyncio.Protocol", Connection(self)),
+            self._connect_timeout if within is None else within,
+        )
         connection = cast("Connection", protocol)
         self._busy.add(connection)
         self._go_on()
@@ -196,14 +187,3 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority.decode()}: {len(self._busy)} busy, {len(self._idle)} idle>"
-
-
-def _in_words(error: OSError) -> str:
-    """Say why there is no connection, without the address: clients read it."""
-    if isinstance(error, ConnectionRefusedError):
-        return "it refuses connections"
-    if isinstance(error, socket.gaierror):
-        return "its name cannot be resolved"
-    if isinstance(error, ssl.SSLError):
-        return "no TLS session came about"
-    return f"it cannot be reached ({type(error).__name__})"

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,10 @@ from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
 from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
 from app.routing.window import Sample
-from app.upstream.prober import ANSWER_LIMIT, Prober
+from app.upstream.http import RESPONSE_LIMIT
+from app.upstream.pool import Pool
+from app.upstream.prober import Prober
+from app.upstream.server_probe import Pace, ServerProbe
 from tests.fakes.clock import Clock
 from tests.fakes.sockets import Message, Script, Visit, answering, closed_port, listening, ok, until
 
@@ -38,7 +43,12 @@ class Probing:
         self.balancer = Balancer(fleet, clock=clock)
         self.standing = self.balancer.standing("A")
         self.news: list[News] = []
-        self.prober = Prober([self.standing], self._learn, read_timeout=5.0, clock=clock)
+        self.pool = Pool(base)
+        pace = Pace(1.0, 10.0, connect_timeout=5.0, read_timeout=5.0)
+        nothing: Any = lambda *_, **__: None  # noqa: E731
+        self.probing = ServerProbe(
+            self.standing, self.pool, self._learn, pace, clock, nothing, nothing
+        )
 
     def _learn(self, news: News) -> None:
         self.news.append(news)
@@ -46,7 +56,7 @@ class Probing:
 
     async def probe(self) -> list[News]:
         self.news.clear()
-        await self.prober.probe(self.standing)
+        await self.probing.probe()
         return sorted(self.news, key=repr)
 
 
@@ -58,7 +68,8 @@ async def probing(
     try:
         yield found
     finally:
-        await found.prober.stop()
+        found.probing.close()
+        found.pool.close()
 
 
 @pytest.mark.parametrize(
@@ -144,14 +155,21 @@ async def test_an_answer_that_is_none_is_a_failure(answer: bytes) -> None:
         assert await found.probe() == [Failure("A", "models", unreachable=False)]
 
 
-async def test_an_endless_answer_is_given_up() -> None:
+async def test_an_endless_list_is_given_up_and_no_outage() -> None:
     async def script(visit: Visit) -> None:
         await visit.message()
-        await visit.say(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * (ANSWER_LIMIT + 1))
+        await visit.say(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * (RESPONSE_LIMIT + 1))
         await visit.closed()
 
     async with listening(script) as port, probing(port, health=False) as found:
-        assert await found.probe() == [Failure("A", "models", unreachable=False)]
+        assert await found.probe() == [ModelsAnswer("A", None)]
+
+
+async def test_a_long_list_is_a_long_list() -> None:
+    names = [f"model {number}" for number in range(100_000)]
+    body = json.dumps({"data": [{"id": name, "object": "model"} for name in names]}).encode()
+    async with listening(serving(models=body)) as port, probing(port) as found:
+        assert ModelsAnswer("A", names) in await found.probe()
 
 
 async def test_models_are_listed_again_after_their_time_to_live() -> None:
@@ -209,7 +227,8 @@ async def test_a_dead_server_does_not_delay_the_news_of_others() -> None:
             if len(heard) == 4:  # once both sides, then health alone
                 three.set()
 
-        prober = Prober(balancer.standings(), learn, interval=0.01, read_timeout=60.0)
+        pools = {server.name: Pool(server.model_base) for server in servers}
+        prober = Prober(balancer.standings(), pools, learn, interval=0.01, read_timeout=60.0)
         prober.start()
         await three.wait()
         await prober.stop()
@@ -231,7 +250,8 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
     async with listening(serving()) as port:
         server = Server("A", f"http://127.0.0.1:{port}", kind="openai")
         balancer = Balancer(Fleet.of([server]), clock=Clock())
-        prober = Prober(balancer.standings(), learn, interval=0.01)
+        pools = {"A": Pool(server.model_base)}
+        prober = Prober(balancer.standings(), pools, learn, interval=0.01)
         prober.start()
         await again.wait()
         await prober.stop()
@@ -252,7 +272,8 @@ async def test_a_server_of_another_kind_is_found_after_an_outage_behind_a_proxy(
     async with listening(script) as port:
         balancer = Balancer(Fleet.of([Server("A", f"http://127.0.0.1:{port}")]), clock=Clock())
         standing = balancer.standing("A")
-        prober = Prober([standing], balancer.learn, interval=0.01, models_ttl=0.01)
+        pools = {"A": Pool(standing.server.model_base)}
+        prober = Prober([standing], pools, balancer.learn, interval=0.01, models_ttl=0.01)
         prober.start()
         try:
             async with asyncio.timeout(10):

@@ -1,0 +1,81 @@
+"""Making connections to one server, for requests and for probes alike."""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import aiohappyeyeballs
+
+from app.upstream.errors import Unanswered, Unreachable
+
+ATTEMPT_DELAY = 0.25
+"""Seconds after which the next address of a name is tried as well (RFC 8305 section 5)."""
+
+
+class Dialler:
+    """Dials one server. Its name is resolved for each connection; all its addresses are tried.
+
+    Certificates are checked by the system's store, or by `SSL_CERT_FILE`.
+    """
+
+    def __init__(self, base: str) -> None:
+        address = urlsplit(base)
+        self.tls = address.scheme == "https"
+        self._host = address.hostname or ""
+        self._port = address.port or (443 if self.tls else 80)
+        self._context = ssl.create_default_context() if self.tls else None
+        self.by_name = not _is_address(self._host)
+        """Whether the host is a name, which may lead elsewhere one day."""
+
+    async def dial(self, make: Callable[[], asyncio.Protocol], within: float) -> asyncio.Protocol:
+        """Make a connection `within` so many seconds, and return its protocol.
+
+        Raises:
+            Unreachable: the server refused, could not be found, or took too long.
+        """
+        try:
+            async with asyncio.timeout(within):
+                return await self._dial(make)
+        except TimeoutError:
+            raise Unanswered(f"no connection within {within:g} s") from None
+        except OSError as error:
+            raise Unreachable(_in_words(error)) from error
+
+    async def _dial(self, make: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+        loop = asyncio.get_running_loop()
+        if self.by_name:
+            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            if len(found) > 1:
+                # uvloop has no happy eyeballs of its own: one dead address would be waited for.
+                connected = await aiohappyeyeballs.start_connection(
+                    found, happy_eyeballs_delay=ATTEMPT_DELAY, interleave=1
+                )
+                name = self._host if self.tls else None
+                _, protocol = await loop.create_connection(
+                    make, sock=connected, ssl=self._context, server_hostname=name
+                )
+                return protocol
+        _, protocol = await loop.create_connection(make, self._host, self._port, ssl=self._context)
+        return protocol
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _in_words(error: OSError) -> str:
+    """Say why there is no connection, without the address: clients read it."""
+    if isinstance(error, ConnectionRefusedError):
+        return "it refuses connections"
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    if isinstance(error, ssl.SSLError):
+        return "no TLS session came about"
+    return f"it cannot be reached ({type(error).__name__})"

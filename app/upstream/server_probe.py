@@ -1,0 +1,257 @@
+"""Probing one server: its agent, its models, and what it tells of itself."""
+
+import asyncio
+import contextlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import structlog
+
+from app.routing.fleet import NAME_LIMIT
+from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News
+from app.routing.standing import Standing
+from app.routing.window import Sample, Side
+from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
+from app.upstream.fetch import TooLong, fetch
+from app.upstream.http import Client
+from app.upstream.introspection.introspection import Introspection
+from app.upstream.introspection.pages import Page, Silent
+from app.upstream.pool import Pool
+
+PAGE_LIMIT = 4 * 1024 * 1024
+"""Longest page that is read each second, in bytes."""
+
+JITTER = 0.1
+"""The part of the interval by which a probe may come earlier or later, so that probes of many
+servers do not come together."""
+
+CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
+"""What came of a probe."""
+
+log = structlog.get_logger(__name__)
+
+
+class Unusable(Exception):
+    """A response says nothing that we understand."""
+
+
+class Pace(NamedTuple):
+    """How often servers are probed, and how long they may take, in seconds."""
+
+    interval: float
+    models_interval: float
+    connect_timeout: float
+    read_timeout: float
+
+
+class ServerProbe:
+    """Follows one server; `Prober` says what it calls, and when."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        pool: Pool,
+        learn: Callable[[News], None],
+        pace: Pace,
+        clock: Callable[[], float],
+        checked: Callable[[str, CheckResult, float], None],
+        failed: Callable[..., None],
+    ) -> None:
+        self.server = server = standing.server
+        self._standing = standing
+        self._learn = learn
+        self._pace = pace
+        self._clock = clock
+        self._checked = checked
+        self._failed = failed
+        self._pool = pool
+        self._agent = None if server.health_base is None else Pool(server.health_base)
+        self._client = Client(pool, connect_timeout=pace.connect_timeout, silence=pace.read_timeout)
+        self._introspection = Introspection(server.name, server.kind, clock)
+        self._probed, self._reached, self._introspected = (asyncio.Event() for _ in range(3))
+        self._listed_at = -math.inf
+
+    def close(self) -> None:
+        """Close the connections to the agent; those to the model API are the pool's."""
+        if self._agent is not None:
+            self._agent.close()
+
+    # Tasks, until they are cancelled
+
+    async def watch(self) -> None:
+        """Probe at each interval."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            try:
+                await self.probe()
+            except Exception:  # noqa: BLE001 - logged and counted
+                # A fault of ours in one response must not end the watch over the server.
+                self._failed("probe", server=self.server.name)
+            if self._standing.window.gone:
+                self._introspection.forget()
+            self._probed.set()
+            pause = self._pace.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+            await asyncio.sleep(max(0.0, begun + pause - loop.time()))
+
+    async def introspect(self) -> None:
+        """Ask for a server's own words apart from the rest: it may be slow to find them."""
+        while True:
+            await self._reached.wait()
+            try:
+                await self.ask_for_report()
+            except Exception:  # noqa: BLE001 - logged and counted
+                self._failed("introspection", server=self.server.name)
+            self._introspected.set()
+            await asyncio.sleep(self._pace.interval)
+
+    async def introduce(self) -> None:
+        """Tell when the server was asked for all there is to know, or had the time for it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.connect_timeout + self._pace.read_timeout):
+                await self._probed.wait()
+                if self._reached.is_set():
+                    await self._introspected.wait()
+        self._learn(Asked(self.server.name))
+
+    # One round
+
+    async def probe(self) -> None:
+        """Ask the server what is due, both sides at once."""
+        due = []
+        if self._agent is not None:
+            due.append(self._ask("health", self._health(self._agent)))
+        if (
+            self._agent is None
+            or self._standing.window.troubled
+            or self._standing.models is None
+            or self._clock() - self._listed_at >= self._pace.models_interval
+        ):
+            due.append(self._ask("models", self._models()))
+        await asyncio.gather(*due)
+
+    async def ask_for_report(self) -> None:
+        """Ask a server that can be reached what it tells of itself.
+
+        Silence says nothing: llama.cpp's server answers such questions between two batches only,
+        and one batch of a long prompt can take longer than we wait.
+        """
+        if not self._reached.is_set():
+            return
+
+        async def get(path: str) -> Page:
+            try:
+                return await self._get(self._pool, path)
+            except UpstreamError as error:
+                raise Silent from error
+
+        with contextlib.suppress(Silent):
+            in_use = self._standing.ledger.total > 0
+            asked_at = self._clock()
+            report = await self._introspection.report(get, in_use=in_use)
+            if report is not None:
+                self._learn(replace(report, asked_at=asked_at))
+
+    async def _ask(self, side: Side, question: Coroutine[None, None, News]) -> None:
+        server = self.server.name
+        begun = time.monotonic()
+        result: CheckResult = "ok"
+        try:
+            news = await question
+        except Unreachable as error:
+            silent = isinstance(error, Unanswered)
+            result = "timeout" if silent else "refused"
+            news = Failure(server, side, unreachable=True, reason=result, silent=silent)
+            if side == "models":
+                self._reached.clear()
+                self._introspection.forget()
+        except (UpstreamError, Unusable) as error:
+            silent = isinstance(error, TimedOut)
+            result = "timeout" if silent else "bad_response"
+            news = Failure(server, side, unreachable=False, reason=result, silent=silent)
+        if side == "health" or self._agent is None:
+            self._checked(server, result, time.monotonic() - begun)
+        self._learn(news)
+
+    async def _get(self, pool: Pool, path: str) -> Page:
+        response = await fetch(
+            pool,
+            b"GET %b HTTP/1.1\r\nhost: %b\r\naccept: */*\r\nuser-agent: llama-balancer\r\n\r\n"
+            % (path.encode(), pool.authority),
+            limit=PAGE_LIMIT,
+            connect_timeout=self._pace.connect_timeout,
+            silence=self._pace.read_timeout,
+        )
+        return response.status, response.body
+
+    async def _health(self, agent: Pool) -> News:
+        status, body = await self._get(agent, "/llmhealth")
+        if status != 200:
+            raise Unusable(f"status {status}")
+        busy, percent = _load(body)
+        return HealthAnswer(self.server.name, Sample(busy, percent, self._clock()))
+
+    async def _models(self) -> News:
+        server = self.server.name
+        try:
+            page = await self._client.get("/v1/models")
+        except TooLong as error:  # that is our limit, and no outage
+            log.warning("models.too_long", server=server, reason=str(error))
+            page = 200, b""
+        self._reached.set()
+        if (loading := self._introspection.loads(page)) is not None:
+            return loading
+        status, body = page
+        if status >= 500:
+            raise Unusable(f"status {status}")
+        self._listed_at = self._clock()
+        return ModelsAnswer(server, _names(body) if status == 200 else None)
+
+
+def _load(body: bytes) -> tuple[bool, float]:
+    """Read a health answer: JSON as ours, or one word; whether busy, and the GPU's percent."""
+    text = body.decode("utf-8", "replace").strip()
+    percent: object = None
+    word: object = text
+    if text.startswith(("{", '"')):
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            raise Unusable("no JSON") from None
+        word = told
+        if isinstance(told, dict):
+            word, percent = told.get("status"), told.get("gpu_util_max5s")
+    word = word.strip().lower() if isinstance(word, str) else None
+    if word not in ("idle", "busy", "ok"):
+        raise Unusable("neither idle nor busy")
+    busy = word == "busy"
+    if isinstance(percent, bool) or not isinstance(percent, int | float):
+        percent = 100.0 if busy else 0.0
+    try:
+        number = float(percent)
+    except OverflowError:
+        number = math.inf
+    return busy, min(100.0, max(0.0, number)) if math.isfinite(number) else 100.0
+
+
+def _names(body: bytes) -> Collection[str] | None:
+    """Read a model list as OpenAI's API writes it; None where it is none."""
+    try:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    data = told.get("data") if isinstance(told, dict) else None
+    if not isinstance(data, list):
+        return None
+    ids = (model.get("id") for model in data if isinstance(model, dict))
+    return [name for name in ids if isinstance(name, str) and _is_name(name)]
+
+
+def _is_name(text: str) -> bool:
+    """Whether a name can be asked for, logged and shown: half a surrogate pair cannot."""
+    return 0 < len(text) <= NAME_LIMIT and text.isprintable()
