@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from app.routing.news import Report
 from app.upstream.introspection.introspection import KINDS, LOOK_AGAIN, Introspection
+from app.upstream.introspection.llama_cpp import METRICS_LET_SLEEP
 from app.upstream.introspection.pages import Get, Silent
 from tests.fakes.balancer import free_port
 from tests.fakes.clock import Clock
@@ -64,21 +65,26 @@ async def test_llama_cpp_without_slots_tells_how_many_there_are_and_what_is_at_w
 
 async def test_how_many_slots_there_are_is_remembered_while_for_once_it_is_not_told() -> None:
     server = Pages({"/props": PROPS, "/slots": SLOTS})
-    sensing = Introspection("A", "llamacpp", Clock())
-    await sensing.report(server.get)
+    introspection = Introspection("A", "llamacpp", Clock())
+    await introspection.report(server.get)
     server.pages = {}
 
-    assert await sensing.report(server.get) == Report("A", LLAMA_CPP, slots=2)
+    assert await introspection.report(server.get) == Report("A", LLAMA_CPP, slots=2)
 
-    sensing.forget()
-    assert await sensing.report(server.get) == Report("A", LLAMA_CPP)
+    introspection.forget()
+    assert await introspection.report(server.get) == Report("A", LLAMA_CPP)
 
 
 async def test_a_server_of_no_slots_does_not_tell_how_many_there_are() -> None:
     assert await told("llamacpp", {"/props": {"total_slots": 0}}) == Report("A", LLAMA_CPP)
 
 
-SLEEPER = {**PROPS, "endpoint_slots": True, "is_sleeping": False}
+SLEEPER = {
+    **PROPS,
+    "endpoint_slots": True,
+    "is_sleeping": False,
+    "build_info": f"b{METRICS_LET_SLEEP}-1234abcd",
+}
 REST = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
 AT_WORK = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1)
 IDLE_SLOTS = [{"id": 0, "is_processing": False}, {"id": 1, "is_processing": False}]
@@ -95,26 +101,37 @@ async def test_a_llama_cpp_that_sleeps_is_not_woken_and_has_no_model_in_memory()
 
 async def test_a_llama_cpp_that_may_fall_asleep_is_not_kept_awake() -> None:
     server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
-    sensing = Introspection("A", "llamacpp", Clock())
-    assert await sensing.report(server.get) == REST
+    introspection = Introspection("A", "llamacpp", Clock())
+    assert await introspection.report(server.get) == REST
     server.asked.clear()
 
-    assert await sensing.report(server.get) == REST
+    assert await introspection.report(server.get) == REST
     assert "/slots" not in server.asked
+
+
+@pytest.mark.parametrize("build", [None, "b10000-1234abcd", "unknown", 7])
+async def test_a_llama_cpp_whose_metrics_keep_it_awake_is_not_asked_for_them(build: object) -> None:
+    server = Pages({"/props": {**SLEEPER, "build_info": build}, "/slots": IDLE_SLOTS})
+    introspection = Introspection("A", "llamacpp", Clock())
+    await introspection.report(server.get)
+    server.asked.clear()
+
+    assert await introspection.report(server.get) == REST
+    assert server.asked == ["/props"]
 
 
 @pytest.mark.parametrize("in_use", [True, False])
 async def test_a_llama_cpp_at_work_is_asked_for_its_slots_until_it_rests(*, in_use: bool) -> None:
     server = Pages({"/props": SLEEPER, "/slots": IDLE_SLOTS})
-    sensing = Introspection("A", "llamacpp", Clock())
-    await sensing.report(server.get)
+    introspection = Introspection("A", "llamacpp", Clock())
+    await introspection.report(server.get)
     server.pages["/slots"] = SLOTS
     if not in_use:
         server.pages["/metrics"] = b"llamacpp:requests_processing 1\n"
 
-    assert await sensing.report(server.get, in_use=in_use) == AT_WORK
+    assert await introspection.report(server.get, in_use=in_use) == AT_WORK
     server.pages.pop("/metrics", None)
-    assert await sensing.report(server.get) == AT_WORK
+    assert await introspection.report(server.get) == AT_WORK
 
 
 async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
@@ -198,39 +215,39 @@ async def test_another_balancer_is_taken_for_no_more_than_an_api() -> None:
 
 async def test_a_kind_is_found_once_and_looked_for_again_after_an_outage() -> None:
     server = Pages({"/api/ps": {"models": []}})
-    sensing = Introspection("A", "auto", Clock())
-    await sensing.report(server.get)
+    introspection = Introspection("A", "auto", Clock())
+    await introspection.report(server.get)
     server.asked.clear()
-    await sensing.report(server.get)
+    await introspection.report(server.get)
     assert server.asked == ["/api/ps"]
 
-    sensing.forget()
+    introspection.forget()
     server.pages = {"/running": {"running": []}}
 
-    assert await sensing.report(server.get) == Report("A", LLAMA_SWAP, loaded=frozenset())
+    assert await introspection.report(server.get) == Report("A", LLAMA_SWAP, loaded=frozenset())
 
 
 async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None:
     server, clock = Pages({}), Clock()
-    sensing = Introspection("A", "auto", clock)
-    assert await sensing.report(server.get) is None
+    introspection = Introspection("A", "auto", clock)
+    assert await introspection.report(server.get) is None
     server.pages = {"/api/ps": {"models": []}}
-    assert await sensing.report(server.get) is None
+    assert await introspection.report(server.get) is None
 
     clock.tick(LOOK_AGAIN)
 
-    assert await sensing.report(server.get) is not None
+    assert await introspection.report(server.get) is not None
 
 
 async def test_a_server_of_which_a_page_was_silent_may_still_be_something_particular() -> None:
     server = Pages({"/props": Silent()})
-    sensing = Introspection("A", "auto", Clock())
+    introspection = Introspection("A", "auto", Clock())
     with pytest.raises(Silent):
-        await sensing.report(server.get)
+        await introspection.report(server.get)
 
     server.pages = {"/props": PROPS, "/slots": SLOTS}
 
-    assert await sensing.report(server.get) == AT_WORK
+    assert await introspection.report(server.get) == AT_WORK
 
 
 async def test_one_silent_page_does_not_stop_the_search() -> None:
@@ -252,9 +269,9 @@ async def test_a_vllm_server_whose_engine_does_not_run_gets_no_requests() -> Non
     async def get(path: str) -> tuple[int, bytes]:
         return (503, b"") if path == "/health" else (200, b"vllm:num_requests_running 0\n")
 
-    sensing = Introspection("A", "vllm", lambda: 0.0)
+    introspection = Introspection("A", "vllm", lambda: 0.0)
 
-    assert await sensing.report(get) == Report("A", VLLM, loading=True)
+    assert await introspection.report(get) == Report("A", VLLM, loading=True)
 
 
 JSON = st.recursive(
@@ -311,9 +328,9 @@ async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
 async def test_a_real_llama_cpp_falls_asleep_while_it_is_asked_and_stays_so(tmp_path: Path) -> None:
-    sensing = Introspection("A", "auto", Clock())
+    introspection = Introspection("A", "auto", Clock())
     async with real_llama_cpp(tmp_path, slots=2, sleep_after=1) as get:
         with anyio.fail_after(20):
-            while await sensing.report(get) == REST:
+            while await introspection.report(get) == REST:
                 pass
-        assert await sensing.report(get) == replace(REST, loaded=frozenset())
+        assert await introspection.report(get) == replace(REST, loaded=frozenset())

@@ -21,12 +21,17 @@ from app.upstream.introspection.pages import (
 _ACTIVE = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
 
 
+METRICS_LET_SLEEP = 10_760
+"""A build from which on `/metrics` does not count as activity
+(https://github.com/ggml-org/llama.cpp/pull/27376, August 2026)."""
+
+
 class LlamaCpp(Introspector):
     """Tells its slots and which are at work; as a router, which models are in memory.
 
     One that tells whether it sleeps would be woken, or kept awake, by being asked for its
-    slots: that is done only while something is at work there. Others' requests are then seen
-    by its metrics, where it has them (its README, "Sleeping on Idle").
+    slots: that is done only while something of ours is at work there, or was a moment ago.
+    Others' requests are then seen by its metrics, where these do not keep it awake as well.
     """
 
     kind = Kind("llamacpp", names_slots=True)
@@ -67,13 +72,10 @@ class LlamaCpp(Introspector):
         if props.get("is_sleeping") is True:
             self._at_rest = True
             return replace(rest, loaded=frozenset())
-        if (
-            "is_sleeping" in props
-            and self._at_rest
-            and not in_use
-            and not total(await get("/metrics"), _ACTIVE)
-        ):
-            return rest
+        if "is_sleeping" in props and self._at_rest and not in_use:
+            seen = _build(props) >= METRICS_LET_SLEEP
+            if not seen or not total(await get("/metrics"), _ACTIVE):
+                return rest
         report = await self._at_work(get)
         self._at_rest = report.active == 0
         return report
@@ -105,6 +107,12 @@ class LlamaCpp(Introspector):
 
     def _loading(self) -> Report:
         return Report(self.server, self.kind, loading=True)
+
+
+def _build(props: dict[str, Any]) -> int:
+    """Read the number of the build, `b10760-…`; 0 where it is not known."""
+    found = re.match(r"b(\d{1,9})\b", str(props.get("build_info")))
+    return int(found[1]) if found else 0
 
 
 def _value(status: object) -> object:
