@@ -6,11 +6,12 @@ from enum import Enum
 from typing import Literal
 
 from app.routing.budget import RetryBudget
-from app.routing.choice import Ask, Choice, able, available, choose
+from app.routing.choice import Ask, Choice, able, available, choose, recall, stay
 from app.routing.fleet import Fleet
 from app.routing.ledger import Fault, Lease, Ledger
 from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
-from app.routing.residency import WORTH_KEEPING, Match
+from app.routing.prefix_index import PrefixIndex
+from app.routing.residency import WORTH_KEEPING, Match, Residency
 from app.routing.standing import Change, Standing, Status
 from app.routing.sticky import Pin, Sticky
 from app.routing.window import FALL, RISE, Window
@@ -48,6 +49,9 @@ HELD = 0.8
 Less may be a system prompt that all share. More cannot be asked for: prompts are measured in
 characters here, and in tokens there.
 """
+
+MOST_HOLDERS = 32
+"""Where more caches hold what a prompt may continue, all servers are looked at."""
 
 MEASURABLE = 200
 """Fewest tokens whose reading tells something about a server's speed."""
@@ -101,6 +105,7 @@ class Balancer:
         """Tokens of prompts, by server and where they came from."""
         self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
         """The last leases."""
+        self._index = PrefixIndex[Residency]()
         self._adopt_slots = adopt_slots
         self._standings = {
             name: Standing(
@@ -111,6 +116,7 @@ class Balancer:
                 ),
                 stale_after=sticky_ttl,
                 numbered=numbered,
+                index=self._index,
             )
             for name, server in fleet.servers.items()
         }
@@ -125,12 +131,14 @@ class Balancer:
         `tried` names the servers that could not be reached for this request.
         """
         now = self._clock()
-        candidates, pin, choice = self._choose(ask, tried, now)
+        choice = self._recall(ask, tried, now)
         if choice is None:
-            return self._refusal(ask, candidates, tried)
+            candidates, choice = self._choose(ask, tried, now)
+            if choice is None:
+                return self._refusal(ask, candidates, tried)
         routed = choice.reason != "fallback"
         if routed:
-            self.lookups[self._lookup(ask, pin, choice)] += 1
+            self.lookups[self._lookup(ask, choice, now)] += 1
             self._pin(ask, choice, now)
         return self._book(ask, choice, now, pinned=routed)
 
@@ -156,13 +164,13 @@ class Balancer:
         """Whether a request, placed now, would find its prompt in a cache."""
         if ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
             return False
-        _, _, choice = self._choose(ask, tried, self._clock())
+        now = self._clock()
+        choice = self._recall(ask, tried, now) or self._choose(ask, tried, now)[1]
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
         """Tell who might get a request and who would, and send nothing anywhere."""
-        candidates, _, choice = self._choose(ask, (), self._clock())
-        return candidates, choice
+        return self._choose(ask, (), self._clock())
 
     def learn(self, news: News) -> None:
         """Take in what a probe or a request found out about a server."""
@@ -222,23 +230,37 @@ class Balancer:
         """List the live pins as (client, model asked for, pin)."""
         return list(self._sticky.items(self._clock()))
 
+    def _recall(self, ask: Ask, tried: Collection[str], now: float) -> Choice | None:
+        """Find who holds what a request continues; None: all servers must be looked at."""
+        names = self.fleet.candidates(ask.model) if ask.routed else None
+        if names is None or self._unasked:
+            return None
+        prompt = ask.prompt
+        if prompt is None or prompt.size < WORTH_KEEPING:
+            pin = self._sticky.find(ask.client, ask.model, now)
+            return None if pin is None else stay(ask, pin, self._standings, names, now, tried)
+        holders = self._index.find(prompt)
+        if not holders or len(holders) > MOST_HOLDERS:
+            return None
+        return recall(ask, prompt, holders, self._standings, names, now, tried)
+
     def _choose(
         self, ask: Ask, tried: Collection[str], now: float
-    ) -> tuple[list[Standing], Pin | None, Choice | None]:
-        """Tell who might get a request, where its client was, and who gets it."""
+    ) -> tuple[list[Standing], Choice | None]:
+        """Tell who might get a request, and who gets it."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None:
             return self._choose_fallback(ask, tried, now)
         standings = self._standings
         candidates = [standings[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
-            return candidates, None, None
+            return candidates, None
         pin = self._sticky.find(ask.client, ask.model, now)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
-        return candidates, pin, choice
+        return candidates, choice
 
     def _refusal(self, ask: Ask, candidates: Sequence[Standing], tried: Collection[str]) -> Refusal:
         """Say why nobody was chosen."""
@@ -252,15 +274,15 @@ class Balancer:
 
     def _choose_fallback(
         self, ask: Ask, tried: Collection[str], now: float
-    ) -> tuple[list[Standing], None, Choice | None]:
+    ) -> tuple[list[Standing], Choice | None]:
         name = self.fleet.fallback
         if name is None or name in tried:
-            return [], None, None
+            return [], None
         standing = self._standings[name]
         if not available(ask, [standing], now, full=self._overflow == "first"):
-            return [standing], None, None
+            return [standing], None
         choice = Choice(name, standing.served_name(ask.names), "fallback")
-        return [standing], None, choice
+        return [standing], choice
 
     def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
         standing = self._standings[choice.server]
@@ -357,7 +379,8 @@ class Balancer:
             standing.changed = Change(status, reason, self._clock())
             self.on_change(standing, before)
 
-    def _lookup(self, ask: Ask, pin: Pin | None, choice: Choice) -> Lookup:
+    def _lookup(self, ask: Ask, choice: Choice, now: float) -> Lookup:
+        pin = self._sticky.find(ask.client, ask.model, now)
         if pin is not None:
             same = pin.instance == choice.instance and pin.server == choice.server
             return "hit" if same else "unusable"

@@ -1,10 +1,10 @@
 """Which server, instance and slot take a request: the rule, and nothing else."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from app.routing.prompt import Prompt
-from app.routing.residency import WORTH_KEEPING, Fit, Match
+from app.routing.residency import WORTH_KEEPING, Fit, Match, Residency
 from app.routing.standing import Readiness, Standing
 from app.routing.sticky import Pin
 
@@ -100,6 +100,70 @@ def available(
     if len(found) > 1:
         found = _not_ejected(found, now)
     return found if full else [s for s in found if not s.ledger.full]
+
+
+def recall(
+    ask: Ask,
+    prompt: Prompt,
+    residencies: Iterable[Residency],
+    standings: Mapping[str, Standing],
+    candidates: Sequence[str],
+    now: float,
+    tried: Collection[str] = (),
+) -> Choice | None:
+    """Find the cache that holds what a prompt continues, among the only ones that may.
+
+    It picks what `choose` would, without a look at all servers; None where that takes one.
+    """
+    best: tuple[tuple[float, ...], Choice] | None = None
+    for residency in residencies:
+        name = residency.server
+        if name in tried or name not in candidates:
+            continue
+        standing = standings[name]
+        if not _surely_able(standing, ask):
+            return None
+        if not (standing.window.valid and standing.willing) or standing.ledger.full:
+            continue
+        instances = standing.offered(ask.names)
+        for number, instance in enumerate(instances):
+            if standing.residency(instance, len(instances)) is not residency:
+                continue
+            fit = residency.fit(prompt, now, standing.elsewhere)
+            if fit is not None and fit.match <= Match.REMEMBERED:
+                order = candidates.index(name)
+                rank = fit.match, -fit.known, standing.ledger.load, order, number
+                if best is None or rank < best[0]:
+                    best = rank, Choice(name, instance, _REASONS[fit.match], fit)
+            break
+    return best and best[1]
+
+
+def stay(
+    ask: Ask,
+    pin: Pin,
+    standings: Mapping[str, Standing],
+    candidates: Sequence[str],
+    now: float,
+    tried: Collection[str] = (),
+) -> Choice | None:
+    """Send a request without a prompt to where its client's last one went.
+
+    As `recall` does, it leaves to `choose` what takes a look at all servers.
+    """
+    if pin.server in tried or pin.server not in candidates:
+        return None
+    standing = standings[pin.server]
+    open_ = standing.window.valid and standing.willing and not standing.ledger.full
+    if not open_ or not _surely_able(standing, ask):
+        return None
+    return _where_it_was(pin, ask, [standing], now)
+
+
+def _surely_able(standing: Standing, ask: Ask) -> bool:
+    """Whether a server may take the request, however the others stand."""
+    listed = standing.listed(ask.names)
+    return bool(listed) and standing.ejection.quiet and not standing.must_load(ask.names)
 
 
 def choose(

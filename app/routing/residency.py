@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from enum import IntEnum
 
+from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 
 WORTH_KEEPING = 256
@@ -129,7 +130,16 @@ class Residency:
     cache by itself, and is believed to hold the last `depth` prompts. That number is learned.
     """
 
-    def __init__(self, count: int | None, *, stale_after: float) -> None:
+    def __init__(
+        self,
+        count: int | None,
+        *,
+        stale_after: float,
+        server: str = "",
+        index: "PrefixIndex[Residency]",
+    ) -> None:
+        self.server = server
+        self._index = index
         self.slots: list[Slot] = []
         self.depth = GUESSED_DEPTH
         """How many prompts of the past the server is believed to hold."""
@@ -143,14 +153,18 @@ class Residency:
         if self._count != len(self.slots):
             # A slot at work is kept, even one that there should not be: it may come back.
             kept = {x.number: x for x in self.slots if x.number < self._count or x.busy}
+            for slot in self.slots:
+                if slot.number not in kept:
+                    self._put(slot, None)
             numbers = sorted({*range(self._count), *kept})
             self.slots = [kept.get(number) or Slot(number) for number in numbers]
 
     def forget(self) -> None:
         """Believe that nothing is held: the server was away."""
-        self._past.clear()
+        for anchor in list(self._past):
+            self._forget_past(anchor)
         for slot in self.slots:
-            slot.prompt = None
+            self._put(slot, None)
 
     def fit(self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()) -> Fit | None:
         """Find the best place for a prompt; None where no slot is free.
@@ -181,7 +195,7 @@ class Residency:
 
     def take(self, fit: Fit, prompt: Prompt, now: float) -> Stay:
         """Let a prompt have the place that was found for it."""
-        self._past.pop(fit.anchor, None)
+        self._forget_past(fit.anchor)
         slot = fit.slot
         if slot is None:
             self._remember(prompt)
@@ -189,7 +203,7 @@ class Residency:
         before = slot.prompt
         if before is not None and fit.match is not Match.CONTINUES:
             self._remember(before)
-        slot.prompt = prompt
+        self._put(slot, prompt)
         slot.busy = slot.touched = True
         slot.used_at = now
         return Stay(fit, prompt, before)
@@ -202,11 +216,11 @@ class Residency:
             return
         gone = prompt if slot is None else before
         if gone is not None:
-            self._past.pop(gone.anchor, None)
+            self._forget_past(gone.anchor)
         if fit.anchor:
-            self._past[fit.anchor] = None
+            self._add_past(fit.anchor)
         if slot is not None:
-            slot.prompt = before
+            self._put(slot, before)
 
     def correct(self, rank: int, *, held: bool) -> None:
         """Learn from an answer whether a prompt of the past was still held.
@@ -246,7 +260,33 @@ class Residency:
     def _remember(self, prompt: Prompt) -> None:
         if prompt.size < WORTH_KEEPING:
             return
-        self._past[prompt.anchor] = None
+        self._add_past(prompt.anchor)
         self._past.move_to_end(prompt.anchor)
         if len(self._past) > PAST:
-            self._past.popitem(last=False)
+            self._forget_past(next(iter(self._past)))
+
+    def _add_past(self, anchor: int) -> None:
+        if anchor not in self._past:
+            self._past[anchor] = None
+            self._index.add(anchor, self)
+
+    def _forget_past(self, anchor: int) -> None:
+        if anchor in self._past:
+            del self._past[anchor]
+            self._index.discard(anchor, self)
+
+    def _put(self, slot: Slot, prompt: Prompt | None) -> None:
+        """Let a slot hold another prompt, or none."""
+        before = slot.prompt
+        if before is not None:
+            for mark in _marks(before):
+                self._index.discard(mark, self)
+        slot.prompt = prompt
+        if prompt is not None:
+            for mark in _marks(prompt):
+                self._index.add(mark, self)
+
+
+def _marks(prompt: Prompt) -> tuple[int, ...]:
+    """List the marks by which another prompt is known to go on where this one ended."""
+    return prompt.end, prompt.anchor, prompt.opening

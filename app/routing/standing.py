@@ -10,6 +10,7 @@ from app.routing.fleet import Server
 from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
 from app.routing.news import Report
+from app.routing.prefix_index import PrefixIndex
 from app.routing.residency import Residency, Slot
 from app.routing.window import Window
 
@@ -63,8 +64,10 @@ class Standing:
         stale_after: float = 180.0,
         *,
         numbered: bool = True,
+        index: PrefixIndex[Residency] | None = None,
     ) -> None:
         self.server = server
+        self._index = PrefixIndex[Residency]() if index is None else index
         self.ledger = ledger
         self.window = window
         self.ejection = Ejection()
@@ -185,7 +188,12 @@ class Standing:
         if self._one_model:
             instance = ONE_MODEL
         found = self._residencies.get(instance)
-        return found or Residency(self._slots_of(instances), stale_after=self._stale_after)
+        return found or Residency(
+            self._slots_of(instances),
+            stale_after=self._stale_after,
+            server=self.server.name,
+            index=self._index,
+        )
 
     def keep(self, instance: str, residency: Residency) -> None:
         """Follow the caches of an instance from now on: a request goes there.
@@ -197,7 +205,8 @@ class Standing:
         self._residencies[instance] = residency
         self._residencies.move_to_end(instance)
         if len(self._residencies) > MOST_INSTANCES:
-            self._residencies.popitem(last=False)
+            _, unused = self._residencies.popitem(last=False)
+            unused.forget()
 
     def residencies(self) -> Iterator[tuple[str, Residency]]:
         """Go through the caches by instance."""
@@ -232,6 +241,9 @@ class Standing:
         if self._residencies:
             known = self._residencies.get(ONE_MODEL) or next(reversed(self._residencies.values()))
             known.resize(count)
+            for residency in self._residencies.values():
+                if residency is not known:
+                    residency.forget()
             self._residencies = OrderedDict({ONE_MODEL: known})
 
     @property

@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 from app.routing.residency import GUESSED_DEPTH, Fit, Match, Residency, Stay
 
@@ -17,7 +18,7 @@ class Server:
     """Slots, and a clock that goes on by a second with each request."""
 
     def __init__(self, slots: int | None, stale_after: float = 180.0) -> None:
-        self.residency = Residency(slots, stale_after=stale_after)
+        self.residency = Residency(slots, stale_after=stale_after, index=PrefixIndex())
         self.now = 0.0
 
     def asked(self, prompt: Prompt, *, worked: bool = True) -> Fit:
@@ -185,6 +186,34 @@ def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
     stay.end(server.now, worked=False)
 
     assert server.asked(turn("alice", 2)).match is Match.EMPTY
+
+
+@given(
+    st.sampled_from([None, 1, 3]),
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcde"), st.integers(1, 3), st.booleans(), st.none() | st.just(2)
+        )
+    ),
+)
+def test_the_index_finds_every_cache_that_holds_what_is_continued_and_forgets_with_it(
+    slots: int | None, turns: list[tuple[str, int, bool, int | None]]
+) -> None:
+    index: PrefixIndex[Residency] = PrefixIndex()
+    residency = Residency(slots, stale_after=180.0, index=index)
+    for now, (who, number, worked, resized) in enumerate(turns):
+        prompt = turn(who, number)
+        fit = residency.fit(prompt, now)
+        assert fit is not None
+        if fit.match <= Match.REMEMBERED:
+            assert index.find(prompt) == [residency]
+        residency.take(fit, prompt, now).end(now, worked=worked)
+        if resized is not None and slots is not None:
+            residency.resize(resized)
+
+    residency.forget()
+
+    assert not len(index)
 
 
 def test_a_slot_at_work_is_not_given_to_another_when_slots_go_and_come_back() -> None:
