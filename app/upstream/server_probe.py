@@ -170,8 +170,8 @@ class ServerProbe:
             if side == "models":
                 self._reached.clear()
                 self._introspection.forget()
-        except (UpstreamError, Unusable) as error:
-            silent = isinstance(error, TimedOut)
+        except (UpstreamError, Unusable) as fault:
+            silent = isinstance(fault, TimedOut)
             result = "timeout" if silent else "bad_response"
             news = Failure(server, side, unreachable=False, reason=result, silent=silent)
         if side == "health" or self._agent is None:
