@@ -33,7 +33,7 @@ from app.routing.balancer import Balancer
 from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
-from app.telemetry.batcher import Outbox
+from app.telemetry.batcher import Batcher
 from app.telemetry.gpu.find import find_reader
 from app.telemetry.gpu.reader import GpuReader
 from app.telemetry.gpu.sampler import GpuSampler
@@ -97,18 +97,18 @@ def create_app(
         version=app.__version__,
     )
     prober = Prober(
-        balancer.standings(),
+        balancer.backends(),
         pools,
-        balancer.learn,
+        balancer.observe,
         interval=settings.probe_interval,
-        models_ttl=settings.models_ttl,
+        models_interval=settings.models_interval,
         connect_timeout=settings.probe_connect_timeout,
         read_timeout=settings.probe_read_timeout,
         checked=meters.checked,
         failed=logs.task_failed,
     )
     stats = AccessStats()
-    outbox = Outbox(
+    batcher = Batcher(
         meters.finished,
         logs.RequestLog().finished,
         stats.finished,
@@ -134,7 +134,7 @@ def create_app(
         rewrites=reading.rewrites,
         routed_paths=settings.routed_paths,
         max_body_bytes=settings.max_body_bytes,
-        finished=outbox.put,
+        finished=batcher.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,
         keepalive=settings.queue_keepalive,
@@ -154,14 +154,14 @@ def create_app(
             for pool in pools.values():
                 pool.close()
             sampler.stop()
-            outbox.flush()
+            batcher.flush()
 
     async def render() -> bytes:
-        outbox.flush()
+        batcher.flush()
         return await meters.render()
 
     def counted() -> dict[str, object]:
-        outbox.flush()
+        batcher.flush()
         return stats.snapshot()
 
     def state() -> SnapshotJson:
@@ -174,7 +174,7 @@ def create_app(
             health=sampler.health,
             snapshot=state,
             stats=counted,
-            standings=balancer.standings,
+            backends=balancer.backends,
             aliases={x: reading.rewrites.names(model) for x, model in settings.aliases.items()},
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,

@@ -1,7 +1,7 @@
 """Rewrites of chat requests for models of the gpt-oss family, each of which can be switched off.
 
 A name may carry more than the model: `gpt-oss:20b-high` asks for high reasoning effort, and
-`…-edit` or `…-apply`, which editors use, for an answer without the channels' marks.
+`…-edit` or `…-apply`, which editors use, for a response without the channels' marks.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How many tokens an answer cost, as its end tells."""
+"""How many tokens a response cost, as its end tells."""
 
 import json
 import re
@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 
 
 def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
-    """Read the usage out of the end of an answer, JSON or event stream; None if there is none.
+    """Read the usage out of the end of a response, JSON or event stream; None if there is none.
 
     `usage` as OpenAI's and Anthropic's APIs have it; else the `timings` of llama.cpp's server,
     which it sends also where a stream was not asked for its usage; else the counts of Ollama's

@@ -1,13 +1,13 @@
-"""Where a request would go, and why: an answer for people who wonder."""
+"""Where a request would go, and why: a response for people who wonder."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from app.control.snapshot import Calendar, change_json
+from app.routing.backend import Backend
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask, Choice, available
-from app.routing.residency import Match
-from app.routing.standing import Standing
+from app.routing.prompt_cache import Match
 
 MATCHES = {
     Match.CONTINUES: "a free slot holds the prompt that this one continues",
@@ -36,8 +36,12 @@ def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
     }
 
 
-def _choice(choice: Choice, candidates: Sequence[Standing]) -> dict[str, Any]:
-    slot = None if choice.fit is None or choice.fit.slot is None else choice.fit.slot.number
+def _choice(choice: Choice, candidates: Sequence[Backend]) -> dict[str, Any]:
+    slot = (
+        None
+        if choice.placement is None or choice.placement.slot is None
+        else choice.placement.slot.number
+    )
     named = any(s.names_slots for s in candidates if s.server.name == choice.server)
     return {
         "server": choice.server,
@@ -48,42 +52,42 @@ def _choice(choice: Choice, candidates: Sequence[Standing]) -> dict[str, Any]:
 
 
 def _candidate(
-    standing: Standing, ask: Ask, now: float, at: Calendar, *, takes: bool
+    backend: Backend, ask: Ask, now: float, at: Calendar, *, takes: bool
 ) -> dict[str, Any]:
-    ledger, server = standing.ledger, standing.server
-    lacks = standing.lacks(ask.names)
+    ledger, server = backend.ledger, backend.server
+    lacks = backend.lacks(ask.names)
     return {
         "server": server.name,
-        "status": standing.status,
-        "changed": change_json(standing.changed, at),
+        "status": backend.status,
+        "changed": change_json(backend.changed, at),
         "takes_requests": takes,
-        "has_model": None if standing.models is None else not lacks,
-        "must_load": standing.must_load(ask.names),
+        "has_model": None if backend.models is None else not lacks,
+        "must_load": backend.must_load(ask.names),
         "in_flight": ledger.total,
         "in_flight_of_others": ledger.foreign,
         "request_max": ledger.limit,
         "tier": server.tier,
         "weight": server.weight,
-        "instances": [] if lacks else _instances(standing, ask, now),
+        "instances": [] if lacks else _instances(backend, ask, now),
     }
 
 
-def _instances(standing: Standing, ask: Ask, now: float) -> list[dict[str, Any]]:
-    instances = standing.offered(ask.names)
-    return [_instance(standing, x, len(instances), ask, now) for x in instances]
+def _instances(backend: Backend, ask: Ask, now: float) -> list[dict[str, Any]]:
+    instances = backend.offered(ask.names)
+    return [_instance(backend, x, len(instances), ask, now) for x in instances]
 
 
 def _instance(
-    standing: Standing, instance: str, instances: int, ask: Ask, now: float
+    backend: Backend, instance: str, instances: int, ask: Ask, now: float
 ) -> dict[str, Any]:
-    told = {"instance": instance, "in_flight": standing.ledger.on(instance)}
+    report = {"instance": instance, "in_flight": backend.ledger.on(instance)}
     if ask.prompt is None:
-        return told
-    residency = standing.residency(instance, instances)
-    fit = residency.fit(ask.prompt, now, standing.elsewhere)
-    share = 0.0 if fit is None else fit.known / (ask.prompt.size or 1)
-    return told | {
-        "cache": MATCHES[None if fit is None else fit.match],
+        return report
+    prompt_cache = backend.prompt_cache(instance, instances)
+    placement = prompt_cache.placement(ask.prompt, now, backend.elsewhere)
+    share = 0.0 if placement is None else placement.known / (ask.prompt.size or 1)
+    return report | {
+        "cache": MATCHES[None if placement is None else placement.match],
         "expected_share": round(share, 3),
-        "slots": len(residency.slots) or None,
+        "slots": len(prompt_cache.slots) or None,
     }

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from app.routing.backend import Backend
 from app.routing.catalog import offered
 from app.routing.fleet import Server
-from app.routing.standing import Standing
 
 GET = ["GET", "HEAD"]
 
@@ -20,7 +20,7 @@ def routes(
     health: Callable[[], dict[str, object]],
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
-    standings: Callable[[], Iterable[Standing]],
+    backends: Callable[[], Iterable[Backend]],
     aliases: Mapping[str, Collection[str]] = MappingProxyType({}),
     metrics: Callable[[], Awaitable[bytes]],
     metrics_type: str,
@@ -48,7 +48,7 @@ def routes(
         """List the models of all servers, as OpenAI's API does."""
         data = [
             {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
-            for name in offered(standings(), aliases)
+            for name in offered(backends(), aliases)
         ]
         return JSONResponse({"object": "list", "data": data})
 
@@ -63,7 +63,7 @@ def routes(
 
         https://prometheus.io/docs/prometheus/latest/http_sd/
         """
-        return JSONResponse(targets(standing.server for standing in standings()))
+        return JSONResponse(targets(backend.server for backend in backends()))
 
     @router.api_route("/favicon.ico", methods=GET)
     async def favicon() -> Response:

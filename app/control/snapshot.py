@@ -5,11 +5,11 @@ from typing import Any, get_args
 
 import app
 from app.proxy.queue import RequestQueue
+from app.routing.backend import Backend, Change
 from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
+from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.standing import Change, Standing
-from app.routing.window import Sample
 from app.telemetry.gpu.sampler import GpuSampler
 
 SnapshotJson = dict[str, Any]
@@ -27,7 +27,7 @@ def snapshot(
 
     `may_drain` tells whether a key allows to drain servers.
     """
-    standings = list(balancer.standings())
+    backends = list(balancer.backends())
     fleet = balancer.fleet
     at = Calendar(balancer.now(), now)
     sticky = [
@@ -60,7 +60,7 @@ def snapshot(
             }
             for gpu in sampler.gpus
         ],
-        "backends": [_backend(balancer, standing, at) for standing in standings],
+        "backends": [_backend(balancer, backend, at) for backend in backends],
         "servers": {server.name: _server(server) for server in fleet.servers.values()},
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
@@ -68,9 +68,7 @@ def snapshot(
         "sticky_count": len(sticky),
         "sticky": sticky,
         "queue": waiting.snapshot(),
-        "leases": [
-            _lease(lease, at) for standing in standings for lease in standing.ledger.leases()
-        ],
+        "leases": [_lease(lease, at) for backend in backends for lease in backend.ledger.leases()],
         "decisions": [_lease(lease, at) for lease in reversed(balancer.decisions)],
     }
 
@@ -109,49 +107,47 @@ def _lease(lease: Lease, at: Calendar) -> SnapshotJson:
         "model": lease.model,
         "client": lease.client,
         "reason": lease.reason,
-        "expected_share": None if lease.claim is None else round(lease.claim.share, 3),
+        "expected_share": None if lease.prediction is None else round(lease.prediction.share, 3),
         "age_seconds": round(at.age(lease.since), 3),
         "lingers": lease.lingers,
     }
 
 
-def _backend(balancer: Balancer, standing: Standing, at: Calendar) -> SnapshotJson:
-    server, ledger, window = standing.server, standing.ledger, standing.window
-    told = standing.told
+def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson:
+    server, ledger, window = backend.server, backend.ledger, backend.health
+    report = backend.self_report
     return {
         "name": server.name,
         "base": _base(server),
         "model_base": server.model_base,
-        "status": standing.status,
+        "status": backend.status,
         "last": None if window.last is None else _last(server, window.last, at),
         "total_inflight": ledger.total,
         "lingering": ledger.lingering,
         "model_inflight": ledger.by_instance(),
         "request_max": ledger.limit,
-        "models": None if standing.models is None else sorted(standing.models),
-        "kind": None if told is None else told.kind.name,
+        "models": None if backend.models is None else sorted(backend.models),
+        "kind": None if report is None else report.kind.name,
         "tier": server.tier,
         "weight": server.weight,
-        "draining": standing.draining,
-        "changed": change_json(standing.changed, at),
-        "ejected_until": None
-        if standing.ejection.until is None
-        else at.iso(standing.ejection.until),
+        "draining": backend.draining,
+        "changed": change_json(backend.changed, at),
+        "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
         "others_inflight": ledger.foreign,
-        "loaded": None if told is None or told.loaded is None else sorted(told.loaded),
+        "loaded": None if report is None or report.loaded is None else sorted(report.loaded),
         "slots": [
             {
                 "instance": instance,
                 "number": slot.number,
                 "busy": slot.busy,
-                "others": slot.number in standing.elsewhere,
+                "others": slot.number in backend.elsewhere,
                 "characters": 0 if slot.prompt is None else slot.prompt.size,
                 "unused_seconds": round(at.age(slot.used_at), 1) if slot.used_at else None,
             }
-            for instance, residency in standing.residencies()
-            for slot in residency.slots
+            for instance, prompt_cache in backend.prompt_caches()
+            for slot in prompt_cache.slots
         ],
-        "prefill_tokens_per_second": standing.prefill and round(standing.prefill, 1),
+        "prefill_tokens_per_second": backend.prefill and round(backend.prefill, 1),
         "prompt_tokens": {
             source: balancer.tokens[server.name, source] for source in get_args(Source)
         },

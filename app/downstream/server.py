@@ -47,7 +47,7 @@ def config(handler: Handler, app: Any, **options: Any) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """A server that says when it begins to stop, while the requests under way still run.
 
-    It ends requests and answers that have come to a standstill, of which uvicorn waits for the
+    It ends requests and responses that have come to a standstill, of which uvicorn waits for the
     end for ever: after `silence` seconds, or uvicorn's own for connections that are idle.
     `failed` is told of a round over the connections that failed.
     """

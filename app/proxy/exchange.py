@@ -24,9 +24,9 @@ from app.proxy.sse import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_
 from app.proxy.tunnel import Tunnel
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Fault, Lease
-from app.routing.news import Failure, Reuse
+from app.routing.observations import CacheReuse, ProbeFailed
 from app.telemetry.record import Outcome, Record
-from app.telemetry.response_reader import Answer
+from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
 from app.upstream.errors import Unreachable, UpstreamError
 from app.upstream.pool import Pool
@@ -437,7 +437,7 @@ class Exchange:
         kind = content_type(head)
         streams, lines = kind.startswith(EVENT_STREAM), kind.startswith(JSON_LINES)
         record.stream = record.stream or streams or lines
-        record.answer = reader = Answer(streams=streams or lines, lines=lines)
+        record.response = reader = ResponseReader(streams=streams or lines, lines=lines)
         if self._events.go_on(head, streams=streams) is None:  # the client has had a head
             self._pass_on(body, complete=complete)
             return
@@ -465,9 +465,9 @@ class Exchange:
             events.gather(body)
             body = events.gathered() if complete else b""
         else:
-            answer = self._record.answer
-            if body and answer is not None:
-                answer.passes(body)
+            response = self._record.response
+            if body and response is not None:
+                response.passes(body)
             events.last = body
         if complete:
             client.finish(body)
@@ -530,8 +530,8 @@ class Exchange:
             record.failures += (record.server,)
             record.faults += (error.kind,)
             reason = error.kind
-        self._shared.balancer.learn(
-            Failure(record.server, "models", unreachable=True, reason=f"request: {reason}")
+        self._shared.balancer.observe(
+            ProbeFailed(record.server, "models", unreachable=True, reason=f"request: {reason}")
         )
 
     def _goes_elsewhere(self, head: Head, *, complete: bool) -> bool:
@@ -650,17 +650,17 @@ class Exchange:
         else:
             lease.release()
 
-    def _reuse(self) -> Reuse | None:
+    def _reuse(self) -> CacheReuse | None:
         """Read what the response tells of the server's cache and speed."""
         record = self._record
-        answer, sent = record.answer, record.sent
-        if answer is None or sent is None or record.status != 200:
+        response, sent = record.response, record.sent
+        if response is None or sent is None or record.status != 200:
             return None
-        usage = answer.usage()
+        usage = response.usage()
         if usage is None:
             return None
-        seconds = None if answer.first_token is None else answer.first_token - sent
-        return Reuse(usage.prompt, usage.cached, seconds)
+        seconds = None if response.first_token is None else response.first_token - sent
+        return CacheReuse(usage.prompt, usage.cached, seconds)
 
 
 _FAULTS: Mapping[str, Fault] = {

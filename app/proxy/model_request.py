@@ -13,7 +13,7 @@ from app.apis.prompts import PROMPTS, system_text
 from app.apis.rewrites import Rewrites
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
-from app.routing.residency import WORTH_KEEPING
+from app.routing.prompt_cache import WORTH_KEEPING
 
 SYSTEM_TEXT_LIMIT = 4_000
 """How much of a system message is searched for the user's name, in characters."""
@@ -83,7 +83,7 @@ class ModelRequest:
                 prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
             except RecursionError:
                 raise BadRequest(TOO_DEEP) from None
-        # They are long, and the answer may take minutes.
+        # They are long, and the response may take minutes.
         body.forget("messages", "tools", "prompt", "input")
         named = get("model")
         if named is None:

@@ -17,9 +17,9 @@ _BINDING = (b"content-length", b"content-encoding")
 
 
 class EventStream:
-    """What a client has got of an answer, which may be a stream of events.
+    """What a client has got of a response, which may be a stream of events.
 
-    We may have begun it before there was an answer. One that cannot go on with it, since it is
+    We may have begun it before there was a response. One that cannot go on with it, since it is
     an error or no stream, is gathered then, and told as the last event.
     """
 
@@ -27,9 +27,9 @@ class EventStream:
 
     def __init__(self) -> None:
         self.early = False
-        """Whether it was begun before there was an answer."""
+        """Whether it was begun before there was a response."""
         self.misfit = False
-        """Whether the answer cannot go on with it."""
+        """Whether the response cannot go on with it."""
         self.last = b""
         """The piece that was sent last; of a misfit, what was gathered, too."""
         self._takes_ours = False
@@ -41,11 +41,11 @@ class EventStream:
         return self._takes_ours and ended
 
     def begin(self) -> None:
-        """Begin before there is an answer."""
+        """Begin before there is a response."""
         self.early = self._takes_ours = True
 
     def go_on(self, head: Head, *, streams: bool) -> Head | None:
-        """Take notice of an answer's beginning; None where the client has had one already."""
+        """Take notice of a response's beginning; None where the client has had one already."""
         if self.early:
             self.misfit = head.status != 200 or not streams
             return None
@@ -79,7 +79,7 @@ def as_comment(text: str) -> bytes:
 
 
 def content_type(head: Head) -> bytes:
-    """Give the type of an answer's body; empty where it is not told."""
+    """Give the type of a response's body; empty where it is not told."""
     for name, value in head.headers:
         if name == b"content-type":
             return value

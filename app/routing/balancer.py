@@ -1,20 +1,28 @@
-"""The façade of routing: an ask comes in, a lease goes out; news comes in, a snapshot goes out."""
+"""The façade of routing: asks come in, leases go out; observations come in."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Literal
 
+from app.routing.backend import Backend, Change, Status
 from app.routing.budget import RetryBudget
-from app.routing.choice import Ask, Choice, able, available, choose, recall, stay
+from app.routing.choice import Ask, Choice, able, available, choose, follow_pin, recall
 from app.routing.fleet import Fleet
+from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
-from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News, Report, Reuse
+from app.routing.observations import (
+    CacheReuse,
+    HealthSeen,
+    Introduced,
+    ModelsSeen,
+    Observation,
+    ProbeFailed,
+    SelfReport,
+)
+from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.residency import WORTH_KEEPING, Match, Residency
-from app.routing.standing import Change, Standing, Status
-from app.routing.sticky import Pin, Sticky
-from app.routing.window import FALL, RISE, Window
+from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache
 
 
 class Refusal(Enum):
@@ -58,7 +66,7 @@ MEASURABLE = 200
 
 
 class Balancer:
-    """Knows every server's standing and every open lease.
+    """Knows every server's backend and every open lease.
 
     It is synchronous: choosing a server and booking the lease are one step, so no race can
     pass a limit. `clock` tells seconds on a monotonic clock, `chance` gives numbers from 0 to 1.
@@ -85,7 +93,7 @@ class Balancer:
     ) -> None:
         self.fleet = fleet
         self.on_room: Callable[[], None] = lambda: None
-        self.on_change: Callable[[Standing, Status], None] = lambda *_: None
+        self.on_change: Callable[[Backend, Status], None] = lambda *_: None
         self.queued: Callable[[str], int] = lambda _: 0
         self.ejections: Counter[tuple[str, Fault]] = Counter()
         """Ejections, by server and what for."""
@@ -94,24 +102,24 @@ class Balancer:
         self._unasked: set[str] = set()
         self._clock = clock
         self._overflow = overflow
-        self._sticky = Sticky(sticky_ttl)
-        self.evictions = self._sticky.evictions
+        self._pins = Pins(sticky_ttl)
+        self.evictions = self._pins.evictions
         """Pins that were forgotten, by reason."""
         self.lookups: Counter[Lookup] = Counter({"hit": 0, "miss": 0, "expired": 0, "unusable": 0})
         """Requests by what came of their client's pin."""
         self.forecasts: Counter[tuple[str, Forecast]] = Counter()
-        """Answers that told of their cache, by server and what came of our belief."""
+        """Responses that report of their cache, by server and what came of our belief."""
         self.tokens: Counter[tuple[str, Source]] = Counter()
         """Tokens of prompts, by server and where they came from."""
         self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
         """The last leases."""
-        self._index = PrefixIndex[Residency]()
+        self._index = PrefixIndex[PromptCache]()
         self._adopt_slots = adopt_slots
-        self._standings = {
-            name: Standing(
+        self._backends = {
+            name: Backend(
                 server,
                 Ledger(server.request_max, server.weight),
-                Window(
+                HealthWindow(
                     window_length, has_health=server.health_base is not None, rise=rise, fall=fall
                 ),
                 stale_after=sticky_ttl,
@@ -123,7 +131,7 @@ class Balancer:
 
     def await_answers(self) -> None:
         """Hold requests until each server that may take them was asked once (`Asked`)."""
-        self._unasked = set(self._standings)
+        self._unasked = set(self._backends)
 
     def place(self, ask: Ask, tried: Collection[str] = ()) -> Lease | Refusal:
         """Choose a server and instance that were not tried yet, and book the lease.
@@ -158,7 +166,7 @@ class Balancer:
     def holding(self, ask: Ask) -> list[str]:
         """Name the servers that are known to have a model, up or down."""
         names = self.fleet.candidates(ask.model) or () if ask.routed else ()
-        return [name for name in names if self._standings[name].listed(ask.names)]
+        return [name for name in names if self._backends[name].listed(ask.names)]
 
     def holds(self, ask: Ask, tried: Collection[str] = ()) -> bool:
         """Whether a request, placed now, would find its prompt in a cache."""
@@ -168,67 +176,67 @@ class Balancer:
         choice = self._recall(ask, tried, now) or self._choose(ask, tried, now)[1]
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
-    def consider(self, ask: Ask) -> tuple[Sequence[Standing], Choice | None]:
+    def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
         """Tell who might get a request and who would, and send nothing anywhere."""
         return self._choose(ask, (), self._clock())
 
-    def learn(self, news: News) -> None:
+    def observe(self, observation: Observation) -> None:
         """Take in what a probe or a request found out about a server."""
-        standing = self._standings[news.server]
-        before = standing.status
+        backend = self._backends[observation.server]
+        before = backend.status
         reason = "probe"
-        match news:
-            case Failure(silent=True) if standing.ledger.total:
+        match observation:
+            case ProbeFailed(silent=True) if backend.ledger.total:
                 return  # a server at work may be late; that nothing listens would be known
-            case Failure(side=side, unreachable=unreachable):
-                reason = news.reason
-                standing.window.failed(side, unreachable=unreachable)
-                if standing.window.gone:
-                    standing.went_away()
-            case HealthAnswer(sample=sample):
-                standing.window.add(sample)
-            case Asked():
-                self._unasked.discard(news.server)
-            case ModelsAnswer(models=models):
-                standing.window.answered()
-                standing.list_models(models)
-            case Report():
-                self._learn_report(standing, news)
-        self._note_change(standing, before, reason)
+            case ProbeFailed(side=side, unreachable=unreachable):
+                reason = observation.reason
+                backend.health.failed(side, unreachable=unreachable)
+                if backend.health.down:
+                    backend.went_away()
+            case HealthSeen(sample=sample):
+                backend.health.add(sample)
+            case Introduced():
+                self._unasked.discard(observation.server)
+            case ModelsSeen(models=models):
+                backend.health.answered()
+                backend.list_models(models)
+            case SelfReport():
+                self._observe_report(backend, observation)
+        self._note_change(backend, before, reason)
         self.on_room()
 
-    def _learn_report(self, standing: Standing, report: Report) -> None:
-        standing.window.answered()
-        standing.report(report)
-        if self._adopt_slots and standing.server.request_max is None and not report.loading:
-            standing.ledger.limit = report.slots
+    def _observe_report(self, backend: Backend, report: SelfReport) -> None:
+        backend.health.answered()
+        backend.report(report)
+        if self._adopt_slots and backend.server.request_max is None and not report.loading:
+            backend.ledger.limit = report.slots
         if report.at_work is not None:
-            for lease in standing.ledger.stopped(report.at_work, report.asked_at):
+            for lease in backend.ledger.stopped(report.at_work, report.asked_at):
                 lease.release()
 
     def drain(self, server: str, *, on: bool) -> None:
         """Give a server no new requests, or give it some again; those in flight go on."""
-        standing = self._standings[server]
-        before = standing.status
-        standing.draining = on
-        self._note_change(standing, before, "admin")
+        backend = self._backends[server]
+        before = backend.status
+        backend.draining = on
+        self._note_change(backend, before, "admin")
         self.on_room()
 
     def now(self) -> float:
         """Tell the time, in seconds."""
         return self._clock()
 
-    def standings(self) -> Iterator[Standing]:
+    def backends(self) -> Iterator[Backend]:
         """Go through the servers, in configured order, as they stand now."""
-        yield from self._standings.values()
+        yield from self._backends.values()
 
-    def standing(self, server: str) -> Standing:
+    def backend(self, server: str) -> Backend:
         """Tell how one server stands now."""
-        return self._standings[server]
+        return self._backends[server]
 
     def pins(self) -> list[tuple[str, str, Pin]]:
         """List the live pins as (client, model asked for, pin)."""
-        return list(self._sticky.items(self._clock()))
+        return list(self._pins.items(self._clock()))
 
     def _recall(self, ask: Ask, tried: Collection[str], now: float) -> Choice | None:
         """Find who holds what a request continues; None: all servers must be looked at."""
@@ -237,32 +245,32 @@ class Balancer:
             return None
         prompt = ask.prompt
         if prompt is None or prompt.size < WORTH_KEEPING:
-            pin = self._sticky.find(ask.client, ask.model, now)
-            return None if pin is None else stay(ask, pin, self._standings, names, now, tried)
+            pin = self._pins.find(ask.client, ask.model, now)
+            return None if pin is None else follow_pin(ask, pin, self._backends, names, now, tried)
         holders = self._index.find(prompt)
         if not holders or len(holders) > MOST_HOLDERS:
             return None
-        return recall(ask, prompt, holders, self._standings, names, now, tried)
+        return recall(ask, prompt, holders, self._backends, names, now, tried)
 
     def _choose(
         self, ask: Ask, tried: Collection[str], now: float
-    ) -> tuple[list[Standing], Choice | None]:
+    ) -> tuple[list[Backend], Choice | None]:
         """Tell who might get a request, and who gets it."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None:
             return self._choose_fallback(ask, tried, now)
-        standings = self._standings
-        candidates = [standings[name] for name in names]
+        backends = self._backends
+        candidates = [backends[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None
-        pin = self._sticky.find(ask.client, ask.model, now)
+        pin = self._pins.find(ask.client, ask.model, now)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
         return candidates, choice
 
-    def _refusal(self, ask: Ask, candidates: Sequence[Standing], tried: Collection[str]) -> Refusal:
+    def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
         """Say why nobody was chosen."""
         if any(s.server.name in self._unasked for s in candidates) and ask.routed:
             return Refusal.UNASKED
@@ -274,35 +282,35 @@ class Balancer:
 
     def _choose_fallback(
         self, ask: Ask, tried: Collection[str], now: float
-    ) -> tuple[list[Standing], Choice | None]:
+    ) -> tuple[list[Backend], Choice | None]:
         name = self.fleet.fallback
         if name is None or name in tried:
             return [], None
-        standing = self._standings[name]
-        if not available(ask, [standing], now, full=self._overflow == "first"):
-            return [standing], None
-        choice = Choice(name, standing.served_name(ask.names), "fallback")
-        return [standing], choice
+        backend = self._backends[name]
+        if not available(ask, [backend], now, full=self._overflow == "first"):
+            return [backend], None
+        choice = Choice(name, backend.served_name(ask.names), "fallback")
+        return [backend], choice
 
     def _book(self, ask: Ask, choice: Choice, now: float, *, pinned: bool) -> Lease:
-        standing = self._standings[choice.server]
+        backend = self._backends[choice.server]
         self._retries.earn()
-        ledger, fit = standing.ledger, choice.fit
-        stay = None
-        if fit is not None and ask.prompt is not None:
-            standing.keep(choice.instance, fit.residency)
-            stay = fit.residency.take(fit, ask.prompt, now)
+        ledger, placement = backend.ledger, choice.placement
+        occupancy = None
+        if placement is not None and ask.prompt is not None:
+            backend.keep(choice.instance, placement.prompt_cache)
+            occupancy = placement.prompt_cache.take(placement, ask.prompt, now)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
             now = self._clock()
-            if stay is not None:
-                stay.end(now, worked=lease.worked)
+            if occupancy is not None:
+                occupancy.end(now, worked=lease.worked)
             if pinned:
                 self._pin(ask, choice, now)
-            self._judge(standing, lease, now)
+            self._judge(backend, lease, now)
             if lease.reuse is not None:
-                self._learn_reuse(standing, lease, lease.reuse)
+                self._observe_reuse(backend, lease, lease.reuse)
             self.on_room()
 
         lease = Lease(
@@ -313,79 +321,79 @@ class Balancer:
             reason=choice.reason,
             since=now,
             let_go=let_go,
-            slot=standing.name_slot(stay.slot if stay is not None and ask.takes_slot else None),
-            claim=None if stay is None else stay.claim,
+            slot=backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None),
+            prediction=None if occupancy is None else occupancy.prediction,
         )
         ledger.enter(lease)
-        standing.note(choice.instance, now)
-        if not standing.ejection.quiet:
-            standing.ejection.booked(lease, now)
+        backend.note(choice.instance, now)
+        if not backend.ejection.quiet:
+            backend.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
 
-    def _learn_reuse(self, standing: Standing, lease: Lease, told: Reuse) -> None:
-        """Hold what a server's cache was believed to hold against what an answer tells."""
-        read = told.prompt - (told.cached or 0)
-        if told.seconds is not None and told.seconds > 0 and read >= MEASURABLE:
-            standing.read_prompt(read, told.seconds)
-        if told.cached is None or not told.prompt:
+    def _observe_reuse(self, backend: Backend, lease: Lease, report: CacheReuse) -> None:
+        """Hold what a server's cache was believed to hold against what a response tells."""
+        read = report.prompt - (report.cached or 0)
+        if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
+            backend.read_prompt(read, report.seconds)
+        if report.cached is None or not report.prompt:
             return
-        kind = None if standing.told is None else standing.told.kind
-        if not told.cached and kind is not None and kind.denies_cached_tokens:
+        kind = None if backend.self_report is None else backend.self_report.kind
+        if not report.cached and kind is not None and kind.denies_cached_tokens:
             return
-        name, claim = standing.server.name, lease.claim
-        self.tokens[name, "cache"] += told.cached
+        name, prediction = backend.server.name, lease.prediction
+        self.tokens[name, "cache"] += report.cached
         self.tokens[name, "work"] += read
-        if claim is None:
+        if prediction is None:
             return
-        expected = HELD * (claim.share or claim.possible) * told.prompt
+        expected = HELD * (prediction.share or prediction.possible) * report.prompt
         if expected and kind is not None and kind.cache_block:
             expected -= kind.cache_block
             if expected <= 0:
                 return  # so little says nothing
-        held = 0 < expected <= told.cached
-        if claim.match <= Match.REMEMBERED:
+        held = 0 < expected <= report.cached
+        if prediction.match <= Match.REMEMBERED:
             result: Forecast = "hit" if held else "miss"
         else:
             result = "surprise" if held else "none"
         self.forecasts[name, result] += 1
-        if claim.rank is not None:
-            standing.residency(lease.instance).correct(claim.rank, held=held)
+        if prediction.rank is not None:
+            backend.prompt_cache(lease.instance).correct(prediction.rank, held=held)
 
-    def _judge(self, standing: Standing, lease: Lease, now: float) -> None:
+    def _judge(self, backend: Backend, lease: Lease, now: float) -> None:
         """Learn about a server from how a request has ended there."""
-        ejection = standing.ejection
+        ejection = backend.ejection
         if lease.succeeded:
-            standing.complete(now - lease.since)
-            if ejection.quiet and standing.window.valid and not standing.window.troubled:
+            backend.complete(now - lease.since)
+            if ejection.quiet and backend.health.healthy and not backend.health.failing:
                 return
-        before = standing.status
+        before = backend.status
         reason = "response"
         if lease.succeeded:
             ejection.completed(lease, now)
-            standing.window.served()
+            backend.health.served()
         elif lease.fault is None:
             ejection.given_up(lease)
         elif ejection.failed(lease, lease.fault, now, self._chance()):
-            self.ejections[standing.server.name, lease.fault] += 1
+            self.ejections[backend.server.name, lease.fault] += 1
         if ejection.ejected and ejection.reason is not None:
             reason = ejection.reason
-        self._note_change(standing, before, reason)
+        self._note_change(backend, before, reason)
 
-    def _note_change(self, standing: Standing, before: Status, reason: str) -> None:
-        status = standing.status
+    def _note_change(self, backend: Backend, before: Status, reason: str) -> None:
+        status = backend.status
         if status != before:
-            standing.entered[status] += 1
-            standing.changed = Change(status, reason, self._clock())
-            self.on_change(standing, before)
+            backend.entered[status] += 1
+            backend.changed = Change(status, reason, self._clock())
+            self.on_change(backend, before)
 
     def _lookup(self, ask: Ask, choice: Choice, now: float) -> Lookup:
-        pin = self._sticky.find(ask.client, ask.model, now)
+        pin = self._pins.find(ask.client, ask.model, now)
         if pin is not None:
             same = pin.instance == choice.instance and pin.server == choice.server
             return "hit" if same else "unusable"
-        return "expired" if self._sticky.remembers(ask.client, ask.model) else "miss"
+        return "expired" if self._pins.remembers(ask.client, ask.model) else "miss"
 
     def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, now)
-        self._sticky.put(ask.client, ask.model, pin)
+        self._pins.put(ask.client, ask.model, pin)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from app.routing.backend import Backend, Readiness
+from app.routing.pins import Pin
 from app.routing.prompt import Prompt
-from app.routing.residency import WORTH_KEEPING, Fit, Match, Residency
-from app.routing.standing import Readiness, Standing
-from app.routing.sticky import Pin
+from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache
 
 Reason = Literal[
     "cached_prompt",
@@ -50,17 +50,15 @@ class Ask(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Where a request goes, and why; `fit` tells the slot where slots are followed."""
+    """Where a request goes, and why; `placement` tells the slot where slots are followed."""
 
     server: str
     instance: str
     reason: Reason
-    fit: Fit | None = None
+    placement: Placement | None = None
 
 
-def able(
-    ask: Ask, candidates: Sequence[Standing], tried: Collection[str] = ()
-) -> Sequence[Standing]:
+def able(ask: Ask, candidates: Sequence[Backend], tried: Collection[str] = ()) -> Sequence[Backend]:
     """List the candidates that may have the model, without those that were tried.
 
     Where one is known to have it, up or down, those that are known to lack it are out, so
@@ -69,12 +67,12 @@ def able(
     """
     found = []
     known = False
-    for standing in candidates:
-        if standing.models is None:
-            found.append(standing)
-        elif standing.listed(ask.names):
+    for backend in candidates:
+        if backend.models is None:
+            found.append(backend)
+        elif backend.listed(ask.names):
             known = True
-            found.append(standing)
+            found.append(backend)
     left = [s for s in found if s.server.name not in tried] if tried else found
     if left or known:
         return left
@@ -83,20 +81,20 @@ def able(
 
 def available(
     ask: Ask,
-    candidates: Sequence[Standing],
+    candidates: Sequence[Backend],
     now: float,
     tried: Collection[str] = (),
     *,
     full: bool = False,
-) -> list[Standing]:
+) -> list[Backend]:
     """List the candidates that may take a request now; `full` includes those at their limit.
 
     Of those that may have the model, unhealthy ones are out unless all are; ejected ones,
     unless that would be more than half; and whatever drains, loads its model or is full.
     """
     may = able(ask, candidates, tried)
-    healthy = [s for s in may if s.window.valid and not s.draining]
-    found = [s for s in healthy or may if s.willing]
+    healthy = [s for s in may if s.health.healthy and not s.draining]
+    found = [s for s in healthy or may if s.accepting]
     if len(found) > 1:
         found = _not_ejected(found, now)
     return found if full else [s for s in found if not s.ledger.full]
@@ -105,8 +103,8 @@ def available(
 def recall(
     ask: Ask,
     prompt: Prompt,
-    residencies: Iterable[Residency],
-    standings: Mapping[str, Standing],
+    prompt_caches: Iterable[PromptCache],
+    backends: Mapping[str, Backend],
     candidates: Sequence[str],
     now: float,
     tried: Collection[str] = (),
@@ -116,33 +114,33 @@ def recall(
     It picks what `choose` would, without a look at all servers; None where that takes one.
     """
     best: tuple[tuple[float, ...], Choice] | None = None
-    for residency in residencies:
-        name = residency.server
+    for prompt_cache in prompt_caches:
+        name = prompt_cache.server
         if name in tried or name not in candidates:
             continue
-        standing = standings[name]
-        if not _surely_able(standing, ask):
+        backend = backends[name]
+        if not _surely_able(backend, ask):
             return None
-        if not (standing.window.valid and standing.willing) or standing.ledger.full:
+        if not (backend.health.healthy and backend.accepting) or backend.ledger.full:
             continue
-        instances = standing.offered(ask.names)
+        instances = backend.offered(ask.names)
         for number, instance in enumerate(instances):
-            if standing.residency(instance, len(instances)) is not residency:
+            if backend.prompt_cache(instance, len(instances)) is not prompt_cache:
                 continue
-            fit = residency.fit(prompt, now, standing.elsewhere)
-            if fit is not None and fit.match <= Match.REMEMBERED:
+            placement = prompt_cache.placement(prompt, now, backend.elsewhere)
+            if placement is not None and placement.match <= Match.REMEMBERED:
                 order = candidates.index(name)
-                rank = fit.match, -fit.known, standing.ledger.load, order, number
+                rank = placement.match, -placement.known, backend.ledger.load, order, number
                 if best is None or rank < best[0]:
-                    best = rank, Choice(name, instance, _REASONS[fit.match], fit)
+                    best = rank, Choice(name, instance, _REASONS[placement.match], placement)
             break
     return best and best[1]
 
 
-def stay(
+def follow_pin(
     ask: Ask,
     pin: Pin,
-    standings: Mapping[str, Standing],
+    backends: Mapping[str, Backend],
     candidates: Sequence[str],
     now: float,
     tried: Collection[str] = (),
@@ -153,22 +151,22 @@ def stay(
     """
     if pin.server in tried or pin.server not in candidates:
         return None
-    standing = standings[pin.server]
-    open_ = standing.window.valid and standing.willing and not standing.ledger.full
-    if not open_ or not _surely_able(standing, ask):
+    backend = backends[pin.server]
+    open_ = backend.health.healthy and backend.accepting and not backend.ledger.full
+    if not open_ or not _surely_able(backend, ask):
         return None
-    return _where_it_was(pin, ask, [standing], now)
+    return _where_it_was(pin, ask, [backend], now)
 
 
-def _surely_able(standing: Standing, ask: Ask) -> bool:
+def _surely_able(backend: Backend, ask: Ask) -> bool:
     """Whether a server may take the request, however the others stand."""
-    listed = standing.listed(ask.names)
-    return bool(listed) and standing.ejection.quiet and not standing.must_load(ask.names)
+    listed = backend.listed(ask.names)
+    return bool(listed) and backend.ejection.quiet and not backend.must_load(ask.names)
 
 
 def choose(
     ask: Ask,
-    candidates: Sequence[Standing],
+    candidates: Sequence[Backend],
     pin: Pin | None,
     now: float,
     tried: Collection[str] = (),
@@ -190,29 +188,29 @@ def choose(
     if len(room) > 1:
         room = [s for s in room if s.ejection.quiet or not _spared(s, ask, now)] or room
     choice = _among(ask, room, pin, now)
-    return choice if room[0].window.valid else choice._replace(reason="last_resort")
+    return choice if room[0].health.healthy else choice._replace(reason="last_resort")
 
 
-def _not_ejected(standings: list[Standing], now: float) -> list[Standing]:
+def _not_ejected(backends: list[Backend], now: float) -> list[Backend]:
     """Leave out who is ejected, the longest first, but never more than half, nor the last."""
-    barred = [s for s in standings if not s.ejection.quiet and s.ejection.bars(now)]
+    barred = [s for s in backends if not s.ejection.quiet and s.ejection.bars(now)]
     if not barred:
-        return standings
+        return backends
     barred.sort(key=lambda s: s.ejection.until or 0.0, reverse=True)
-    out = barred[: len(standings) // 2]
-    return [s for s in standings if s not in out]
+    out = barred[: len(backends) // 2]
+    return [s for s in backends if s not in out]
 
 
-def _spared(standing: Standing, ask: Ask, now: float) -> bool:
+def _spared(backend: Backend, ask: Ask, now: float) -> bool:
     """Whether others with room go first, unless the model is just being loaded there."""
-    slows = standing.ejection.slows(standing.ledger.total, now)
-    return slows and standing.readiness(ask.names) is not Readiness.LOADING
+    slows = backend.ejection.slows(backend.ledger.total, now)
+    return slows and backend.readiness(ask.names) is not Readiness.LOADING
 
 
 def _worth_waiting(
     ask: Ask,
-    ready: Sequence[Standing],
-    room: Sequence[Standing],
+    ready: Sequence[Backend],
+    room: Sequence[Backend],
     now: float,
     ahead: Callable[[str], int],
 ) -> bool:
@@ -227,7 +225,7 @@ def _worth_waiting(
     return min(waits) < min(s.load_seconds for s in room)
 
 
-def _among(ask: Ask, room: Sequence[Standing], pin: Pin | None, now: float) -> Choice:
+def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Choice:
     """Pick among servers that all may take the request."""
     if (
         ask.prompt is not None
@@ -245,44 +243,45 @@ def _among(ask: Ask, room: Sequence[Standing], pin: Pin | None, now: float) -> C
     )
 
 
-def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Standing], now: float) -> Choice | None:
+def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) -> Choice | None:
     """Find the place that saves the most work, or costs others the least."""
     best: tuple[tuple[float, ...], Choice] | None = None
     alone = len(room) == 1
-    for order, standing in enumerate(room):
-        instances = standing.offered(ask.names)
+    for order, backend in enumerate(room):
+        instances = backend.offered(ask.names)
         for instance in instances:
-            residency = standing.residency(instance, len(instances))
-            fit = residency.fit(prompt, now, standing.elsewhere)
-            if fit is None:
+            prompt_cache = backend.prompt_cache(instance, len(instances))
+            placement = prompt_cache.placement(prompt, now, backend.elsewhere)
+            if placement is None:
                 continue
             if alone and len(instances) == 1:
-                return Choice(standing.server.name, instance, _REASONS[fit.match], fit)
+                return Choice(backend.server.name, instance, _REASONS[placement.match], placement)
             # Where nothing tells of slots, all but an idle server may be out of them.
-            crowded = not residency.slots and standing.ledger.load > 0
-            if fit.match <= Match.REMEMBERED:
-                rank: tuple[float, ...] = (0, fit.match, -fit.known, standing.ledger.load, order)
+            crowded = not prompt_cache.slots and backend.ledger.load > 0
+            if placement.match <= Match.REMEMBERED:
+                load = backend.ledger.load
+                rank: tuple[float, ...] = (0, placement.match, -placement.known, load, order)
             else:
                 rank = (
                     1,
-                    standing.server.tier,
-                    *_effort_to_load(standing, ask),
-                    Match.EVICTS if crowded else fit.match,
+                    backend.server.tier,
+                    *_effort_to_load(backend, ask),
+                    Match.EVICTS if crowded else placement.match,
                     crowded,
-                    not fit.anchor,
-                    fit.worth,
-                    standing.ledger.load,
-                    not standing.window.idle,
-                    residency.occupied(now) / (len(residency.slots) or 1),
+                    not placement.anchor,
+                    placement.worth,
+                    backend.ledger.load,
+                    not backend.health.idle,
+                    prompt_cache.occupied(now) / (len(prompt_cache.slots) or 1),
                     order,
                 )
             if best is None or rank < best[0]:
-                name = standing.server.name
-                best = rank, Choice(name, instance, _REASONS[fit.match], fit)
+                name = backend.server.name
+                best = rank, Choice(name, instance, _REASONS[placement.match], placement)
     return best and best[1]
 
 
-def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
+def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Backend], now: float) -> Choice | None:
     for s in room:
         if (
             s.server.name == pin.server
@@ -294,7 +293,7 @@ def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Standing], now: float) -> C
     return None
 
 
-def _preferred(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
+def _preferred(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
     """Keep the servers of the first tier that has room; of these, those with the least to load."""
     if len(room) == 1:
         return room
@@ -302,44 +301,45 @@ def _preferred(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
     return _first_to_load(ask, [s for s in room if s.server.tier == tier])
 
 
-def _first_to_load(ask: Ask, room: Sequence[Standing]) -> Sequence[Standing]:
+def _first_to_load(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
     """Keep the servers where the least must happen before the model is in memory."""
     efforts = [_effort_to_load(s, ask) for s in room]
     least = min(efforts)
     return [s for s, effort in zip(room, efforts, strict=True) if effort == least]
 
 
-def _effort_to_load(standing: Standing, ask: Ask) -> tuple[int, float]:
+def _effort_to_load(backend: Backend, ask: Ask) -> tuple[int, float]:
     """Rank a server by what must happen first; who unloads, by how long that was not used."""
-    readiness = standing.readiness(ask.names)
-    return readiness, standing.unused_since() if readiness is Readiness.SWAP else 0.0
+    readiness = backend.readiness(ask.names)
+    return readiness, backend.unused_since() if readiness is Readiness.SWAP else 0.0
 
 
-def _free_instance(ask: Ask, room: Sequence[Standing], now: float) -> Choice | None:
-    for standing in room:
-        if standing.ledger.foreign:
+def _free_instance(ask: Ask, room: Sequence[Backend], now: float) -> Choice | None:
+    for backend in room:
+        if backend.ledger.foreign:
             continue  # nobody knows on which instance
-        for instance in standing.offered(ask.names):
-            if not standing.ledger.on(instance):
-                return _at(standing, instance, ask, "free_instance", now)
+        for instance in backend.offered(ask.names):
+            if not backend.ledger.on(instance):
+                return _at(backend, instance, ask, "free_instance", now)
     return None
 
 
-def _idle(standing: Standing) -> bool:
+def _idle(backend: Backend) -> bool:
     """Whether a GPU is known to be idle; where nobody tells, only who has nothing to do is."""
-    ledger, window = standing.ledger, standing.window
+    ledger, window = backend.ledger, backend.health
     return window.idle and not ledger.foreign and (window.known or not ledger.total)
 
 
-def _least_busy(standing: Standing, ask: Ask, reason: Reason, now: float) -> Choice:
-    instance = min(standing.offered(ask.names), key=standing.ledger.on)
-    return _at(standing, instance, ask, reason, now)
+def _least_busy(backend: Backend, ask: Ask, reason: Reason, now: float) -> Choice:
+    instance = min(backend.offered(ask.names), key=backend.ledger.on)
+    return _at(backend, instance, ask, reason, now)
 
 
-def _at(standing: Standing, instance: str, ask: Ask, reason: Reason, now: float) -> Choice:
+def _at(backend: Backend, instance: str, ask: Ask, reason: Reason, now: float) -> Choice:
     """Complete a choice by the slot that fits best."""
-    fit = None
-    if ask.prompt is not None and (standing.told is not None or ask.prompt.size >= WORTH_KEEPING):
-        residency = standing.residency(instance, len(standing.offered(ask.names)))
-        fit = residency.fit(ask.prompt, now, standing.elsewhere)
-    return Choice(standing.server.name, instance, reason, fit)
+    placement = None
+    known = backend.self_report is not None
+    if ask.prompt is not None and (known or ask.prompt.size >= WORTH_KEEPING):
+        prompt_cache = backend.prompt_cache(instance, len(backend.offered(ask.names)))
+        placement = prompt_cache.placement(ask.prompt, now, backend.elsewhere)
+    return Choice(backend.server.name, instance, reason, placement)

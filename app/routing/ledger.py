@@ -4,8 +4,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from app.routing.news import Reuse
-from app.routing.residency import Claim
+from app.routing.observations import CacheReuse
+from app.routing.prompt_cache import Prediction
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 """What a server did wrong with a request that reached it."""
@@ -20,13 +20,13 @@ class Lease:
 
     __slots__ = (
         "_let_go",
-        "claim",
         "client",
         "fault",
         "instance",
         "lingers",
         "model",
         "open",
+        "prediction",
         "reason",
         "rest",
         "reuse",
@@ -48,7 +48,7 @@ class Lease:
         since: float,
         let_go: Callable[["Lease"], None],
         slot: int | None = None,
-        claim: Claim | None = None,
+        prediction: Prediction | None = None,
     ) -> None:
         self.server = server
         self.instance = instance
@@ -58,7 +58,7 @@ class Lease:
         self.since = since
         self.slot = slot
         """The number of the slot that the server is asked to use."""
-        self.claim = claim
+        self.prediction = prediction
         """What its cache is believed to hold."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
@@ -71,8 +71,8 @@ class Lease:
         """Whether its request has ended, but the server may not have noticed yet."""
         self.worked = True
         """Whether the server may have worked on the prompt, so that its cache holds it now."""
-        self.reuse: Reuse | None = None
-        """What the answer told of the cache, if anything."""
+        self.reuse: CacheReuse | None = None
+        """What the response report of the cache, if anything."""
         self._let_go = let_go
 
     def release(self) -> None:

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         default=5, description="Longest wait for a probe's connection, in seconds."
     )
     probe_read_timeout: Seconds = Field(
-        default=2, description="Longest wait for a probe's answer, in seconds."
+        default=2, description="Longest wait for a probe's response, in seconds."
     )
     probe_rise: int = Field(
         default=2,
@@ -168,18 +168,18 @@ class Settings(BaseSettings):
         description="How many failed probes in a row take a server down; one is enough where "
         "nothing listens.",
     )
-    models_ttl: Seconds = Field(
-        default=10, description="How long a model list is believed, in seconds."
+    models_interval: Seconds = Field(
+        default=10, description="Time between two requests for a server's model list, in seconds."
     )
 
     connect_timeout: Seconds = Field(
         default=5, description="Longest wait for a connection to a model server, in seconds."
     )
     first_byte_timeout: Seconds = Field(
-        default=300, description="Longest wait for an answer to begin, in seconds."
+        default=300, description="Longest wait for a response to begin, in seconds."
     )
     idle_timeout: Seconds = Field(
-        default=300, description="Longest pause within a request or an answer, in seconds."
+        default=300, description="Longest pause within a request or a response, in seconds."
     )
     cancel_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=1,
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     )
     rewrite_edit_suffix: bool = Field(
         default=True,
-        description="Take `-apply` and `-edit` off model names, and ask for plain answers.",
+        description="Take `-apply` and `-edit` off model names, and ask for plain responses.",
     )
     rewrite_grammar: bool = Field(
         default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."

@@ -17,6 +17,9 @@ SECRETS_DIR = Path("/run/secrets")
 NESTED = ("servers", "models")
 """Settings that may be written piece by piece: BALANCER_SERVERS__PC1__ADDR."""
 
+OLD_NAMES = {"models_ttl": "models_interval"}
+"""Names that settings had once, which still mean them."""
+
 
 def read_json(text: str) -> Any:
     """Read JSON; a key that is there twice is a mistake, not silently the last.
@@ -110,7 +113,8 @@ def _place(name: str) -> Place:
     if not head or head.startswith("_"):
         return (name.lower(),)  # BALANCER__X is no setting, and no argument of pydantic's either
     if not rest or setting not in NESTED:
-        return (name[len(PREFIX) :].lower(),)
+        named = name[len(PREFIX) :].lower()
+        return (OLD_NAMES.get(named, named),)
     if setting == "servers" and len(rest) > 1:
         return (setting, DELIMITER.join(rest[:-1]), plain(rest[-1]))
     return (setting, DELIMITER.join(rest))

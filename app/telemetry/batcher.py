@@ -10,7 +10,7 @@ PAUSE = 0.02
 """Seconds that a record may wait for others; more would not fit into the caches, either."""
 
 
-class Outbox:
+class Batcher:
     """Tells listeners of finished requests, many at a time and off the requests' path.
 
     One after another between requests, they would cost twice as much: their code would have

@@ -6,9 +6,9 @@ from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from app.routing.backend import Backend, Status
 from app.routing.balancer import Balancer, Forecast
 from app.routing.ledger import Fault
-from app.routing.standing import Standing, Status
 from app.telemetry.gpu.reader import Gpu, Reason
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import label
@@ -17,7 +17,7 @@ NO_MODEL = "none"
 STATES: tuple[Status, ...] = get_args(Status)
 
 
-class State:
+class StateCollector:
     """Describes the present. It belongs to the event loop, as what it reads does."""
 
     def __init__(
@@ -36,12 +36,12 @@ class State:
 
     def describe(self, models: Iterable[str], model_of: Callable[[str], str]) -> Iterator[Metric]:
         """Read everything; `models` are the known ones, `model_of` gives a name's label."""
-        standings = list(self._balancer.standings())
-        yield from self._servers(standings, model_of)
+        backends = list(self._balancer.backends())
+        yield from self._servers(backends, model_of)
         yield from self._requests(models, model_of)
-        yield self._served(standings)
+        yield self._served(backends)
         yield from self._stickiness()
-        yield from self._caches(standings)
+        yield from self._caches(backends)
         yield from self._gpus()
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
@@ -51,7 +51,7 @@ class State:
         return CounterMetricFamily(f"{self._prefix}_{name}", about, labels=labels)
 
     def _servers(
-        self, standings: Iterable[Standing], model_of: Callable[[str], str]
+        self, backends: Iterable[Backend], model_of: Callable[[str], str]
     ) -> Iterator[Metric]:
         up = self._gauge("server_up", "Whether a server answers.", "server")
         state = self._gauge(
@@ -75,13 +75,13 @@ class State:
         seen = self._gauge(
             "server_last_seen_timestamp_seconds", "When a server's load was last read.", "server"
         )
-        for standing in standings:
-            name, window, ledger = standing.server.name, standing.window, standing.ledger
-            up.add_metric([name], float(window.valid))
+        for backend in backends:
+            name, window, ledger = backend.server.name, backend.health, backend.ledger
+            up.add_metric([name], float(window.healthy))
             for possible in STATES:
-                state.add_metric([name, possible], float(standing.status == possible))
-                changes.add_metric([name, possible], standing.entered[possible])
-            counts: Counter[str] = Counter({model_of(x): 0 for x in standing.models or ()})
+                state.add_metric([name, possible], float(backend.status == possible))
+                changes.add_metric([name, possible], backend.entered[possible])
+            counts: Counter[str] = Counter({model_of(x): 0 for x in backend.models or ()})
             for instance, count in ledger.by_instance().items():
                 counts[model_of(instance)] += count
             for model, count in counts.items() or [(NO_MODEL, 0)]:
@@ -97,9 +97,9 @@ class State:
             "How often a server was left alone for a while because requests failed there.",
             *("server", "reason"),
         )
-        for standing in standings:
+        for backend in backends:
             for fault in get_args(Fault):
-                name = standing.server.name
+                name = backend.server.name
                 ejections.add_metric([name, fault], self._balancer.ejections[name, fault])
         yield from (up, state, changes, ejections, open_at, lingering, limit, load, seen)
 
@@ -117,8 +117,8 @@ class State:
             queue.add_metric([model], count)
         yield from (handled, queue)
 
-    def _served(self, standings: Iterable[Standing]) -> Metric:
-        able = {s.server.name for s in standings if s.status in ("idle", "busy")}
+    def _served(self, backends: Iterable[Backend]) -> Metric:
+        able = {s.server.name for s in backends if s.status in ("idle", "busy")}
         served = self._gauge(
             "model_servers_available",
             "Servers that may get a configured model's requests: valid, loaded and not draining.",
@@ -141,10 +141,10 @@ class State:
             evictions.add_metric([reason], count)
         yield from (lookups, entries, evictions)
 
-    def _caches(self, standings: Iterable[Standing]) -> Iterator[Metric]:
+    def _caches(self, backends: Iterable[Backend]) -> Iterator[Metric]:
         forecasts = self._counter(
             "prompt_cache_forecasts",
-            "Answers by what came of what the server's cache was believed to hold.",
+            "Responses by what came of what the server's cache was believed to hold.",
             *("server", "result"),
         )
         held = self._gauge("server_prompts_held", "Prompts believed to be in a cache.", "server")
@@ -156,16 +156,16 @@ class State:
             "server_prefill_tokens_per_second", "How fast prompts are read, as measured.", "server"
         )
         now = self._balancer.now()
-        for standing in standings:
-            name = standing.server.name
+        for backend in backends:
+            name = backend.server.name
             for result in get_args(Forecast):
                 forecasts.add_metric([name, result], self._balancer.forecasts[name, result])
-            held.add_metric([name], sum(r.occupied(now) for _, r in standing.residencies()))
-            if standing.told is not None and standing.told.slots is not None:
-                slots.add_metric([name], standing.told.slots)
-            foreign.add_metric([name], standing.ledger.foreign)
-            if standing.prefill is not None:
-                speed.add_metric([name], standing.prefill)
+            held.add_metric([name], sum(r.occupied(now) for _, r in backend.prompt_caches()))
+            if backend.self_report is not None and backend.self_report.slots is not None:
+                slots.add_metric([name], backend.self_report.slots)
+            foreign.add_metric([name], backend.ledger.foreign)
+            if backend.prefill is not None:
+                speed.add_metric([name], backend.prefill)
         yield from (forecasts, held, slots, foreign, speed)
 
     def _gpus(self) -> Iterator[Metric]:

@@ -117,7 +117,7 @@ class Histogram(Collector):
         yield family
 
 
-class Families:
+class Instruments:
     """Makes families whose names begin alike, in one registry."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry) -> None:

@@ -14,7 +14,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
-from app.routing.standing import Standing, Status
+from app.routing.backend import Backend, Status
 from app.telemetry.record import Record
 
 LogFormat = Literal["auto", "console", "json"]
@@ -83,18 +83,18 @@ def task_failed(task: str, **about: object) -> None:
     structlog.get_logger(__name__).exception("task.failed", task=task, **about)
 
 
-def server_changed(standing: Standing, before: Status) -> None:
+def server_changed(backend: Backend, before: Status) -> None:
     """Log that a server's status has changed, from `before`; not that it is merely busy."""
-    changed = standing.changed
+    changed = backend.changed
     if changed is None:
         return
     log = structlog.get_logger(__name__)
-    about = {"server": standing.server.name, "reason": changed.reason}
+    about = {"server": backend.server.name, "reason": changed.reason}
     match changed.status:
         case "invalid":
             log.warning("server.down", **about)
         case "ejected":
-            until = standing.ejection.until
+            until = backend.ejection.until
             seconds = 0.0 if until is None else until - changed.at
             log.warning("server.ejected", **about, seconds=round(seconds, 1))
         case "loading":

@@ -21,9 +21,9 @@ from app.routing.balancer import Balancer
 from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
 from app.telemetry import logs
-from app.telemetry.collector import NO_MODEL, State
+from app.telemetry.collector import NO_MODEL, StateCollector
 from app.telemetry.gpu.sampler import GpuSampler
-from app.telemetry.instrument import Families, label
+from app.telemetry.instrument import Instruments, label
 from app.telemetry.record import Record
 from app.telemetry.request_metrics import OTHER, RequestMetrics
 
@@ -60,24 +60,24 @@ class Metrics:
     ) -> None:
         self._balancer = balancer
         self._registry = registry = CollectorRegistry()
-        self._state = State(PREFIX, balancer, waiting, in_flight, sampler)
+        self._state = StateCollector(PREFIX, balancer, waiting, in_flight, sampler)
         self._described: tuple[Metric, ...] = ()
         self._models: set[str] = set()
-        families = Families(PREFIX, registry)
-        self._folded = families.counter(
+        instruments = Instruments(PREFIX, registry)
+        self._folded = instruments.counter(
             "label_values_dropped", "Label values folded into other.", "label"
         ).labels("model")
-        self._requests = RequestMetrics(families, self._model_of_record)
+        self._requests = RequestMetrics(instruments, self._model_of_record)
         self._requests.expect(balancer.fleet.servers)
-        self._checks = families.counter(
+        self._checks = instruments.counter(
             "health_checks",
             "Probes of a server's load, or of its models where it tells no load.",
             *("server", "result"),
         )
-        self._check_duration = families.histogram(
+        self._check_duration = instruments.histogram(
             "health_check_duration_seconds", "How long a probe took.", PROBE, "server"
         )
-        self._lag = families.histogram(
+        self._lag = instruments.histogram(
             "event_loop_lag_seconds",
             f"How late the event loop came to something due after {LAG_INTERVAL} s.",
             LAG,
@@ -118,7 +118,7 @@ class Metrics:
         The state is read here, in the event loop to which it belongs; the text, which takes
         long, is written in a thread.
         """
-        names = models_by_name(self._balancer.standings())
+        names = models_by_name(self._balancer.backends())
         label_of = functools.partial(self._label, names=names)
         written = CounterMetricFamily(
             f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
@@ -135,7 +135,7 @@ class Metrics:
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:
-        names = models_by_name(self._balancer.standings())
+        names = models_by_name(self._balancer.backends())
         model = self._label(record.model, names) if record.model else NO_MODEL
         # A name that asks for more than the model, as `…-high` does, is told by where it went.
         if model == OTHER and record.instance:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from app.routing.ledger import Lease
-from app.telemetry.response_reader import Answer
+from app.telemetry.response_reader import ResponseReader
 
 Outcome = Literal[
     "success",
@@ -61,7 +61,7 @@ class Record:
         self.status = 0
         self.size = 0
         """What was sent to the server, in bytes of the body."""
-        self.answer: Answer | None = None
+        self.response: ResponseReader | None = None
         """What was seen of the server's response."""
         self.outcome: Outcome | None = None
         """How it ended; None, once it has ended, for a fault of our own."""

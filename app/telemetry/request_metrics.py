@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, get_args
 
-from app.telemetry.instrument import Count, Families, Series
+from app.telemetry.instrument import Count, Instruments, Series
 from app.telemetry.record import Fault, Record, Rejection
 from app.telemetry.token_metrics import FIRST, TokenMetrics, Tokens
 
@@ -19,14 +19,14 @@ OTHER = "other"
 """The label of a model that no server lists."""
 
 PHASES = ("queued", "waiting", "streaming")
-"""When a client may leave: before its request is sent, before an answer, during it."""
+"""When a client may leave: before its request is sent, before a response, during it."""
 
 
 class Upstream(NamedTuple):
     """What a request is counted on that was sent to a server."""
 
     sent_bytes: Count
-    answer_bytes: Count
+    response_bytes: Count
     responses: Count
     first_byte: Series
     duration: Series
@@ -47,11 +47,11 @@ class Meters(NamedTuple):
 class RequestMetrics:
     """Counts finished requests. `model_of` gives a request's model label, from a closed list."""
 
-    def __init__(self, families: Families, model_of: Callable[[Record], str]) -> None:
+    def __init__(self, instruments: Instruments, model_of: Callable[[Record], str]) -> None:
         self._model_of = model_of
         self._known: dict[tuple[object, ...], Meters] = {}
-        self._tokens = TokenMetrics(families)
-        counter, histogram = families.counter, families.histogram
+        self._tokens = TokenMetrics(instruments)
+        counter, histogram = instruments.counter, instruments.histogram
         self._requests = counter(
             "requests",
             "Finished client requests.",
@@ -59,7 +59,7 @@ class RequestMetrics:
         )
         self._duration = histogram(
             "request_duration_seconds",
-            "From the request's arrival to the last byte of its answer.",
+            "From the request's arrival to the last byte of its response.",
             DURATION,
             *("endpoint", "model", "stream"),
         )
@@ -89,11 +89,11 @@ class RequestMetrics:
         self._sent_bytes = counter(
             "request_body_bytes", "Bytes of bodies sent to a server.", "server"
         )
-        self._answer_bytes = counter(
+        self._response_bytes = counter(
             "response_body_bytes", "Bytes of bodies that a server answered.", "server"
         )
         self._responses = counter(
-            "upstream_responses", "Answers of a server by class of status.", "server", "code"
+            "upstream_responses", "Responses of a server by class of status.", "server", "code"
         )
         self._errors = counter(
             "upstream_errors", "Requests that a server failed, and how.", "server", "reason"
@@ -111,19 +111,19 @@ class RequestMetrics:
         )
         self._first_byte = histogram(
             "time_to_first_byte_seconds",
-            "From sending a request to a server to the first byte of its answer.",
+            "From sending a request to a server to the first byte of its response.",
             FIRST,
             "server",
         )
         self._upstream_duration = histogram(
             "upstream_duration_seconds",
-            "From sending a request to a server to the end of its answer.",
+            "From sending a request to a server to the end of its response.",
             UPSTREAM_DURATION,
             *("server", "model"),
         )
         self._disconnects = counter(
             "client_disconnects",
-            "Clients that left before the end of their answer, and when.",
+            "Clients that left before the end of their response, and when.",
             *("model", "phase"),
         )
 
@@ -171,13 +171,13 @@ class RequestMetrics:
             self._count_trouble(record, meters.model)
 
     def _count_upstream(self, record: Record, upstream: Upstream) -> None:
-        answer, sent, first_byte = record.answer, record.sent, record.first_byte
-        if answer is None or sent is None or first_byte is None:
+        response, sent, first_byte = record.response, record.sent, record.first_byte
+        if response is None or sent is None or first_byte is None:
             return
         if record.ready:
             self._overhead.observe(max(0.0, sent - record.ready - record.waited))
         upstream.sent_bytes.value += record.size
-        upstream.answer_bytes.value += answer.size
+        upstream.response_bytes.value += response.size
         upstream.responses.value += 1
         upstream.first_byte.observe(first_byte - sent)
         upstream.duration.observe(record.ended - sent)
@@ -196,7 +196,7 @@ class RequestMetrics:
             self._failovers.labels(attempts[0][0], record.server).value += 1
         if record.fault is not None and not gave_up:
             self._errors.labels(record.server, record.fault).value += 1
-        elif record.status >= 500 and record.answer is not None:
+        elif record.status >= 500 and record.response is not None:
             self._errors.labels(record.server, "status_5xx").value += 1
         if record.rejection is not None:
             self._rejections.labels(model, record.rejection).value += 1
@@ -230,7 +230,7 @@ class RequestMetrics:
         server = record.server
         return Upstream(
             self._sent_bytes.labels(server),
-            self._answer_bytes.labels(server),
+            self._response_bytes.labels(server),
             self._responses.labels(server, f"{record.status // 100}xx"),
             self._first_byte.labels(server),
             self._upstream_duration.labels(server, model),

@@ -1,4 +1,4 @@
-"""What operators want to know of an answer, read off its bytes while they pass."""
+"""What operators want to know of a response, read off its bytes while they pass."""
 
 from time import monotonic
 
@@ -22,8 +22,8 @@ EVENT_LIMIT = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
 
 
-class Answer:
-    """Follows one answer. It sees every piece, and holds none of them back.
+class ResponseReader:
+    """Follows one response. It sees every piece, and holds none of them back.
 
     The first token of an event stream is the first text, reasoning or tool call that is not
     empty, not the first event: some servers begin with a role, or with a comment.

@@ -1,9 +1,9 @@
-"""What is counted of the tokens of models' answers."""
+"""What is counted of the tokens of models' responses."""
 
 from typing import NamedTuple
 
 from app.apis.endpoints import api_of
-from app.telemetry.instrument import Count, Families, Series
+from app.telemetry.instrument import Count, Instruments, Series
 from app.telemetry.record import Record
 from app.telemetry.response_reader import GAPS
 
@@ -15,7 +15,7 @@ _ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "time
 
 
 class Tokens(NamedTuple):
-    """What a model's answer is counted on."""
+    """What a model's response is counted on."""
 
     first_token: Series
     gaps: Series
@@ -30,8 +30,8 @@ class Tokens(NamedTuple):
 class TokenMetrics:
     """Counts tokens, and how long people wait for them."""
 
-    def __init__(self, families: Families) -> None:
-        counter, histogram = families.counter, families.histogram
+    def __init__(self, instruments: Instruments) -> None:
+        counter, histogram = instruments.counter, instruments.histogram
         self._first_token = histogram(
             "time_to_first_token_seconds",
             "From a request's arrival to the first token of its stream.",
@@ -59,7 +59,7 @@ class TokenMetrics:
         self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
         self._usage = counter(
             "usage_reports",
-            "Answers that told their tokens, and that did not although they cost some.",
+            "Responses that told their tokens, and that did not although they cost some.",
             *("server", "model", "result"),
         )
 
@@ -77,18 +77,18 @@ class TokenMetrics:
         )
 
     def count(self, record: Record, model: str, tokens: Tokens) -> None:
-        """Count an answer's tokens and when they came."""
-        answer = record.answer
-        if answer is None:
+        """Count a response's tokens and when they came."""
+        response = record.response
+        if response is None:
             return
-        if answer.first_token is not None and answer.gaps is not None:
-            tokens.first_token.observe(answer.first_token - record.started)
-            tokens.gaps.add(answer.gaps)
-            if any(answer.gaps.counts):
-                tokens.longest_gap.observe(answer.longest_gap)
-        elif answer.streams:
+        if response.first_token is not None and response.gaps is not None:
+            tokens.first_token.observe(response.first_token - record.started)
+            tokens.gaps.add(response.gaps)
+            if any(response.gaps.counts):
+                tokens.longest_gap.observe(response.longest_gap)
+        elif response.streams:
             self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
-        usage = answer.usage()
+        usage = response.usage()
         if usage is not None:
             tokens.usage_present.value += 1
             tokens.prompt.value += usage.prompt

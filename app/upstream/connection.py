@@ -1,6 +1,6 @@
 """HTTP/1.1 to the model servers, over `asyncio.Protocol` and llhttp: the connection.
 
-Our own client, because moving bytes is what this program exists for: an answer's bytes are
+Our own client, because moving bytes is what this program exists for: a response's bytes are
 handed to their receiver from the transport's callback, without a queue or a task between.
 """
 
@@ -14,7 +14,7 @@ from app.upstream import evidence
 from app.upstream.errors import Broken, Garbled, Stale, TimedOut, Unheard, UpstreamError
 
 HEAD_LIMIT = 64 * 1024
-"""Longest head of an answer, in bytes."""
+"""Longest head of a response, in bytes."""
 
 ONE_WRITE = 16 * 1024
 """Longest request, in bytes, that a socket's buffer takes as a whole or not at all."""
@@ -26,7 +26,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Head:
-    """Status and headers of an answer; the names in lower case."""
+    """Status and headers of a response; the names in lower case."""
 
     __slots__ = ("headers", "status")
 
@@ -36,7 +36,7 @@ class Head:
 
 
 class Receiver(Protocol):
-    """Takes an answer as it comes. Called from the transport's callbacks; must not block."""
+    """Takes a response as it comes. Called from the transport's callbacks; must not block."""
 
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         """Take the next piece: the head once, bytes of the body, and whether that was all."""
@@ -128,7 +128,7 @@ class Connection:
         self._chunks: list[bytes] = []
         self._complete = self._keep = False
 
-    # What the relay asks for
+    # What the proxy asks for
 
     def request(
         self,
@@ -139,9 +139,9 @@ class Connection:
         unfinished: bool = False,
         upgrade: bool = False,
     ) -> None:
-        """Send a request and have the answer given to `receiver`.
+        """Send a request and have the response given to `receiver`.
 
-        `head_only`: the answer has no body whatever its head says (RFC 9110 section 9.3.2).
+        `head_only`: the response has no body whatever its head says (RFC 9110 section 9.3.2).
         `unfinished`: more of the request follows, by `send`.
         """
         if self._transport.is_closing():
@@ -182,7 +182,7 @@ class Connection:
                 self._transport.resume_reading()
 
     def hand_over(self, receiver: Receiver) -> None:
-        """Give the rest of the answer to another receiver."""
+        """Give the rest of the response to another receiver."""
         self._receiver = receiver
 
     def abort(self) -> None:
@@ -238,7 +238,7 @@ class Connection:
 
     @property
     def answering(self) -> bool:
-        """Whether the answer has begun."""
+        """Whether the response has begun."""
         return self._status > 0
 
     @property
@@ -268,7 +268,7 @@ class Connection:
             if self.heard_at - self._cancelled_at > LAST_BYTES:
                 self._transport.abort()
         elif self._receiver is None or self._parser is None:
-            # Nobody asked for these bytes: they must not become the next client's answer.
+            # Nobody asked for these bytes: they must not become the next client's response.
             self._transport.abort()
         elif self._raw:
             self._receiver.on_response(None, data, complete=False)
@@ -293,11 +293,11 @@ class Connection:
             elif self._was_stale(error):
                 self._fail(Stale("the kept connection was closed"))
             elif self.answering:
-                self._fail(Broken("the server closed the connection in the middle of its answer"))
+                self._fail(Broken("the server closed the connection in the middle of its response"))
             else:
                 unheard = self.reused and not self._head_size
                 kind = Unheard if unheard else Broken
-                self._fail(kind("the server closed the connection without an answer"))
+                self._fail(kind("the server closed the connection without a response"))
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -311,7 +311,7 @@ class Connection:
 
     def on_message_begin(self) -> None:
         if self._complete:
-            raise Garbled("bytes after the end of the answer")
+            raise Garbled("bytes after the end of the response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come this way too. They are dropped (RFC 9110 section 6.5.1 allows it).
@@ -322,7 +322,7 @@ class Connection:
         assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
-            self._headers = []  # an interim answer (RFC 9110 section 15.2) is for us alone
+            self._headers = []  # an interim response (RFC 9110 section 15.2) is for us alone
             return
         if status > 599 or (status == 101 and not self._upgrading):
             raise Garbled(f"the server answered with status {status}")
@@ -369,14 +369,14 @@ class Connection:
         except httptools.HttpParserError as error:
             if not self._complete:
                 cause = error.__context__
-                reason = str(cause) if isinstance(cause, Garbled) else "its answer is not HTTP"
+                reason = str(cause) if isinstance(cause, Garbled) else "its response is not HTTP"
                 self._fail(Garbled(reason))
                 return
             self._keep = False
         if self._status:
             self._deliver()
         elif self._head_size > HEAD_LIMIT:
-            self._fail(Garbled(f"the head of its answer is longer than {HEAD_LIMIT} bytes"))
+            self._fail(Garbled(f"the head of its response is longer than {HEAD_LIMIT} bytes"))
 
     def _deliver(self) -> None:
         receiver, head, chunks = self._receiver, self._head, self._chunks
@@ -417,7 +417,7 @@ class Connection:
         return self._unread or refused
 
     def _ends_with_connection(self) -> bool:
-        """Whether the end of the connection ends the answer (RFC 9112 section 6.3)."""
+        """Whether the end of the connection ends the response (RFC 9112 section 6.3)."""
         if not self._status:
             return False
         names = {name for name, _ in self._headers}

@@ -5,7 +5,7 @@ UpstreamError
 │   └── Unanswered  not even a refusal
 ├── Stale           a kept connection had been closed: nothing was acted on
 ├── Garbled         what came is not HTTP, or more than we take
-├── Broken          the connection ended before the answer did
+├── Broken          the connection ended before the response did
 │   └── Unheard     a kept one, without a byte: only what may be repeated may be sent again
 └── TimedOut        the server kept silent for too long
 """
@@ -47,7 +47,7 @@ class Garbled(UpstreamError):
 
 
 class Broken(UpstreamError):
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
 
     kind = "reset"
 

@@ -14,7 +14,7 @@ server, uvicorn and others close theirs, so that both sides rarely decide at onc
 
 TRUSTED = 0.1
 """Seconds of idleness up to which a kept connection is believed to stay open for a request that
-must not be repeated. Dialling anew costs less than the smallest part of a model's answer."""
+must not be repeated. Dialling anew costs less than the smallest part of a model's response."""
 
 MARGIN = 0.01
 """Seconds by which a server may close a connection earlier than the last time."""
@@ -33,7 +33,7 @@ class Pool:
     The pool never queues and never limits: how many requests a server gets is the
     balancer's decision. All timeouts are in seconds: `connect_timeout` to get a connection,
     `first_byte_timeout` from the request to the first byte, `idle_timeout` between two
-    pieces of the answer, `linger` from a cancel until the server counts as stopped. `failed`
+    pieces of the response, `linger` from a cancel until the server counts as stopped. `failed`
     is told of a round over the connections that failed.
     """
 
@@ -181,7 +181,7 @@ class Pool:
             if connection.paused:
                 continue  # we are the ones who do not read
             if not connection.answering and silence >= self._first_byte_timeout:
-                connection.time_out(f"no answer within {self._first_byte_timeout:g} s")
+                connection.time_out(f"no response within {self._first_byte_timeout:g} s")
             elif connection.answering and silence >= self._idle_timeout:
                 connection.time_out(f"silent for {self._idle_timeout:g} s")
 

@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 
 import structlog
 
+from app.routing.backend import Backend
 from app.routing.fleet import NAME_LIMIT
-from app.routing.news import Asked, Failure, HealthAnswer, ModelsAnswer, News
-from app.routing.standing import Standing
-from app.routing.window import Sample, Side
+from app.routing.health_window import Sample, Side
+from app.routing.observations import HealthSeen, Introduced, ModelsSeen, Observation, ProbeFailed
 from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
 from app.upstream.fetch import TooLong, fetch
 from app.upstream.http import Client
@@ -54,17 +54,17 @@ class ServerProbe:
 
     def __init__(
         self,
-        standing: Standing,
+        backend: Backend,
         pool: Pool,
-        learn: Callable[[News], None],
+        observe: Callable[[Observation], None],
         pace: Pace,
         clock: Callable[[], float],
         checked: Callable[[str, CheckResult, float], None],
         failed: Callable[..., None],
     ) -> None:
-        self.server = server = standing.server
-        self._standing = standing
-        self._learn = learn
+        self.server = server = backend.server
+        self._backend = backend
+        self._observe = observe
         self._pace = pace
         self._clock = clock
         self._checked = checked
@@ -93,7 +93,7 @@ class ServerProbe:
             except Exception:  # noqa: BLE001 - logged and counted
                 # A fault of ours in one response must not end the watch over the server.
                 self._failed("probe", server=self.server.name)
-            if self._standing.window.gone:
+            if self._backend.health.down:
                 self._introspection.forget()
             self._probed.set()
             pause = self._pace.interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
@@ -117,7 +117,7 @@ class ServerProbe:
                 await self._probed.wait()
                 if self._reached.is_set():
                     await self._introspected.wait()
-        self._learn(Asked(self.server.name))
+        self._observe(Introduced(self.server.name))
 
     # One round
 
@@ -128,8 +128,8 @@ class ServerProbe:
             due.append(self._ask("health", self._health(self._agent)))
         if (
             self._agent is None
-            or self._standing.window.troubled
-            or self._standing.models is None
+            or self._backend.health.failing
+            or self._backend.models is None
             or self._clock() - self._listed_at >= self._pace.models_interval
         ):
             due.append(self._ask("models", self._models()))
@@ -151,32 +151,32 @@ class ServerProbe:
                 raise Silent from error
 
         with contextlib.suppress(Silent):
-            in_use = self._standing.ledger.total > 0
+            in_use = self._backend.ledger.total > 0
             asked_at = self._clock()
             report = await self._introspection.report(get, in_use=in_use)
             if report is not None:
-                self._learn(replace(report, asked_at=asked_at))
+                self._observe(replace(report, asked_at=asked_at))
 
-    async def _ask(self, side: Side, question: Coroutine[None, None, News]) -> None:
+    async def _ask(self, side: Side, question: Coroutine[None, None, Observation]) -> None:
         server = self.server.name
         begun = time.monotonic()
         result: CheckResult = "ok"
         try:
-            news = await question
+            observation = await question
         except Unreachable as error:
             silent = isinstance(error, Unanswered)
             result = "timeout" if silent else "refused"
-            news = Failure(server, side, unreachable=True, reason=result, silent=silent)
+            observation = ProbeFailed(server, side, unreachable=True, reason=result, silent=silent)
             if side == "models":
                 self._reached.clear()
                 self._introspection.forget()
         except (UpstreamError, Unusable) as fault:
             silent = isinstance(fault, TimedOut)
             result = "timeout" if silent else "bad_response"
-            news = Failure(server, side, unreachable=False, reason=result, silent=silent)
+            observation = ProbeFailed(server, side, unreachable=False, reason=result, silent=silent)
         if side == "health" or self._agent is None:
             self._checked(server, result, time.monotonic() - begun)
-        self._learn(news)
+        self._observe(observation)
 
     async def _get(self, pool: Pool, path: str) -> Page:
         response = await fetch(
@@ -189,14 +189,14 @@ class ServerProbe:
         )
         return response.status, response.body
 
-    async def _health(self, agent: Pool) -> News:
+    async def _health(self, agent: Pool) -> Observation:
         status, body = await self._get(agent, "/llmhealth")
         if status != 200:
             raise Unusable(f"status {status}")
         busy, percent = _load(body)
-        return HealthAnswer(self.server.name, Sample(busy, percent, self._clock()))
+        return HealthSeen(self.server.name, Sample(busy, percent, self._clock()))
 
-    async def _models(self) -> News:
+    async def _models(self) -> Observation:
         server = self.server.name
         try:
             page = await self._client.get("/v1/models")
@@ -210,11 +210,11 @@ class ServerProbe:
         if status >= 500:
             raise Unusable(f"status {status}")
         self._listed_at = self._clock()
-        return ModelsAnswer(server, _names(body) if status == 200 else None)
+        return ModelsSeen(server, _names(body) if status == 200 else None)
 
 
 def _load(body: bytes) -> tuple[bool, float]:
-    """Read a health answer: JSON as ours, or one word; whether busy, and the GPU's percent."""
+    """Read a health response: JSON as ours, or one word; whether busy, and the GPU's percent."""
     text = body.decode("utf-8", "replace").strip()
     percent: object = None
     word: object = text

@@ -34,7 +34,7 @@ GPUS = Dashboard(
             (
                 Panel(
                     "Machines",
-                    "Share of the balancers and agents that answer Prometheus.",
+                    "Share of the balancers and agents that response Prometheus.",
                     {"": f"avg(up{{{WHERE},{OF_OURS}}})"},
                     "stat",
                     "percentunit",

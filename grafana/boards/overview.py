@@ -60,7 +60,7 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Servers up",
-                    "Share of the configured servers that answer. Below 100 % see the dashboard of the servers.",
+                    "Share of the configured servers that response. Below 100 % see the dashboard of the servers.",
                     {"": f"avg({metric('server_up')})"},
                     "stat",
                     "percentunit",
@@ -180,7 +180,7 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Whole requests",
-                    "From a request's arrival to the end of its answer, by model.",
+                    "From a request's arrival to the end of its response, by model.",
                     {
                         "{{model}}, 95 %": quantile(
                             0.95, "request_duration_seconds", MODEL, by="model"
@@ -333,8 +333,8 @@ OVERVIEW = Dashboard(
                     unit="reqps",
                 ),
                 Panel(
-                    "Answers without usage",
-                    "Share of answers that did not tell their tokens: so much is missing in the panels of tokens.",
+                    "Responses without usage",
+                    "Share of responses that did not tell their tokens: so much is missing in the panels of tokens.",
                     {
                         "missing": ratio(
                             rate("usage_reports_total", MODEL, 'result="missing"'),

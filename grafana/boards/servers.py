@@ -174,7 +174,7 @@ SERVERS = Dashboard(
             (
                 Panel(
                     "First byte",
-                    "From sending a request to the first byte of the answer: 95 % are quicker.",
+                    "From sending a request to the first byte of the response: 95 % are quicker.",
                     {
                         "{{server}}": quantile(
                             0.95, "time_to_first_byte_seconds", SERVER, by="server"
@@ -194,7 +194,7 @@ SERVERS = Dashboard(
                 ),
                 Panel(
                     "Whole answers",
-                    "From sending a request to the end of the answer: 95 % are quicker.",
+                    "From sending a request to the end of the response: 95 % are quicker.",
                     {
                         "{{server}}": quantile(
                             0.95, "upstream_duration_seconds", SERVER, by="server"
@@ -208,7 +208,7 @@ SERVERS = Dashboard(
             "What goes wrong there?",
             (
                 Panel(
-                    "Answers by status",
+                    "Responses by status",
                     "Answers per second by class of status.",
                     {
                         "{{server}}, {{code}}": rate(

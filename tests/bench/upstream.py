@@ -26,7 +26,7 @@ ANSWER = json.dumps(
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "An answer of the usual length."},
+                "message": {"role": "assistant", "content": "A response of the usual length."},
                 "finish_reason": "stop",
             }
         ],

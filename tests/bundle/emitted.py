@@ -9,14 +9,14 @@ from prometheus_client.samples import Sample
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
+from app.routing.health_window import Sample as Probe
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
-from app.routing.window import Sample as Probe
+from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.telemetry.gpu.reader import Gpu
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Record
-from app.telemetry.response_reader import Answer
+from app.telemetry.response_reader import ResponseReader
 from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
@@ -42,13 +42,13 @@ async def emitted_edges() -> dict[str, set[float]]:
 async def _samples() -> list[Sample]:
     server = Server("PC1", "http://pc1:8081", "http://pc1:18000", 2)
     balancer = Balancer(Fleet.of([server], {"m.*": ["PC1"]}), clock=Clock())
-    balancer.learn(ModelsAnswer("PC1", ["m"]))
-    balancer.learn(HealthAnswer("PC1", Probe(True, 75.0, 99.0)))
-    balancer.learn(Failure("PC1", "models", unreachable=True))
-    balancer.learn(Report("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    balancer.observe(ModelsSeen("PC1", ["m"]))
+    balancer.observe(HealthSeen("PC1", Probe(True, 75.0, 99.0)))
+    balancer.observe(ProbeFailed("PC1", "models", unreachable=True))
+    balancer.observe(SelfReport("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     lease = balancer.place(Ask("m", ("m",), "alice", "::1"))
     assert isinstance(lease, Lease)
-    lease.reuse = Reuse(500, 100, 1.0)
+    lease.reuse = CacheReuse(500, 100, 1.0)
     lease.release()
     sampler = GpuSampler(
         OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, 300.0, 5000.0, "560"))
@@ -67,16 +67,16 @@ def _records() -> list[Record]:
     where: dict[str, Any] = {"model": "m", "server": "PC1", "instance": "m", "reason": "sticky"}
     times: dict[str, Any] = {"ready": 1.0, "sent": 1.1, "first_byte": 1.2, "ended": 2.0}
     token = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
-    stream, silent = Answer(streams=True), Answer(streams=True)
+    stream, silent = ResponseReader(streams=True), ResponseReader(streams=True)
     for piece in (token, token, b'data: {"usage": {"prompt_tokens": 1}}\n\n'):
         stream.passes(piece)
 
     record = functools.partial(records.record, **where, **times, status=200)
     return [
-        record(stream=True, answer=stream, outcome="success"),
-        record(stream=True, answer=silent, outcome="client_disconnect"),
-        record(outcome="success", answer=Answer(streams=False)),
-        record(outcome="success", failures=("PC2",), faults=("connect",), answer=stream),
+        record(stream=True, response=stream, outcome="success"),
+        record(stream=True, response=silent, outcome="client_disconnect"),
+        record(outcome="success", response=ResponseReader(streams=False)),
+        record(outcome="success", failures=("PC2",), faults=("connect",), response=stream),
         record(outcome="upstream_error", failures=("PC1",), faults=("connect",), first_byte=None),
         record(outcome="rejected", rejection="queue_full", first_byte=None, sent=None),
     ]

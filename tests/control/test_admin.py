@@ -19,7 +19,7 @@ from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
-from app.routing.news import ModelsAnswer, Report
+from app.routing.observations import ModelsSeen, SelfReport
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP
 
@@ -82,7 +82,7 @@ async def test_an_explanation_tells_where_a_request_would_go_and_sends_nothing(
         "slot": None,
     }
     assert [one["server"] for one in told["servers"]] == ["PC1", "PC/2"]
-    assert not any(s.ledger.total for s in house.balancer.standings())
+    assert not any(s.ledger.total for s in house.balancer.backends())
 
 
 async def test_an_explanation_is_for_the_client_that_a_trusted_proxy_names(house: House) -> None:
@@ -94,8 +94,8 @@ async def test_an_explanation_is_for_the_client_that_a_trusted_proxy_names(house
 
 
 async def test_an_explanation_names_what_keeps_a_server_from_a_request(house: House) -> None:
-    house.balancer.learn(ModelsAnswer("PC1", ["other"]))
-    house.balancer.learn(Report("PC/2", LLAMA_CPP, loading=True))
+    house.balancer.observe(ModelsSeen("PC1", ["other"]))
+    house.balancer.observe(SelfReport("PC/2", LLAMA_CPP, loading=True))
 
     told = await house.explained()
 
@@ -106,7 +106,7 @@ async def test_an_explanation_names_what_keeps_a_server_from_a_request(house: Ho
 
 
 async def test_an_explanation_tells_what_a_cache_holds_and_which_slot_it_is(house: House) -> None:
-    house.balancer.learn(Report("PC/2", LLAMA_CPP, slots=1, busy_slots=frozenset()))
+    house.balancer.observe(SelfReport("PC/2", LLAMA_CPP, slots=1, busy_slots=frozenset()))
     with house.balancer.place(house.ask()):  # type: ignore[union-attr]
         lease = house.balancer.place(house.ask())
         assert not isinstance(lease, Refusal)
@@ -155,7 +155,7 @@ async def test_draining_needs_the_key(house: House) -> None:
         answer = await house.client.post("/llmhealth-drain/PC1", headers=headers)  # type: ignore[arg-type]
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert not house.balancer.standing("PC1").draining
+    assert not house.balancer.backend("PC1").draining
 
 
 async def test_without_a_key_nobody_may_drain() -> None:

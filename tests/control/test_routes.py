@@ -14,10 +14,10 @@ from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
+from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.routing.prompt import Prompt
-from app.routing.window import Sample
 from app.telemetry.gpu.reader import NoReader
 from app.telemetry.gpu.sampler import GpuSampler
 from tests.fakes.clock import Clock
@@ -50,9 +50,9 @@ async def taken(b: Balancer, now: float = 60.0) -> dict[str, Any]:
 async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
     clock = Clock(0.0)
     b = balancer(clock)
-    b.learn(HealthAnswer("PC1", Sample(busy=True, gpu_percent=75.0, at=30.0)))
-    b.learn(ModelsAnswer("PC1", ["m-2", "m"]))
-    b.learn(Failure("PC2", "models", unreachable=True))
+    b.observe(HealthSeen("PC1", Sample(busy=True, gpu_percent=75.0, at=30.0)))
+    b.observe(ModelsSeen("PC1", ["m-2", "m"]))
+    b.observe(ProbeFailed("PC2", "models", unreachable=True))
     placed(b)
 
     clock.tick(60)
@@ -141,13 +141,13 @@ def control() -> FastAPI:
         return b"a 1\n"
 
     b = balancer()
-    b.learn(ModelsAnswer("PC1", ["m"]))
+    b.observe(ModelsSeen("PC1", ["m"]))
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     router = routes.routes(
         health=lambda: {"status": "idle"},
         snapshot=lambda: {"now": "now"},
         stats=lambda: {"total_requests": 0},
-        standings=b.standings,
+        backends=b.backends,
         metrics=metrics,
         metrics_type="text/plain; version=1.0.0; charset=utf-8",
     )
@@ -211,12 +211,12 @@ def test_prometheus_is_told_every_agent_by_its_machine() -> None:
 async def test_the_snapshot_tells_what_is_believed_of_caches() -> None:
     clock = Clock(50.0)
     b = balancer(clock)
-    b.learn(HealthAnswer("PC1", Sample(busy=False, gpu_percent=0.0, at=49.0)))
-    b.learn(Report("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.observe(HealthSeen("PC1", Sample(busy=False, gpu_percent=0.0, at=49.0)))
+    b.observe(SelfReport("PC1", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     prompt = Prompt(["user\n" + "x" * 500], 0)
     lease = b.place(Ask("m", ("m",), "alice", "10.0.0.9", prompt))
     assert isinstance(lease, Lease)
-    lease.reuse = Reuse(prompt=500, cached=100, seconds=2.0)
+    lease.reuse = CacheReuse(prompt=500, cached=100, seconds=2.0)
     lease.release()
     other = Prompt(["user\n" + "y" * 600], 0)
     assert isinstance(b.place(Ask("m", ("m",), "bob", "10.0.0.9", other), ("PC2",)), Lease)

@@ -65,7 +65,7 @@ class Stack:
 
     @property
     def in_flight(self) -> int:
-        return sum(standing.ledger.total for standing in self.balancer.standings())
+        return sum(backend.ledger.total for backend in self.balancer.backends())
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Visit]:

@@ -162,7 +162,7 @@ class Exchanges(RuleBasedStateMachine):
     @invariant()
     def no_server_is_above_its_limit(self) -> None:
         if hasattr(self, "stack"):
-            assert all(s.ledger.total <= 1 for s in self.stack.balancer.standings())
+            assert all(s.ledger.total <= 1 for s in self.stack.balancer.backends())
 
     def teardown(self) -> None:
         if not hasattr(self, "stack"):

@@ -16,7 +16,7 @@ LIFE = b": waiting for a free server\n\n"
 
 
 async def second_of_two(answer: bytes, **options: float) -> bytes:
-    """Ask for a stream that has to wait until life was shown; then the server gives an answer."""
+    """Ask for a stream that has to wait until life was shown; then the server gives a response."""
     first, go = asyncio.Event(), asyncio.Event()
 
     async def script(visit: Visit) -> None:

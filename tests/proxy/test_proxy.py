@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from app.routing.news import ModelsAnswer
+from app.routing.observations import ModelsSeen
 from tests.fakes.sockets import (
     SSE,
     Message,
@@ -30,11 +30,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
 
 
 async def test_the_body_names_the_chosen_instance() -> None:
-    from app.routing.news import ModelsAnswer
+    from app.routing.observations import ModelsSeen
 
     seen: list[Message] = []
     async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
-        stack.balancer.learn(ModelsAnswer("A", ["m:latest"]))
+        stack.balancer.observe(ModelsSeen("A", ["m:latest"]))
         await stack.ask(chat("m"))
 
     assert json.loads(seen[0].body)["model"] == "m:latest"
@@ -47,7 +47,7 @@ async def test_other_model_requests_hold_a_lease_at_the_fallback() -> None:
     async with listening(holding(arrived, go)) as port, relaying(port) as stack:
         asked = asyncio.ensure_future(stack.ask(post(b"not json", b"/v1/embeddings")))
         await arrived.wait()
-        assert stack.balancer.standing("A").ledger.by_instance() == {"/v1/embeddings": 1}
+        assert stack.balancer.backend("A").ledger.by_instance() == {"/v1/embeddings": 1}
         go.set()
         assert (await asked).status == 200
         assert stack.in_flight == 0
@@ -128,7 +128,7 @@ async def test_what_may_not_be_done_twice_meets_no_connection_that_may_be_closed
     async def script(visit: Visit) -> None:
         seen.append((await visit.message()).start)
         await visit.say(ok())
-        seen.append((await visit.message()).start)  # and closes without an answer
+        seen.append((await visit.message()).start)  # and closes without a response
 
     request = get(b"/v1/responses/r1/cancel", method=method)
     async with listening(script) as port, relaying(port) as stack:
@@ -141,7 +141,7 @@ async def test_what_may_not_be_done_twice_meets_no_connection_that_may_be_closed
 async def test_a_body_that_cannot_be_edited_leaves_the_kept_connection_to_others() -> None:
     twice = b'{"model":"gpt-oss-low","chat_template_kwargs":{},"chat_template_kwargs":{}}'
     async with listening(answering(ok())) as port, relaying(port) as stack:
-        stack.balancer.learn(ModelsAnswer("A", ["m", "gpt-oss"]))
+        stack.balancer.observe(ModelsSeen("A", ["m", "gpt-oss"]))
         await stack.ask(chat())
         refused = await stack.ask(post(twice))
         pool = repr(stack.pools["A"])
@@ -270,7 +270,7 @@ async def test_a_client_that_leaves_before_the_first_byte_cancels_the_request() 
         record = await stack.record()
         assert record.outcome == "client_disconnect"
         await until(lambda: not stack.in_flight)
-        assert stack.balancer.standing("A").window.valid
+        assert stack.balancer.backend("A").health.healthy
 
 
 async def test_a_client_that_leaves_while_its_server_is_dialled_leaves_no_trace() -> None:
@@ -478,8 +478,8 @@ async def test_a_path_that_is_routed_goes_where_its_model_is_under_its_name_ther
         listening(answering(ok(), seen)) as port,
         relaying(elsewhere, port, routed_paths=ROUTED) as stack,
     ):
-        stack.balancer.learn(ModelsAnswer("A", ["other"]))
-        stack.balancer.learn(ModelsAnswer("B", ["m:latest"]))
+        stack.balancer.observe(ModelsSeen("A", ["other"]))
+        stack.balancer.observe(ModelsSeen("B", ["m:latest"]))
         answer = await stack.ask(post(body, path.encode(), header))
 
     assert (answer["x-balancer-server"], answer["x-balancer-instance"]) == ("B", "m:latest")
@@ -497,7 +497,7 @@ async def test_a_path_that_is_not_routed_goes_to_the_fallback_as_it_is() -> None
         listening(answering(ok())) as elsewhere,
         relaying(port, elsewhere) as stack,
     ):
-        stack.balancer.learn(ModelsAnswer("A", ["other"]))
+        stack.balancer.observe(ModelsSeen("A", ["other"]))
         answer = await stack.ask(post(body, b"/v1/embeddings"))
 
     assert (answer["x-balancer-server"], answer["x-balancer-reason"]) == ("A", "fallback")

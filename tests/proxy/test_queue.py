@@ -21,7 +21,7 @@ from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import ModelsAnswer
+from app.routing.observations import ModelsSeen
 from tests.fakes.clock import Clock
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ class House:
         return Asking(self, model, client)
 
     def full(self, model: str) -> bool:
-        return all(self.balancer.standing(name).ledger.full for name in MODELS[model])
+        return all(self.balancer.backend(name).ledger.full for name in MODELS[model])
 
 
 async def settle() -> None:
@@ -112,7 +112,7 @@ async def test_a_place_is_handed_over_in_the_moment_it_becomes_free() -> None:
 
     first.release()
 
-    assert house.balancer.standing("A").ledger.full
+    assert house.balancer.backend("A").ledger.full
     await settle()
     assert queued.lease.open
 
@@ -275,7 +275,7 @@ async def test_a_wait_has_an_end() -> None:
     assert isinstance(queued.turn, QueueTimeout)
     assert len(house.queue) == 0
     held.release()
-    assert house.balancer.standing("A").ledger.total == 0
+    assert house.balancer.backend("A").ledger.total == 0
 
 
 async def test_a_place_that_comes_in_the_moment_in_which_the_wait_ends_is_taken() -> None:
@@ -287,7 +287,7 @@ async def test_a_place_that_comes_in_the_moment_in_which_the_wait_ends_is_taken(
     await settle()
 
     queued.lease.release()
-    assert house.balancer.standing("A").ledger.total == 0
+    assert house.balancer.backend("A").ledger.total == 0
 
 
 async def test_how_fast_a_queue_moved_is_forgotten_once_nobody_waits(
@@ -329,15 +329,15 @@ async def test_one_that_leaves_in_the_moment_of_its_turn_passes_the_place_on() -
 async def test_news_of_a_server_can_end_a_wait() -> None:
     house = House()
     house.ask("a")
-    house.balancer.learn(ModelsAnswer("A", ["other"]))
-    house.balancer.learn(ModelsAnswer("B", ["m"]))
+    house.balancer.observe(ModelsSeen("A", ["other"]))
+    house.balancer.observe(ModelsSeen("B", ["m"]))
     for _ in range(2):
         house.ask("b")
     queued = house.ask("m")
     await settle()
     assert queued.turn is None
 
-    for lease in house.balancer.standing("B").ledger.leases():
+    for lease in house.balancer.backend("B").ledger.leases():
         lease.release()
     await settle()
 
@@ -433,20 +433,20 @@ class Queueing(RuleBasedStateMachine):
 
     @invariant()
     def no_server_is_above_its_limit(self) -> None:
-        for standing in self.house.balancer.standings():
-            assert standing.ledger.total <= LIMITS[standing.server.name]
+        for backend in self.house.balancer.backends():
+            assert backend.ledger.total <= LIMITS[backend.server.name]
 
     @invariant()
     def the_ledgers_hold_exactly_the_open_leases(self) -> None:
         self.settle()
-        booked = {x for s in self.house.balancer.standings() for x in s.ledger.leases()}
+        booked = {x for s in self.house.balancer.backends() for x in s.ledger.leases()}
         held = {one.turn for one in self.all if isinstance(one.turn, Lease)}
         assert booked == {lease for lease in held if lease.open}
 
     @invariant()
     def nobody_waits_beside_a_free_place(self) -> None:
         self.settle()
-        full = {s.server.name: s.ledger.full for s in self.house.balancer.standings()}
+        full = {s.server.name: s.ledger.full for s in self.house.balancer.backends()}
         for model in self.house.queue.by_model():
             assert all(full[server] for server in MODELS[model])
 

@@ -178,5 +178,5 @@ async def test_lines_of_json_are_a_stream_to_the_log() -> None:
         record = await stack.record()
 
     assert record.stream
-    assert record.answer is not None
-    assert record.answer.first_token is not None
+    assert record.response is not None
+    assert record.response.first_token is not None

@@ -1,4 +1,4 @@
-"""Answers that break off: told within a stream of events, and nowhere else."""
+"""Responses that break off: told within a stream of events, and nowhere else."""
 
 import asyncio
 import json

@@ -1,13 +1,13 @@
 from dataclasses import replace
 
+from app.routing.backend import MOST_INSTANCES
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask, Choice
 from app.routing.fleet import Fleet, Server
+from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.routing.prompt import Prompt
-from app.routing.standing import MOST_INSTANCES
-from app.routing.window import Sample
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP, OLLAMA, VLLM
 
@@ -45,7 +45,7 @@ def test_a_released_place_can_be_taken_again_and_is_announced() -> None:
     b = balancer()
     leases = [placed(b.place(ask(client))) for client in ("alice", "bob")]
     announced = []
-    b.on_room = lambda: announced.append(b.standing("A").ledger.total)
+    b.on_room = lambda: announced.append(b.backend("A").ledger.total)
 
     leases[0].release()
 
@@ -56,7 +56,7 @@ def test_a_released_place_can_be_taken_again_and_is_announced() -> None:
 def test_a_client_comes_back_to_the_instance_it_was_on_under_the_name_it_asks_for() -> None:
     """A pin stored by instance and looked up by model was lost for every `m-2`."""
     b = balancer(request_max=2)
-    b.learn(ModelsAnswer("A", ["m", "m-2"]))
+    b.observe(ModelsSeen("A", ["m", "m-2"]))
     with placed(b.place(ask("bob"))):
         first = placed(b.place(ask("alice")))
         assert (first.server, first.instance) == ("A", "m-2")
@@ -83,7 +83,7 @@ def test_a_pin_is_refreshed_at_the_end_of_a_request_too() -> None:
 def test_the_pinned_server_is_left_when_it_is_invalid() -> None:
     b = balancer()
     placed(b.place(ask("alice"))).release()
-    b.learn(Failure("A", "models", unreachable=True))
+    b.observe(ProbeFailed("A", "models", unreachable=True))
 
     assert placed(b.place(ask("alice"))).server == "B"
 
@@ -97,7 +97,7 @@ def test_servers_that_were_tried_are_not_chosen_again() -> None:
 
 def test_a_model_that_no_pattern_matches_goes_to_the_fallback_unchanged_and_is_not_pinned() -> None:
     b = balancer()
-    b.learn(ModelsAnswer("B", ["other", "other-2"]))
+    b.observe(ModelsSeen("B", ["other", "other-2"]))
 
     lease = placed(b.place(ask(model="other")))
 
@@ -138,7 +138,7 @@ def test_overflow_passes_by_who_drains_or_loads() -> None:
     b.drain("A", on=True)
 
     assert placed(b.place(ask("carol"))).server == "B"
-    b.learn(Report("B", LLAMA_CPP, loading=True))
+    b.observe(SelfReport("B", LLAMA_CPP, loading=True))
     assert b.place(ask("carol")) is Refusal.FULL
     assert b.place(UNROUTED) is Refusal.FULL
 
@@ -153,9 +153,9 @@ def test_what_is_considered_is_what_overflow_would_do() -> None:
 
 def test_news_of_health_reaches_the_window() -> None:
     b = balancer()
-    b.learn(HealthAnswer("A", Sample(True, 90.0, 5.0)))
+    b.observe(HealthSeen("A", Sample(True, 90.0, 5.0)))
 
-    assert b.standing("A").window.last == Sample(True, 90.0, 5.0)
+    assert b.backend("A").health.last == Sample(True, 90.0, 5.0)
 
 
 def turn(number: int = 1, who: str = "alice") -> Prompt:
@@ -181,8 +181,8 @@ def test_a_conversation_is_found_again_whoever_s_address_it_comes_from() -> None
 
 def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
-    b.learn(Report("B", VLLM, active=0))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.observe(SelfReport("B", VLLM, active=0))
 
     leases = [placed(b.place(ask()._replace(prompt=turn(who=who)))) for who in "abcd"]
 
@@ -192,7 +192,7 @@ def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> No
 
 def test_a_server_that_is_busy_with_somebody_else_s_requests_counts_as_busy() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", VLLM, active=2))
+    b.observe(SelfReport("A", VLLM, active=2))
 
     assert placed(b.place(ask())).server == "B"
 
@@ -201,17 +201,17 @@ def test_what_we_sent_ourselves_is_nobody_else_s() -> None:
     b = balancer(request_max=3)
     lease = placed(b.place(ask()))
 
-    b.learn(Report("A", VLLM, active=1))
+    b.observe(SelfReport("A", VLLM, active=1))
     lease.release()
-    b.learn(Report("A", VLLM, active=1))
+    b.observe(SelfReport("A", VLLM, active=1))
 
-    assert b.standing("A").ledger.foreign == 0
+    assert b.backend("A").ledger.foreign == 0
 
 
 def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
     b = balancer(request_max=None)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
-    b.learn(Report("B", LLAMA_CPP, slots=1, busy_slots=frozenset()))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.observe(SelfReport("B", LLAMA_CPP, slots=1, busy_slots=frozenset()))
 
     for client in "abc":
         assert placed(b.place(ask(client)))
@@ -220,82 +220,82 @@ def test_slots_that_a_server_tells_of_are_its_limit_where_none_is_set() -> None:
 
 def test_a_limit_of_slots_goes_with_them_and_not_with_a_restart() -> None:
     b = balancer(request_max=None)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     limits = []
-    for news in (
-        Failure("A", "models", unreachable=True),
-        ModelsAnswer("A", ["m"]),
-        Report("A", LLAMA_CPP, loading=True),
-        Report("A", VLLM, active=0),
+    for observation in (
+        ProbeFailed("A", "models", unreachable=True),
+        ModelsSeen("A", ["m"]),
+        SelfReport("A", LLAMA_CPP, loading=True),
+        SelfReport("A", VLLM, active=0),
     ):
-        b.learn(news)
-        limits.append(b.standing("A").ledger.limit)
+        b.observe(observation)
+        limits.append(b.backend("A").ledger.limit)
 
     assert limits == [2, 2, 2, None]
 
 
 def test_what_a_server_no_longer_tells_is_not_believed() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
 
-    b.learn(Report("A", LLAMA_CPP, slots=2))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2))
 
-    assert b.standing("A").ledger.foreign == 0
-    assert not b.standing("A").elsewhere
+    assert b.backend("A").ledger.foreign == 0
+    assert not b.backend("A").elsewhere
 
 
 def test_what_was_told_before_three_failures_is_not_believed() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0, 1}), active=2))
 
     for _ in range(3):
-        b.learn(Failure("A", "models", unreachable=False))
+        b.observe(ProbeFailed("A", "models", unreachable=False))
 
-    assert b.standing("A").told is None
-    assert b.standing("A").ledger.foreign == 0
+    assert b.backend("A").self_report is None
+    assert b.backend("A").ledger.foreign == 0
 
 
 def test_a_server_that_has_fallen_asleep_holds_no_prompt() -> None:
     b = balancer(request_max=2)
-    awake = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
-    b.learn(awake)
+    awake = SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
+    b.observe(awake)
     placed(b.place(ask()._replace(prompt=turn()))).release()
-    b.learn(awake)
+    b.observe(awake)
     assert b.holds(ask()._replace(prompt=turn(2)))
 
-    b.learn(replace(awake, loaded=frozenset()))
+    b.observe(replace(awake, loaded=frozenset()))
 
     assert not b.holds(ask()._replace(prompt=turn(2)))
 
 
 def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
-    told = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset())
+    told = SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset())
     free, limited = balancer(request_max=None, adopt_slots=False), balancer(request_max=5)
     for b in (free, limited):
-        b.learn(told)
+        b.observe(told)
 
-    assert (free.standing("A").ledger.limit, limited.standing("A").ledger.limit) == (None, 5)
+    assert (free.backend("A").ledger.limit, limited.backend("A").ledger.limit) == (None, 5)
 
 
 def test_a_server_that_loads_its_model_is_waited_for_until_it_tells_that_it_has() -> None:
     b = balancer()
     for name in ("A", "B"):
-        b.learn(Report(name, LLAMA_CPP, loading=True))
+        b.observe(SelfReport(name, LLAMA_CPP, loading=True))
     assert b.place(ask()) is Refusal.FULL
-    assert b.standing("A").status == "loading"
+    assert b.backend("A").status == "loading"
 
-    b.learn(ModelsAnswer("A", ["m"]))  # llama.cpp lists them while it loads
+    b.observe(ModelsSeen("A", ["m"]))  # llama.cpp lists them while it loads
     assert b.place(ask()) is Refusal.FULL
 
-    b.learn(Report("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
 
     assert placed(b.place(ask())).server == "A"
 
 
 def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it() -> None:
     b = balancer()
-    b.learn(Report("A", OLLAMA, loaded=frozenset({"other"})))
-    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
+    b.observe(SelfReport("A", OLLAMA, loaded=frozenset({"other"})))
+    b.observe(SelfReport("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask("alice"))).server == "B"
     assert b.place(ask("bob")._replace(prompt=turn())) is Refusal.FULL  # that is sooner free
@@ -303,9 +303,9 @@ def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it
 
 def test_a_client_stays_where_its_model_is_being_loaded() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", OLLAMA, loaded=frozenset()))
+    b.observe(SelfReport("A", OLLAMA, loaded=frozenset()))
     placed(b.place(ask())).release()
-    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
+    b.observe(SelfReport("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask())).reason == "sticky"
 
@@ -313,24 +313,24 @@ def test_a_client_stays_where_its_model_is_being_loaded() -> None:
 def test_a_pin_gives_way_where_the_model_was_unloaded_and_is_in_memory_elsewhere() -> None:
     b = balancer(request_max=2)
     placed(b.place(ask())).release()
-    b.learn(Report("A", OLLAMA, loaded=frozenset()))
-    b.learn(Report("B", OLLAMA, loaded=frozenset({"m"})))
+    b.observe(SelfReport("A", OLLAMA, loaded=frozenset()))
+    b.observe(SelfReport("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask())).server == "B"
 
 
 def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
     b = balancer(request_max=2)
-    b.learn(ModelsAnswer("A", ["m", "m-other"]))
-    b.learn(Report("A", OLLAMA, loaded=frozenset({"m"})))
+    b.observe(ModelsSeen("A", ["m", "m-other"]))
+    b.observe(SelfReport("A", OLLAMA, loaded=frozenset({"m"})))
     lease = placed(b.place(ask()._replace(prompt=turn())))
-    other = Report("A", OLLAMA, loaded=frozenset({"m-other"}))
-    b.learn(other)
+    other = SelfReport("A", OLLAMA, loaded=frozenset({"m-other"}))
+    b.observe(other)
     lease.release()
-    b.learn(other)
+    b.observe(other)
     assert b.holds(ask()._replace(prompt=turn(2)))  # it may have been loaded in the meantime
 
-    b.learn(other)
+    b.observe(other)
 
     assert not b.holds(ask()._replace(prompt=turn(2)))
 
@@ -338,17 +338,17 @@ def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
 def test_a_model_that_is_loaded_for_one_request_is_not_loaded_elsewhere_for_the_next() -> None:
     b = balancer(request_max=2)
     for name in ("A", "B"):
-        b.learn(Report(name, OLLAMA, loaded=frozenset()))
+        b.observe(SelfReport(name, OLLAMA, loaded=frozenset()))
 
     assert [placed(b.place(ask(client))).server for client in ("alice", "bob")] == ["A", "A"]
 
 
 def test_ollamas_zero_is_no_word_about_its_cache() -> None:
     b = balancer()
-    b.learn(Report("A", OLLAMA, loaded=frozenset({"m"})))
+    b.observe(SelfReport("A", OLLAMA, loaded=frozenset({"m"})))
     for number in (1, 2):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        lease.reuse = Reuse(prompt=100, cached=0, seconds=None)
+        lease.reuse = CacheReuse(prompt=100, cached=0, seconds=None)
         lease.release()
 
     assert not b.forecasts
@@ -357,10 +357,10 @@ def test_ollamas_zero_is_no_word_about_its_cache() -> None:
 
 def test_a_block_that_vllm_has_not_filled_is_no_miss() -> None:
     b = balancer()
-    b.learn(Report("A", VLLM, active=0))
+    b.observe(SelfReport("A", VLLM, active=0))
     for number, prompt, cached in ((1, 450, 0), (2, 460, 256), (3, 100, 0), (4, 470, 0)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        lease.reuse = Reuse(prompt, cached=cached, seconds=None)
+        lease.reuse = CacheReuse(prompt, cached=cached, seconds=None)
         lease.release()
 
     assert {result: count for (_, result), count in b.forecasts.items()} == {
@@ -386,7 +386,7 @@ def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):
         lease = placed(b.place(ask()._replace(prompt=turn(number))))
-        lease.reuse = Reuse(prompt=100, cached=cached, seconds=None)
+        lease.reuse = CacheReuse(prompt=100, cached=cached, seconds=None)
         lease.release()
 
     assert {result: count for (_, result), count in b.forecasts.items()} == {
@@ -401,7 +401,7 @@ def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
     b = balancer()
     lease = placed(b.place(ask()._replace(prompt=turn())))
 
-    lease.reuse = Reuse(prompt=100, cached=None, seconds=None)
+    lease.reuse = CacheReuse(prompt=100, cached=None, seconds=None)
     lease.release()
 
     assert not b.forecasts
@@ -409,20 +409,20 @@ def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
 
 def test_the_speed_of_reading_is_learned_from_long_prompts() -> None:
     b = balancer()
-    for told in (Reuse(1000, cached=200, seconds=2.0), Reuse(10, cached=None, seconds=2.0)):
+    for told in (CacheReuse(1000, 200, 2.0), CacheReuse(10, None, 2.0)):
         lease = placed(b.place(ask()))
         lease.reuse = told
         lease.release()
 
-    assert b.standing("A").prefill == 400.0
+    assert b.backend("A").prefill == 400.0
 
 
 def test_a_server_that_was_away_is_believed_to_hold_nothing() -> None:
     b = balancer()
     placed(b.place(ask()._replace(prompt=turn()))).release()
 
-    b.learn(Failure("A", "models", unreachable=True))
-    b.learn(ModelsAnswer("A", ["m"]))
+    b.observe(ProbeFailed("A", "models", unreachable=True))
+    b.observe(ModelsSeen("A", ["m"]))
 
     assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "empty_slot"
 
@@ -481,14 +481,14 @@ def test_invented_names_push_out_only_what_was_used_before_them() -> None:
     for number in range(MOST_INSTANCES + 1):
         placed(b.place(ask(model=f"m{number}")._replace(prompt=turn()), tried={"B"})).release()
 
-    assert sum(1 for _ in b.standing("A").residencies()) == MOST_INSTANCES
+    assert sum(1 for _ in b.backend("A").prompt_caches()) == MOST_INSTANCES
     placed(b.place(ask()._replace(prompt=turn()), tried={"B"})).release()
     assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "remembered_prompt"
 
 
 def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_took() -> None:
     b = balancer(request_max=2)
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     b.drain("B", on=True)
     several = placed(b.place(ask()._replace(prompt=turn(), takes_slot=False)))
     assert several.slot is None
@@ -497,13 +497,13 @@ def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_too
     assert unsure.slot is None
     unsure.release()
 
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
     assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).slot == 1
 
 
 def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
     b = balancer()
-    b.learn(Report("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
     b.drain("B", on=True)
     placed(b.place(ask()._replace(prompt=turn()))).release()
     lost = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
@@ -517,7 +517,7 @@ def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
 def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:
     b = balancer(request_max=2)
     early = placed(b.place(ask()._replace(prompt=turn())))
-    b.learn(Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
+    b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
     b.drain("B", on=True)
 
     assert placed(b.place(ask("bob")._replace(prompt=turn(who="bob")))).slot == 1

@@ -7,10 +7,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
+from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report, Reuse
+from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.routing.prompt import Prompt
-from app.routing.window import Sample
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP
 
@@ -37,8 +37,10 @@ class Placing(RuleBasedStateMachine):
     def place(
         self, client: str, model: str, tried: set[str], said: list[str] | None
     ) -> Lease | None:
-        valid = {s.server.name for s in self.balancer.standings() if s.window.valid}
-        room = {s.server.name for s in self.balancer.standings() if s.willing and not s.ledger.full}
+        valid = {s.server.name for s in self.balancer.backends() if s.health.healthy}
+        room = {
+            s.server.name for s in self.balancer.backends() if s.accepting and not s.ledger.full
+        }
         prompt = None if said is None else Prompt([SYSTEM, *said], opening=1)
         ask = Ask(model, (model,), client, "10.0.0.1", prompt)
         _, considered = self.balancer.consider(ask)
@@ -53,10 +55,10 @@ class Placing(RuleBasedStateMachine):
             assert considered is not None
             assert (considered.server, considered.instance) == (lease.server, lease.instance)
         if lease.reason == "last_resort":
-            hopeful = [self.balancer.standing(name) for name in valid & candidates]
+            hopeful = [self.balancer.backend(name) for name in valid & candidates]
             assert all(s.lacks((model,)) or s.draining for s in hopeful)
         if lease.slot is not None:
-            assert lease.slot not in self.balancer.standing(lease.server).elsewhere
+            assert lease.slot not in self.balancer.backend(lease.server).elsewhere
         self.held.append(lease)
         return lease
 
@@ -74,21 +76,21 @@ class Placing(RuleBasedStateMachine):
 
     @rule(server=SERVERS, unreachable=st.booleans())
     def fail(self, server: str, unreachable: bool) -> None:
-        self.balancer.learn(Failure(server, "models", unreachable))
+        self.balancer.observe(ProbeFailed(server, "models", unreachable))
 
     @rule(server=SERVERS, models=st.none() | st.sets(st.sampled_from(["m", "m-2", "n", "n-3"])))
     def answer(self, server: str, models: set[str] | None) -> None:
-        self.balancer.learn(ModelsAnswer(server, models))
-        self.balancer.learn(HealthAnswer(server, Sample(False, 0.0, self.clock())))
+        self.balancer.observe(ModelsSeen(server, models))
+        self.balancer.observe(HealthSeen(server, Sample(False, 0.0, self.clock())))
 
     @rule(server=SERVERS, slots=st.integers(1, 4), busy=st.sets(st.integers(0, 3)))
     def report(self, server: str, slots: int, busy: set[int]) -> None:
         at_work = frozenset(number for number in busy if number < slots)
-        self.balancer.learn(Report(server, LLAMA_CPP, slots=slots, busy_slots=at_work))
+        self.balancer.observe(SelfReport(server, LLAMA_CPP, slots=slots, busy_slots=at_work))
 
     @rule(server=SERVERS)
     def load(self, server: str) -> None:
-        self.balancer.learn(Report(server, LLAMA_CPP, loading=True))
+        self.balancer.observe(SelfReport(server, LLAMA_CPP, loading=True))
 
     @rule(server=SERVERS, on=st.booleans())
     def drain(self, server: str, on: bool) -> None:
@@ -97,7 +99,7 @@ class Placing(RuleBasedStateMachine):
     @rule(lease=leases, cached=st.none() | st.integers(0, 100))
     def tell_tokens(self, lease: Lease | None, cached: int | None) -> None:
         if lease is not None:
-            lease.reuse = Reuse(100, cached, 0.5)
+            lease.reuse = CacheReuse(100, cached, 0.5)
 
     @rule(seconds=st.sampled_from([1.0, 100.0, 200.0]))
     def wait(self, seconds: float) -> None:
@@ -105,18 +107,18 @@ class Placing(RuleBasedStateMachine):
 
     @invariant()
     def no_server_is_above_its_limit(self) -> None:
-        for standing in self.balancer.standings():
-            assert standing.ledger.total <= LIMITS[standing.server.name]
+        for backend in self.balancer.backends():
+            assert backend.ledger.total <= LIMITS[backend.server.name]
 
     @invariant()
     def no_slot_is_named_to_two(self) -> None:
-        for standing in self.balancer.standings():
-            named = [x.slot for x in standing.ledger.leases() if x.slot is not None]
+        for backend in self.balancer.backends():
+            named = [x.slot for x in backend.ledger.leases() if x.slot is not None]
             assert len(set(named)) == len(named)
 
     @invariant()
     def the_ledgers_hold_exactly_the_open_leases(self) -> None:
-        booked = [lease for s in self.balancer.standings() for lease in s.ledger.leases()]
+        booked = [lease for s in self.balancer.backends() for lease in s.ledger.leases()]
         assert len(booked) == len(self.held)
         assert set(booked) == set(self.held)
 

@@ -3,7 +3,7 @@ import pytest
 from app.routing.balancer import Balancer
 from app.routing.catalog import offered
 from app.routing.fleet import Fleet, Server
-from app.routing.news import ModelsAnswer
+from app.routing.observations import ModelsSeen
 from tests.fakes.clock import Clock
 
 
@@ -27,20 +27,20 @@ def test_the_servers_models_are_merged_without_further_instances(
     servers = [Server(f"S{n}", f"http://s{n}") for n in range(len(lists))]
     b = Balancer(Fleet.of(servers), clock=Clock())
     for server, names in zip(servers, lists, strict=True):
-        b.learn(ModelsAnswer(server.name, names))
+        b.observe(ModelsSeen(server.name, names))
 
-    assert offered(b.standings()) == models
+    assert offered(b.backends()) == models
 
 
 def test_an_alias_is_listed_while_its_model_is() -> None:
     b = Balancer(Fleet.of([Server("A", "http://a")]), clock=Clock())
-    b.learn(ModelsAnswer("A", ["m"]))
+    b.observe(ModelsSeen("A", ["m"]))
 
-    assert offered(b.standings(), {"gpt-4o": ("m-high", "m"), "other": ("n",)}) == ["gpt-4o", "m"]
+    assert offered(b.backends(), {"gpt-4o": ("m-high", "m"), "other": ("n",)}) == ["gpt-4o", "m"]
 
 
 def test_an_alias_of_a_name_without_a_tag_is_listed_where_ollama_has_the_model() -> None:
     b = Balancer(Fleet.of([Server("A", "http://a")]), clock=Clock())
-    b.learn(ModelsAnswer("A", ["m:latest"]))
+    b.observe(ModelsSeen("A", ["m:latest"]))
 
-    assert offered(b.standings(), {"gpt-4o": ("m",)}) == ["gpt-4o", "m:latest"]
+    assert offered(b.backends(), {"gpt-4o": ("m",)}) == ["gpt-4o", "m:latest"]

@@ -1,11 +1,11 @@
 """Which server loads a model that none has in memory, and when it is better to wait."""
 
+from app.routing.backend import GUESSED_LOAD, Readiness
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
-from app.routing.news import ModelsAnswer, Report
-from app.routing.standing import GUESSED_LOAD, Readiness
+from app.routing.observations import ModelsSeen, SelfReport
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_SWAP
 
@@ -16,7 +16,7 @@ def balancer(clock: Clock, limit: int | None = None) -> Balancer:
     servers = [Server(name, f"http://{name}", request_max=limit) for name in ("A", "B")]
     b = Balancer(Fleet.of(servers, {"m-.": ["A", "B"]}), clock=clock)
     for name in ("A", "B"):
-        b.learn(ModelsAnswer(name, MODELS))
+        b.observe(ModelsSeen(name, MODELS))
     return b
 
 
@@ -31,7 +31,7 @@ def place(b: Balancer, model: str, client: str = "") -> Lease:
 
 
 def shows(b: Balancer, server: str, *loaded: str, at: float = 0.0, **more: object) -> None:
-    b.learn(Report(server, LLAMA_SWAP, loaded=frozenset(loaded), asked_at=at, **more))  # type: ignore[arg-type]
+    b.observe(SelfReport(server, LLAMA_SWAP, loaded=frozenset(loaded), asked_at=at, **more))  # type: ignore[arg-type]
 
 
 def test_a_place_where_nothing_is_unloaded_goes_first() -> None:
@@ -48,7 +48,7 @@ def test_a_model_that_is_being_loaded_is_joined() -> None:
     shows(b, "B", starting=frozenset({"m-b"}))
 
     assert place(b, "m-b").server == "B"
-    assert b.standing("B").readiness(("m-b",)) is Readiness.LOADING
+    assert b.backend("B").readiness(("m-b",)) is Readiness.LOADING
 
 
 def test_a_model_that_sleeps_wakes_where_it_is() -> None:
@@ -80,8 +80,8 @@ def test_a_server_that_has_held_two_models_has_room_for_a_second() -> None:
     shows(b, "A", "m-a")
     shows(b, "B", "m-b")
 
-    assert b.standing("A").readiness(("m-c",)) is Readiness.ROOM
-    assert b.standing("B").readiness(("m-c",)) is Readiness.SWAP
+    assert b.backend("A").readiness(("m-c",)) is Readiness.ROOM
+    assert b.backend("B").readiness(("m-c",)) is Readiness.SWAP
 
 
 def test_a_full_server_is_waited_for_until_a_load_would_be_quicker() -> None:
@@ -121,4 +121,4 @@ def test_how_long_a_load_takes_is_learnt() -> None:
     clock.tick(3)
     shows(b, "A", "m-a", at=clock.now)
 
-    assert b.standing("A").load_seconds == 3
+    assert b.backend("A").load_seconds == 3

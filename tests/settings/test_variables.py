@@ -20,6 +20,15 @@ def test_a_value_comes_from_the_environment(environment: Environment) -> None:
     assert load().port == 19000
 
 
+def test_a_setting_is_known_by_its_old_name_too(environment: Environment) -> None:
+    environment.dotenv("BALANCER_MODELS_TTL=3\n")
+    assert load().models_interval == 3
+
+    environment.set(BALANCER_MODELS_INTERVAL="4")
+
+    assert load().models_interval == 4
+
+
 def test_a_value_comes_from_the_env_file(environment: Environment) -> None:
     environment.dotenv("# comment\nexport BALANCER_PORT=19000\nOTHER=1\n")
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from app.telemetry.batcher import Outbox
+from app.telemetry.batcher import Batcher
 from app.telemetry.record import Record
 from tests.fakes import records
 
@@ -22,12 +22,12 @@ async def test_every_listener_hears_of_every_request_once_and_soon() -> None:
         if one.id == "2":
             done.set()
 
-    outbox = Outbox(lambda one: heard[0].append(one.id), second)
+    batcher = Batcher(lambda one: heard[0].append(one.id), second)
     for number in range(3):
-        outbox.put(record(number))
+        batcher.put(record(number))
     assert heard == [[], []]
     await done.wait()
-    outbox.flush()
+    batcher.flush()
 
     assert heard == [["0", "1", "2"]] * 2
 
@@ -38,9 +38,9 @@ async def test_a_fault_in_a_listener_keeps_nothing_from_the_others() -> None:
     def faulty(one: Record) -> None:
         raise ValueError(one.id)
 
-    outbox = Outbox(faulty, lambda one: heard.append(one.id))
-    outbox.put(record(1))
-    outbox.put(record(2))
-    outbox.flush()
+    batcher = Batcher(faulty, lambda one: heard.append(one.id))
+    batcher.put(record(1))
+    batcher.put(record(2))
+    batcher.flush()
 
     assert heard == ["1", "2"]

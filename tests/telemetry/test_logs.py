@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from app.routing.news import ModelsAnswer
+from app.routing.observations import ModelsSeen
 from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
@@ -217,7 +217,7 @@ async def test_no_line_tells_what_a_client_said_or_was_told() -> None:
         relaying(whole, breaking, closed_port()) as stack,
     ):
         for server in "ABC":
-            stack.balancer.learn(ModelsAnswer(server, [f"m-{server}"]))
+            stack.balancer.observe(ModelsSeen(server, [f"m-{server}"]))
         for request in [
             *(chat(f"m-{server}", messages=said, stream=True) for server in "ABC"),
             post(b"not json " + secret.encode()),

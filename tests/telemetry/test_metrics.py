@@ -8,15 +8,15 @@ import pytest
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
+from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, Report
-from app.routing.window import Sample
+from app.routing.observations import HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.telemetry.gpu.reader import Gpu, NoReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import LONGEST_LABEL
 from app.telemetry.metrics import Metrics
 from app.telemetry.record import Outcome, Record
-from app.telemetry.response_reader import Answer
+from app.telemetry.response_reader import ResponseReader
 from tests.fakes import records
 from tests.fakes.clock import Clock
 from tests.fakes.gpu import OneGpu
@@ -32,7 +32,7 @@ def fleet_balancer(servers: int = 2, models: int = 1) -> Balancer:
     fleet = Fleet.of(some, {"m.*": [server.name for server in some]})
     balancer = Balancer(fleet, clock=Clock())
     for name in fleet.servers:
-        balancer.learn(ModelsAnswer(name, [f"m{n}" for n in range(models)]))
+        balancer.observe(ModelsSeen(name, [f"m{n}" for n in range(models)]))
     return balancer
 
 
@@ -50,8 +50,8 @@ def metrics(
     )
 
 
-def answer(*pieces: bytes, streams: bool = False) -> Answer:
-    seen = Answer(streams=streams)
+def answer(*pieces: bytes, streams: bool = False) -> ResponseReader:
+    seen = ResponseReader(streams=streams)
     for piece in pieces:
         seen.passes(piece)
     return seen
@@ -69,14 +69,14 @@ def record(outcome: Outcome | None = "success", model: str = "m0", **facts: obje
         "ended": 3.0,
         "status": 200,
         "size": 100,
-        "answer": answer(b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}'),
+        "response": answer(b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}'),
         **facts,
     }
     return records.record(started=0.5, model=model, outcome=outcome, **settings)  # type: ignore[arg-type]
 
 
 def unsent(outcome: Outcome | None, **facts: object) -> Record:
-    nothing = {"server": "", "reason": "", "instance": "", "sent": None, "answer": None}
+    nothing = {"server": "", "reason": "", "instance": "", "sent": None, "response": None}
     return record(outcome, **{**nothing, "first_byte": None, "status": 0, **facts})  # type: ignore[arg-type]
 
 
@@ -120,7 +120,7 @@ async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
     event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
     seen = answer(event, event, event, streams=True)
     seen.first_token = 2.0
-    series = await told(metrics(), record(stream=True, answer=seen))
+    series = await told(metrics(), record(stream=True, response=seen))
 
     assert series['time_to_first_token_seconds_sum{model="m0",server="PC0"}'] == 1.5
     assert series['inter_token_seconds_count{model="m0"}'] == 2
@@ -130,14 +130,14 @@ async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
 
 async def test_a_stream_in_one_piece_has_no_longest_pause() -> None:
     event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
-    series = await told(metrics(), record(stream=True, answer=answer(event, streams=True)))
+    series = await told(metrics(), record(stream=True, response=answer(event, streams=True)))
 
     assert series['time_to_first_token_seconds_count{model="m0",server="PC0"}'] == 1
     assert series['stream_max_gap_seconds_count{model="m0"}'] == 0
 
 
 async def test_no_usage_is_missed_where_nothing_is_generated() -> None:
-    told_nothing = record(answer=answer(b'{"input_tokens": 12}'))
+    told_nothing = record(response=answer(b'{"input_tokens": 12}'))
     told_nothing.endpoint = "/v1/messages/count_tokens"
     series = await told(metrics(), told_nothing)
 
@@ -157,7 +157,7 @@ async def test_a_stream_without_a_token_is_counted_with_its_end(
     outcome: Outcome, reason: str
 ) -> None:
     seen = answer(b": nothing yet\n\n", streams=True)
-    series = await told(metrics(), record(outcome, stream=True, answer=seen))
+    series = await told(metrics(), record(outcome, stream=True, response=seen))
 
     assert series[f'streams_without_token_total{{model="m0",reason="{reason}"}}'] == 1
 
@@ -229,7 +229,7 @@ async def test_requests_that_no_server_got_are_counted_with_the_reason() -> None
     ("left", "phase"),
     [
         (unsent("client_disconnect"), "queued"),
-        (record("client_disconnect", first_byte=None, answer=None), "waiting"),
+        (record("client_disconnect", first_byte=None, response=None), "waiting"),
         (record("client_disconnect"), "streaming"),
     ],
 )
@@ -270,7 +270,7 @@ async def test_names_that_clients_make_up_are_other() -> None:
 
 async def test_a_name_with_wishes_is_told_by_the_model_that_served_it() -> None:
     balancer = fleet_balancer()
-    balancer.learn(ModelsAnswer("PC0", ["gpt-oss:20b", "gpt-oss:20b-2"]))
+    balancer.observe(ModelsSeen("PC0", ["gpt-oss:20b", "gpt-oss:20b-2"]))
     wish = record(model="gpt-oss:20b-high", instance="gpt-oss:20b-2")
     series = await told(metrics(balancer), wish)
 
@@ -279,7 +279,7 @@ async def test_a_name_with_wishes_is_told_by_the_model_that_served_it() -> None:
 
 async def test_a_name_without_a_tag_is_told_as_ollama_lists_it() -> None:
     balancer = fleet_balancer()
-    balancer.learn(ModelsAnswer("PC0", ["tiny:latest"]))
+    balancer.observe(ModelsSeen("PC0", ["tiny:latest"]))
     series = await told(metrics(balancer), record(model="tiny"))
 
     assert series['queue_wait_seconds_count{model="tiny:latest"}'] == 1
@@ -294,7 +294,7 @@ async def test_a_request_that_names_no_model_has_none() -> None:
 
 async def test_a_model_that_a_server_lists_by_its_path_is_told_by_it() -> None:
     balancer = fleet_balancer()
-    balancer.learn(ModelsAnswer("PC0", ["/models/llama.gguf"]))
+    balancer.observe(ModelsSeen("PC0", ["/models/llama.gguf"]))
     series = await told(metrics(balancer), record(model="/models/llama.gguf"))
 
     assert series['queue_wait_seconds_count{model="/models/llama.gguf"}'] == 1
@@ -317,9 +317,9 @@ async def test_the_series_stay_below_two_thousand() -> None:
 
 async def test_the_state_is_described_when_it_is_asked_for() -> None:
     balancer = fleet_balancer()
-    balancer.learn(HealthAnswer("PC0", Sample(True, 75.0, 99.0)))
+    balancer.observe(HealthSeen("PC0", Sample(True, 75.0, 99.0)))
     for _ in range(3):
-        balancer.learn(Failure("PC1", "models", unreachable=False))
+        balancer.observe(ProbeFailed("PC1", "models", unreachable=False))
     assert isinstance(balancer.place(Ask("m0", ("m0",), "alice", "10.0.0.1")), Lease)
     sampler = GpuSampler(OneGpu(Gpu(0, "RTX", "GPU-1", 87.0, 1000, 2000, 71.0, None, 5000.0)))
     sampler.sample_once()
@@ -353,7 +353,7 @@ async def test_the_state_is_described_when_it_is_asked_for() -> None:
 async def test_a_server_that_drains_or_loads_answers_but_serves_no_model() -> None:
     balancer = fleet_balancer(servers=3)
     balancer.drain("PC0", on=True)
-    balancer.learn(Report("PC1", LLAMA_CPP, loading=True))
+    balancer.observe(SelfReport("PC1", LLAMA_CPP, loading=True))
     series = await told(metrics(balancer))
 
     assert [series[f'server_up{{server="PC{n}"}}'] for n in range(3)] == [1, 1, 1]
@@ -363,7 +363,7 @@ async def test_a_server_that_drains_or_loads_answers_but_serves_no_model() -> No
 async def test_no_label_is_longer_than_prometheus_allows() -> None:
     pattern, model = "a|" * 500 + "m.*", "/models/" + "m" * 500
     balancer = Balancer(Fleet.of([Server("PC0", "http://pc0")], {pattern: ["PC0"]}), clock=Clock())
-    balancer.learn(ModelsAnswer("PC0", [model]))
+    balancer.observe(ModelsSeen("PC0", [model]))
     series = await told(metrics(balancer), record(model=model))
 
     assert max(len(value) for name in series for value in name.split('"')) <= LONGEST_LABEL

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.apis.usage import Usage
-from app.telemetry.response_reader import TAIL_PIECES, Answer
+from app.telemetry.response_reader import TAIL_PIECES, ResponseReader
 
 
 def delta(**members: object) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": members}]}).encode() + b"\n\n"
 
 
-def seen(*pieces: bytes, streams: bool = True) -> Answer:
-    answer = Answer(streams=streams)
+def seen(*pieces: bytes, streams: bool = True) -> ResponseReader:
+    answer = ResponseReader(streams=streams)
     for piece in pieces:
         answer.passes(piece)
     return answer
@@ -47,7 +47,7 @@ def test_an_event_without_anything_generated_is_no_token(piece: bytes) -> None:
     ],
 )
 def test_lines_of_json_have_a_first_token_and_pauses_too(line: bytes) -> None:
-    answer = Answer(streams=True, lines=True)
+    answer = ResponseReader(streams=True, lines=True)
     for piece in (b'{"message": {"content": ""}, "response": ""}\n', line, line, line):
         answer.passes(piece)
 
@@ -116,7 +116,7 @@ def test_the_size_is_counted_and_the_last_pieces_are_kept(pieces: list[bytes]) -
 
 
 def test_an_event_without_end_is_not_gathered_without_end() -> None:
-    answer = Answer(streams=True)
+    answer = ResponseReader(streams=True)
     for _ in range(100):
         answer.passes(b"x" * 10_000)
 

@@ -1,4 +1,4 @@
-"""The connection over real sockets: how answers are framed, and what is no answer."""
+"""The connection over real sockets: how answers are framed, and what is no response."""
 
 import asyncio
 import contextlib

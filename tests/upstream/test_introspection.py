@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspection import KINDS, LOOK_AGAIN, Introspection
 from app.upstream.introspection.llama_cpp import METRICS_LET_SLEEP
 from app.upstream.introspection.pages import Get, Silent
@@ -45,12 +45,12 @@ class Pages:
         return 200, page if isinstance(page, bytes) else json.dumps(page).encode()
 
 
-async def told(kind: str, pages: Mapping[str, object]) -> Report | None:
+async def told(kind: str, pages: Mapping[str, object]) -> SelfReport | None:
     return await Introspection("A", kind, Clock()).report(Pages(pages).get)
 
 
 async def test_llama_cpp_tells_its_slots_and_which_are_at_work() -> None:
-    assert await told("llamacpp", {"/slots": SLOTS}) == Report(
+    assert await told("llamacpp", {"/slots": SLOTS}) == SelfReport(
         "A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1
     )
 
@@ -58,7 +58,7 @@ async def test_llama_cpp_tells_its_slots_and_which_are_at_work() -> None:
 async def test_llama_cpp_without_slots_tells_how_many_there_are_and_what_is_at_work() -> None:
     metrics = b"# HELP\nllamacpp:requests_processing 1\nllamacpp:requests_deferred 3\n"
 
-    assert await told("llamacpp", {"/props": PROPS, "/metrics": metrics}) == Report(
+    assert await told("llamacpp", {"/props": PROPS, "/metrics": metrics}) == SelfReport(
         "A", LLAMA_CPP, slots=2, active=4
     )
 
@@ -69,14 +69,14 @@ async def test_how_many_slots_there_are_is_remembered_while_for_once_it_is_not_t
     await introspection.report(server.get)
     server.pages = {}
 
-    assert await introspection.report(server.get) == Report("A", LLAMA_CPP, slots=2)
+    assert await introspection.report(server.get) == SelfReport("A", LLAMA_CPP, slots=2)
 
     introspection.forget()
-    assert await introspection.report(server.get) == Report("A", LLAMA_CPP)
+    assert await introspection.report(server.get) == SelfReport("A", LLAMA_CPP)
 
 
 async def test_a_server_of_no_slots_does_not_tell_how_many_there_are() -> None:
-    assert await told("llamacpp", {"/props": {"total_slots": 0}}) == Report("A", LLAMA_CPP)
+    assert await told("llamacpp", {"/props": {"total_slots": 0}}) == SelfReport("A", LLAMA_CPP)
 
 
 SLEEPER = {
@@ -85,8 +85,8 @@ SLEEPER = {
     "is_sleeping": False,
     "build_info": f"b{METRICS_LET_SLEEP}-1234abcd",
 }
-REST = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
-AT_WORK = Report("A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1)
+REST = SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
+AT_WORK = SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({1}), active=1)
 IDLE_SLOTS = [{"id": 0, "is_processing": False}, {"id": 1, "is_processing": False}]
 
 
@@ -138,7 +138,7 @@ async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
     states = {"a": "loaded", "b": "sleeping", "c": "loading", "d": "unloaded", "e": None}
     models = {"data": [{"id": x, "status": {"value": state}} for x, state in states.items()]}
 
-    assert await told("llamacpp", {"/props": {"role": "router"}, "/models": models}) == Report(
+    assert await told("llamacpp", {"/props": {"role": "router"}, "/models": models}) == SelfReport(
         "A",
         LLAMA_CPP,
         loaded=frozenset({"a", "b"}),
@@ -148,8 +148,8 @@ async def test_llama_cpp_as_a_router_tells_which_models_are_loaded() -> None:
 
 
 async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
-    assert await told("llamacpp", {"/slots": LOADING}) == Report("A", LLAMA_CPP, loading=True)
-    assert await told("auto", {"/props": LOADING, "/slots": LOADING}) == Report(
+    assert await told("llamacpp", {"/slots": LOADING}) == SelfReport("A", LLAMA_CPP, loading=True)
+    assert await told("auto", {"/props": LOADING, "/slots": LOADING}) == SelfReport(
         "A", LLAMA_CPP, loading=True
     )
 
@@ -160,7 +160,7 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
         (
             "ollama",
             {"/api/ps": {"models": [{"name": "qwen3:8b", "model": "qwen3:8b"}]}},
-            Report("A", OLLAMA, loaded=frozenset({"qwen3:8b"})),
+            SelfReport("A", OLLAMA, loaded=frozenset({"qwen3:8b"})),
         ),
         (
             "llama-swap",
@@ -173,12 +173,12 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
                     ]
                 }
             },
-            Report("A", LLAMA_SWAP, loaded=frozenset({"a"}), starting=frozenset({"c"})),
+            SelfReport("A", LLAMA_SWAP, loaded=frozenset({"a"}), starting=frozenset({"c"})),
         ),
         (
             "lmstudio",
             {"/api/v0/models": {"data": [{"id": "a", "state": "loaded"}, {"id": "b"}]}},
-            Report("A", KINDS["lmstudio"].kind, loaded=frozenset({"a"})),
+            SelfReport("A", KINDS["lmstudio"].kind, loaded=frozenset({"a"})),
         ),
         (
             "vllm",
@@ -187,18 +187,18 @@ async def test_a_llama_cpp_that_loads_its_model_is_not_dead() -> None:
                 b'vllm:num_requests_waiting{model_name="m",engine="0"} 2.0\n'
                 b'vllm:num_requests_waiting_x{a="b"} 7.0\n'
             },
-            Report("A", VLLM, active=5),
+            SelfReport("A", VLLM, active=5),
         ),
         (
             "llamacpp",
             {"/slots": SLOTS, "/props": PROPS},
-            Report("A", LLAMA_CPP, slots=2),
+            SelfReport("A", LLAMA_CPP, slots=2),
         ),
         ("openai", {}, None),
     ],
 )
 async def test_each_kind_tells_its_own_and_is_found_by_it(
-    kind: str, pages: Mapping[str, object], report: Report | None
+    kind: str, pages: Mapping[str, object], report: SelfReport | None
 ) -> None:
     by_name, found = await told(kind, pages), await told("auto", pages)
 
@@ -224,7 +224,7 @@ async def test_a_kind_is_found_once_and_looked_for_again_after_an_outage() -> No
     introspection.forget()
     server.pages = {"/running": {"running": []}}
 
-    assert await introspection.report(server.get) == Report("A", LLAMA_SWAP, loaded=frozenset())
+    assert await introspection.report(server.get) == SelfReport("A", LLAMA_SWAP, loaded=frozenset())
 
 
 async def test_what_seemed_nothing_particular_is_looked_at_again_later() -> None:
@@ -253,7 +253,7 @@ async def test_a_server_of_which_a_page_was_silent_may_still_be_something_partic
 async def test_one_silent_page_does_not_stop_the_search() -> None:
     pages = {"/props": Silent(), "/api/ps": {"models": []}}
 
-    assert await told("auto", pages) == Report("A", OLLAMA, loaded=frozenset())
+    assert await told("auto", pages) == SelfReport("A", OLLAMA, loaded=frozenset())
 
 
 @pytest.mark.parametrize("kind", ["ollama", "llama-swap", "lmstudio"])
@@ -271,7 +271,7 @@ async def test_a_vllm_server_whose_engine_does_not_run_gets_no_requests() -> Non
 
     introspection = Introspection("A", "vllm", lambda: 0.0)
 
-    assert await introspection.report(get) == Report("A", VLLM, loading=True)
+    assert await introspection.report(get) == SelfReport("A", VLLM, loading=True)
 
 
 JSON = st.recursive(
@@ -301,7 +301,7 @@ async def test_any_answer_is_a_report_or_none_or_silence(
 
     with contextlib.suppress(Silent):
         report = await Introspection("A", kind, Clock()).report(get)
-        assert report is None or isinstance(report, Report)
+        assert report is None or isinstance(report, SelfReport)
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Answer:
-    """Receives an answer, whole or not."""
+    """Receives a response, whole or not."""
 
     def __init__(self) -> None:
         self.head: Head | None = None
@@ -127,7 +127,7 @@ async def test_a_server_that_begins_no_answer_times_out() -> None:
 
     async with listening(script) as port:
         pool = Pool(url(port), first_byte_timeout=0.05)
-        with pytest.raises(TimedOut, match="no answer within"):
+        with pytest.raises(TimedOut, match="no response within"):
             await asked(await pool.connect())
 
 

@@ -1,4 +1,4 @@
-"""The prober over real sockets: what it asks, and what it makes of the answers."""
+"""The prober over real sockets: what it asks, and what it makes of the responses."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ import pytest
 
 from app.routing.balancer import Balancer
 from app.routing.fleet import Fleet, Server
-from app.routing.news import Failure, HealthAnswer, ModelsAnswer, News
-from app.routing.window import Sample
+from app.routing.health_window import Sample
+from app.routing.observations import HealthSeen, ModelsSeen, Observation, ProbeFailed
 from app.upstream.http import RESPONSE_LIMIT
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
@@ -41,23 +41,23 @@ class Probing:
         base = f"http://127.0.0.1:{port}"
         fleet = Fleet.of([Server("A", base, base if health else None)])
         self.balancer = Balancer(fleet, clock=clock)
-        self.standing = self.balancer.standing("A")
-        self.news: list[News] = []
+        self.backend = self.balancer.backend("A")
+        self.observation: list[Observation] = []
         self.pool = Pool(base)
         pace = Pace(1.0, 10.0, connect_timeout=5.0, read_timeout=5.0)
         nothing: Any = lambda *_, **__: None  # noqa: E731
         self.probing = ServerProbe(
-            self.standing, self.pool, self._learn, pace, clock, nothing, nothing
+            self.backend, self.pool, self._observe, pace, clock, nothing, nothing
         )
 
-    def _learn(self, news: News) -> None:
-        self.news.append(news)
-        self.balancer.learn(news)
+    def _observe(self, observation: Observation) -> None:
+        self.observation.append(observation)
+        self.balancer.observe(observation)
 
-    async def probe(self) -> list[News]:
-        self.news.clear()
+    async def probe(self) -> list[Observation]:
+        self.observation.clear()
         await self.probing.probe()
-        return sorted(self.news, key=repr)
+        return sorted(self.observation, key=repr)
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +91,7 @@ async def probing(
 )
 async def test_health_answers_are_understood(body: bytes, busy: bool, percent: float) -> None:
     async with listening(serving(body)) as port, probing(port) as found:
-        assert HealthAnswer("A", Sample(busy, percent, 5.0)) in await found.probe()
+        assert HealthSeen("A", Sample(busy, percent, 5.0)) in await found.probe()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_health_answers_are_understood(body: bytes, busy: bool, percent: f
 )
 async def test_what_says_nothing_about_health_is_a_failure(body: bytes) -> None:
     async with listening(serving(body)) as port, probing(port) as found:
-        assert Failure("A", "health", unreachable=False) in await found.probe()
+        assert ProbeFailed("A", "health", unreachable=False) in await found.probe()
 
 
 @pytest.mark.parametrize(
@@ -117,31 +117,33 @@ async def test_what_says_nothing_about_health_is_a_failure(body: bytes) -> None:
 )
 async def test_model_lists_are_understood(body: bytes, models: list[str] | None) -> None:
     async with listening(serving(models=body)) as port, probing(port) as found:
-        assert ModelsAnswer("A", models) in await found.probe()
+        assert ModelsSeen("A", models) in await found.probe()
 
 
 @pytest.mark.parametrize(
-    ("status", "news"),
+    ("status", "observation"),
     [
-        (b"404 Not Found", ModelsAnswer("A", None)),
-        (b"401 Unauthorized", ModelsAnswer("A", None)),
-        (b"302 Found", ModelsAnswer("A", None)),
-        (b"503 Loading", Failure("A", "models", unreachable=False)),
+        (b"404 Not Found", ModelsSeen("A", None)),
+        (b"401 Unauthorized", ModelsSeen("A", None)),
+        (b"302 Found", ModelsSeen("A", None)),
+        (b"503 Loading", ProbeFailed("A", "models", unreachable=False)),
     ],
 )
-async def test_a_model_api_that_answers_below_500_is_alive(status: bytes, news: News) -> None:
+async def test_a_model_api_that_answers_below_500_is_alive(
+    status: bytes, observation: Observation
+) -> None:
     answer = (
         b"HTTP/1.1 " + status + b"\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
     )
     async with listening(answering(answer)) as port, probing(port, health=False) as found:
-        assert await found.probe() == [news]
+        assert await found.probe() == [observation]
 
 
 async def test_a_refused_connection_is_told_apart_from_a_bad_answer() -> None:
     async with probing(closed_port()) as found:
         assert await found.probe() == [
-            Failure("A", "health", unreachable=True),
-            Failure("A", "models", unreachable=True),
+            ProbeFailed("A", "health", unreachable=True),
+            ProbeFailed("A", "models", unreachable=True),
         ]
 
 
@@ -152,7 +154,7 @@ async def test_an_answer_that_is_none_is_a_failure(answer: bytes) -> None:
         await visit.say(answer)
 
     async with listening(script) as port, probing(port, health=False) as found:
-        assert await found.probe() == [Failure("A", "models", unreachable=False)]
+        assert await found.probe() == [ProbeFailed("A", "models", unreachable=False)]
 
 
 async def test_an_endless_list_is_given_up_and_no_outage() -> None:
@@ -162,14 +164,14 @@ async def test_an_endless_list_is_given_up_and_no_outage() -> None:
         await visit.closed()
 
     async with listening(script) as port, probing(port, health=False) as found:
-        assert await found.probe() == [ModelsAnswer("A", None)]
+        assert await found.probe() == [ModelsSeen("A", None)]
 
 
 async def test_a_long_list_is_a_long_list() -> None:
     names = [f"model {number}" for number in range(100_000)]
     body = json.dumps({"data": [{"id": name, "object": "model"} for name in names]}).encode()
     async with listening(serving(models=body)) as port, probing(port) as found:
-        assert ModelsAnswer("A", names) in await found.probe()
+        assert ModelsSeen("A", names) in await found.probe()
 
 
 async def test_models_are_listed_again_after_their_time_to_live() -> None:
@@ -186,11 +188,11 @@ async def test_models_are_listed_again_after_their_time_to_live() -> None:
 async def test_a_model_api_in_trouble_is_asked_every_time() -> None:
     async with listening(serving()) as port, probing(port) as found:
         await found.probe()
-        found.balancer.learn(Failure("A", "models", unreachable=True))
+        found.balancer.observe(ProbeFailed("A", "models", unreachable=True))
         counts = [len(await found.probe()) for _ in range(2)]
 
     assert counts == [2, 2]
-    assert found.standing.window.valid
+    assert found.backend.health.healthy
 
 
 async def test_a_server_without_a_health_address_is_probed_by_its_model_list_each_time() -> None:
@@ -221,14 +223,14 @@ async def test_a_dead_server_does_not_delay_the_news_of_others() -> None:
         three = asyncio.Event()
         heard: list[str] = []
 
-        def learn(news: News) -> None:
-            balancer.learn(news)
-            heard.append(news.server)
+        def observe(observation: Observation) -> None:
+            balancer.observe(observation)
+            heard.append(observation.server)
             if len(heard) == 4:  # once both sides, then health alone
                 three.set()
 
         pools = {server.name: Pool(server.model_base) for server in servers}
-        prober = Prober(balancer.standings(), pools, learn, interval=0.01, read_timeout=60.0)
+        prober = Prober(balancer.backends(), pools, observe, interval=0.01, read_timeout=60.0)
         prober.start()
         await three.wait()
         await prober.stop()
@@ -240,7 +242,7 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
     times = 0
     again = asyncio.Event()
 
-    def learn(news: News) -> None:
+    def observe(observation: Observation) -> None:
         nonlocal times
         times += 1
         if times > 2:
@@ -251,7 +253,7 @@ async def test_a_fault_in_the_news_does_not_end_the_watch() -> None:
         server = Server("A", f"http://127.0.0.1:{port}", kind="openai")
         balancer = Balancer(Fleet.of([server]), clock=Clock())
         pools = {"A": Pool(server.model_base)}
-        prober = Prober(balancer.standings(), pools, learn, interval=0.01)
+        prober = Prober(balancer.backends(), pools, observe, interval=0.01)
         prober.start()
         await again.wait()
         await prober.stop()
@@ -271,17 +273,19 @@ async def test_a_server_of_another_kind_is_found_after_an_outage_behind_a_proxy(
 
     async with listening(script) as port:
         balancer = Balancer(Fleet.of([Server("A", f"http://127.0.0.1:{port}")]), clock=Clock())
-        standing = balancer.standing("A")
-        pools = {"A": Pool(standing.server.model_base)}
-        prober = Prober([standing], pools, balancer.learn, interval=0.01, models_ttl=0.01)
+        backend = balancer.backend("A")
+        pools = {"A": Pool(backend.server.model_base)}
+        prober = Prober([backend], pools, balancer.observe, interval=0.01, models_interval=0.01)
         prober.start()
         try:
             async with asyncio.timeout(10):
-                await until(lambda: standing.told and standing.told.kind.name == "ollama")
+                await until(lambda: (told := backend.self_report) and told.kind.name == "ollama")
                 pages.clear()
-                await until(lambda: not standing.window.valid)
-                assert standing.told is None
+                await until(lambda: not backend.health.healthy)
+                assert backend.self_report is None
                 pages.update({"/v1/models": MODELS, "/running": b'{"running":[]}'})
-                await until(lambda: standing.told and standing.told.kind.name == "llama-swap")
+                await until(
+                    lambda: (told := backend.self_report) and told.kind.name == "llama-swap"
+                )
         finally:
             await prober.stop()

@@ -102,7 +102,7 @@ class NvmlReader:
         )
 
     def _field(self, function: str, *arguments: Any) -> Any:
-        """Call one of the library's functions; None where it has no answer."""
+        """Call one of the library's functions; None where it has no response."""
         ask = getattr(self._nvml, function, None)  # NVIDIA drops what it has deprecated
         if ask is None:
             return None

@@ -30,7 +30,7 @@ REASONS: dict[int, Reason] = {
     0x800007D5: "lost",  # PDH_NO_DATA
     0xC0000BBC: "lost",  # PDH_INVALID_HANDLE
 }
-"""https://learn.microsoft.com/en-us/windows/win32/perfctrs/pdh-error-codes"""
+"""https://observe.microsoft.com/en-us/windows/win32/perfctrs/pdh-error-codes"""
 
 
 class PdhReader:

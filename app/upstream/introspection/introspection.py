@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable
 
 import app.upstream.introspection as package
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, Silent
 
@@ -54,16 +54,16 @@ class Introspection:
         self._looked_at = -math.inf
         self._introspector = None if self._named is None else self._named(self._server)
 
-    def loads(self, page: Page) -> Report | None:
+    def loads(self, page: Page) -> SelfReport | None:
         """Tell from any response whether it is that of a server that loads its model."""
         kind = _loading(page)
         if kind is None or self._named not in (None, kind):
             return None
         if not isinstance(self._introspector, kind):
             self._introspector = kind(self._server)
-        return Report(self._server, kind.kind, loading=True)
+        return SelfReport(self._server, kind.kind, loading=True)
 
-    async def report(self, ask: Get, *, in_use: bool = False) -> Report | None:
+    async def report(self, ask: Get, *, in_use: bool = False) -> SelfReport | None:
         """Ask the server how it is; None where it does not tell.
 
         `in_use` tells whether it works on something of ours.

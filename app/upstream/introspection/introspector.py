@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.pages import Get, Page, texts
 
 
@@ -31,7 +31,7 @@ class Introspector:
         """Whether a response to any path says that a server of this kind loads its model."""
         return False
 
-    async def report(self, get: Get, *, in_use: bool) -> Report | None:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport | None:
         """Ask the server how it is; None where it does not tell.
 
         `in_use` tells whether it works on something of ours.
@@ -43,10 +43,10 @@ class Introspector:
 
     def by_state(
         self, found: list[dict[str, Any]], name: str, *, loaded: str, starting: str
-    ) -> Report:
+    ) -> SelfReport:
         """Report models by what their `state` says."""
         states = [(x.get("state"), x) for x in found]
-        return Report(
+        return SelfReport(
             self.server,
             self.kind,
             loaded=_in_state(states, loaded, name),

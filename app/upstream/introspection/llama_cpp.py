@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import (
     Get,
@@ -52,7 +52,7 @@ class LlamaCpp(Introspector):
     def loads(page: Page) -> bool:
         return page[0] == 503 and b"Loading model" in page[1]
 
-    async def report(self, get: Get, *, in_use: bool) -> Report:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         page = await get(self.path)
         if self.loads(page):
             return self._loading()
@@ -62,7 +62,7 @@ class LlamaCpp(Introspector):
         slots = props.get("total_slots")
         if is_number(slots):
             self._slots = slots or None
-        rest = Report(
+        rest = SelfReport(
             self.server,
             self.kind,
             slots=self._slots,
@@ -80,7 +80,7 @@ class LlamaCpp(Introspector):
         self._at_rest = report.active == 0
         return report
 
-    async def _at_work(self, get: Get) -> Report:
+    async def _at_work(self, get: Get) -> SelfReport:
         page = await get("/slots")
         if self.loads(page):
             return self._loading()
@@ -89,15 +89,15 @@ class LlamaCpp(Introspector):
         if numbers and all(map(is_number, numbers)) and len(set(numbers)) == len(numbers):
             busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
             self._slots = len(numbers)
-            return Report(
+            return SelfReport(
                 self.server, self.kind, slots=self._slots, busy_slots=busy, active=len(busy)
             )
         active = total(await get("/metrics"), _ACTIVE)  # it runs with `--no-slots`
-        return Report(self.server, self.kind, slots=self._slots, active=active)
+        return SelfReport(self.server, self.kind, slots=self._slots, active=active)
 
-    def _router(self, models: list[dict[str, Any]]) -> Report:
+    def _router(self, models: list[dict[str, Any]]) -> SelfReport:
         states = [(_value(x.get("status")), x) for x in models]
-        return Report(
+        return SelfReport(
             self.server,
             self.kind,
             loaded=texts((x for s, x in states if s in ("loaded", "sleeping")), "id"),
@@ -105,8 +105,8 @@ class LlamaCpp(Introspector):
             asleep=texts((x for s, x in states if s == "sleeping"), "id"),
         )
 
-    def _loading(self) -> Report:
-        return Report(self.server, self.kind, loading=True)
+    def _loading(self) -> SelfReport:
+        return SelfReport(self.server, self.kind, loading=True)
 
 
 def _build(props: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """llama-swap: https://github.com/mostlygeek/llama-swap, "GET /running"."""
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, members, objects, required
 
@@ -16,6 +16,6 @@ class LlamaSwap(Introspector):
     def fits(page: Page) -> bool:
         return isinstance(members(page).get("running"), list)
 
-    async def report(self, get: Get, *, in_use: bool) -> Report:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         found = objects(required(await get(self.path)), "running")
         return self.by_state(found, "model", loaded="ready", starting="starting")

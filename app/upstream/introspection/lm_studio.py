@@ -1,7 +1,7 @@
 """LM Studio: https://lmstudio.ai/docs/developer/rest/endpoints, "GET /api/v0/models"."""
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, json_of, objects, required
 
@@ -16,6 +16,6 @@ class LMStudio(Introspector):
     def fits(page: Page) -> bool:
         return any("state" in model for model in objects(json_of(page), "data"))
 
-    async def report(self, get: Get, *, in_use: bool) -> Report:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         found = objects(required(await get(self.path)), "data")
         return self.by_state(found, "id", loaded="loaded", starting="loading")

@@ -1,7 +1,7 @@
 """Ollama: https://github.com/ollama/ollama/blob/main/docs/api.md#list-running-models."""
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, members, objects, required, texts
 
@@ -17,6 +17,8 @@ class Ollama(Introspector):
     def fits(page: Page) -> bool:
         return isinstance(members(page).get("models"), list)
 
-    async def report(self, get: Get, *, in_use: bool) -> Report:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         found = objects(required(await get(self.path)), "models")
-        return Report(self.server, self.kind, loaded=texts(found, "name") | texts(found, "model"))
+        return SelfReport(
+            self.server, self.kind, loaded=texts(found, "name") | texts(found, "model")
+        )

@@ -3,7 +3,7 @@
 import re
 
 from app.routing.kind import Kind
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, total
 
@@ -21,8 +21,8 @@ class VLLM(Introspector):
     def fits(page: Page) -> bool:
         return page[0] == 200 and b"vllm:" in page[1]
 
-    async def report(self, get: Get, *, in_use: bool) -> Report:
+    async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         status, _ = await get("/health")
         if status >= 500:  # its engine has not begun yet, or died
-            return Report(self.server, self.kind, loading=True)
-        return Report(self.server, self.kind, active=total(await get(self.path), _ACTIVE))
+            return SelfReport(self.server, self.kind, loading=True)
+        return SelfReport(self.server, self.kind, active=total(await get(self.path), _ACTIVE))

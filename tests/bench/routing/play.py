@@ -13,7 +13,7 @@ from app.demo.prose import tokens_of
 from tests.bench.routing.scenarios import Conversation, Scenario, conversations
 
 ANSWER = 24
-"""Tokens of an answer."""
+"""Tokens of a response."""
 
 
 @dataclass

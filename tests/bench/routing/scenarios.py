@@ -108,7 +108,7 @@ class Conversation:
         return list(self.history)
 
     def hear(self, answer: str) -> None:
-        """Take an answer in."""
+        """Take a response in."""
         if not self.grows:
             self.history.append({"role": "assistant", "content": answer})
 

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
-from app.routing.residency import GUESSED_DEPTH, Fit, Match, Residency, Stay
+from app.routing.prompt_cache import GUESSED_DEPTH, Match, Occupancy, Placement, PromptCache
 
 SYSTEM = "system\n" + "You are kind. " * 40
 
@@ -18,20 +18,20 @@ class Server:
     """Slots, and a clock that goes on by a second with each request."""
 
     def __init__(self, slots: int | None, stale_after: float = 180.0) -> None:
-        self.residency = Residency(slots, stale_after=stale_after, index=PrefixIndex())
+        self.prompt_cache = PromptCache(slots, stale_after=stale_after, index=PrefixIndex())
         self.now = 0.0
 
-    def asked(self, prompt: Prompt, *, worked: bool = True) -> Fit:
-        fit = self.residency.fit(prompt, self.now + 1.0)
-        assert fit is not None
+    def asked(self, prompt: Prompt, *, worked: bool = True) -> Placement:
+        placement = self.prompt_cache.placement(prompt, self.now + 1.0)
+        assert placement is not None
         self.took(prompt).end(self.now, worked=worked)
-        return fit
+        return placement
 
-    def took(self, prompt: Prompt) -> Stay:
+    def took(self, prompt: Prompt) -> Occupancy:
         self.now += 1.0
-        fit = self.residency.fit(prompt, self.now)
-        assert fit is not None
-        return self.residency.take(fit, prompt, self.now)
+        placement = self.prompt_cache.placement(prompt, self.now)
+        assert placement is not None
+        return self.prompt_cache.take(placement, prompt, self.now)
 
 
 def test_a_conversation_stays_in_its_slot() -> None:
@@ -40,9 +40,9 @@ def test_a_conversation_stays_in_its_slot() -> None:
 
     for number in (2, 3):
         for who in ("bob", "alice"):
-            fit = server.asked(turn(who, number))
-            assert (fit.match, fit.slot) == (Match.CONTINUES, slots[who])
-            assert fit.known == turn(who, number - 1).size
+            placement = server.asked(turn(who, number))
+            assert (placement.match, placement.slot) == (Match.CONTINUES, slots[who])
+            assert placement.known == turn(who, number - 1).size
 
 
 def test_who_shares_a_system_prompt_gets_an_empty_slot_and_evicts_nobody() -> None:
@@ -60,9 +60,9 @@ def test_without_an_empty_slot_the_conversation_unused_for_longest_goes() -> Non
     alice = server.asked(turn("alice"))
     server.asked(turn("bob"))
 
-    fit = server.asked(turn("carol"))
+    placement = server.asked(turn("carol"))
 
-    assert (fit.match, fit.slot) == (Match.EVICTS, alice.slot)
+    assert (placement.match, placement.slot) == (Match.EVICTS, alice.slot)
 
 
 def test_a_short_conversation_goes_rather_than_a_long_one() -> None:
@@ -78,7 +78,7 @@ def test_a_conversation_that_nobody_went_on_with_leaves_its_slot_empty() -> None
     server.asked(turn("alice"))
     server.now += 60.0
 
-    assert server.residency.fit(turn("bob"), server.now).match is Match.EMPTY  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("bob"), server.now).match is Match.EMPTY  # type: ignore[union-attr]
     assert server.asked(turn("alice", 2)).match is Match.CONTINUES
 
 
@@ -86,30 +86,30 @@ def test_a_busy_slot_is_nobodys_and_without_a_free_one_nothing_fits() -> None:
     server = Server(1)
     server.took(turn("alice"))
 
-    assert server.residency.fit(turn("alice", 2), 5.0) is None
+    assert server.prompt_cache.placement(turn("alice", 2), 5.0) is None
 
 
 def test_a_slot_that_is_busy_with_somebody_elses_request_is_left_alone() -> None:
     server = Server(2)
 
-    fit = server.residency.fit(turn("alice"), 1.0, elsewhere={0})
+    placement = server.prompt_cache.placement(turn("alice"), 1.0, elsewhere={0})
 
-    assert fit is not None
-    assert fit.slot is server.residency.slots[1]
+    assert placement is not None
+    assert placement.slot is server.prompt_cache.slots[1]
 
 
 def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
     server = Server(1)
     for _ in range(GUESSED_DEPTH):
-        server.residency.correct(0, held=False)
+        server.prompt_cache.correct(0, held=False)
     server.asked(turn("alice"))
     server.asked(turn("bob"))
-    back = server.residency.fit(turn("alice", 2), server.now)
+    back = server.prompt_cache.placement(turn("alice", 2), server.now)
     assert back is not None
     assert back.match is Match.EVICTS
 
     assert back.rank is not None
-    server.residency.correct(back.rank, held=True)
+    server.prompt_cache.correct(back.rank, held=True)
 
     assert server.asked(turn("alice", 2)).match is Match.REMEMBERED
 
@@ -119,12 +119,12 @@ def test_a_server_that_lost_a_prompt_is_believed_to_hold_half_at_most() -> None:
     server.asked(turn("alice"))
     for number in range(GUESSED_DEPTH // 2):
         server.asked(turn(f"guest {number}"))
-    assert server.residency.fit(turn("alice", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("alice", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
 
-    server.residency.correct(GUESSED_DEPTH // 2, held=False)
+    server.prompt_cache.correct(GUESSED_DEPTH // 2, held=False)
 
-    assert server.residency.fit(turn("alice", 2), 9.0).match is Match.EMPTY  # type: ignore[union-attr]
-    assert server.residency.fit(turn("guest 0", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("alice", 2), 9.0).match is Match.EMPTY  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("guest 0", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
 
 
 def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:
@@ -132,18 +132,18 @@ def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:
     server.asked(turn("alice"))
     for number in range(GUESSED_DEPTH - 1):
         server.asked(turn(f"guest {number}"))
-    assert server.residency.fit(turn("alice", 2), 99.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("alice", 2), 99.0).match is Match.REMEMBERED  # type: ignore[union-attr]
 
     server.asked(turn("one more"))
 
-    assert server.residency.fit(turn("alice", 2), 99.0).match is Match.EMPTY  # type: ignore[union-attr]
+    assert server.prompt_cache.placement(turn("alice", 2), 99.0).match is Match.EMPTY  # type: ignore[union-attr]
 
 
 def test_a_server_that_was_away_holds_nothing() -> None:
     server = Server(1)
     server.asked(turn("alice"))
 
-    server.residency.forget()
+    server.prompt_cache.forget()
 
     assert server.asked(turn("alice", 2)).match is Match.EMPTY
 
@@ -152,10 +152,10 @@ def test_fewer_slots_than_before_keep_what_the_first_ones_hold() -> None:
     server = Server(2)
     server.asked(turn("alice"))
 
-    server.residency.resize(1)
+    server.prompt_cache.resize(1)
 
     assert server.asked(turn("alice", 2)).match is Match.CONTINUES
-    assert len(server.residency.slots) == 1
+    assert len(server.prompt_cache.slots) == 1
 
 
 def test_a_prompt_that_no_server_worked_on_leaves_things_as_they_were() -> None:
@@ -166,8 +166,8 @@ def test_a_prompt_that_no_server_worked_on_leaves_things_as_they_were() -> None:
     assert server.asked(turn("carol"), worked=False).match is Match.EVICTS
 
     assert server.asked(turn("alice", 2)).slot is alice
-    fit = server.asked(turn("bob", 2))
-    assert (fit.match, fit.slot) == (Match.CONTINUES, bob)
+    placement = server.asked(turn("bob", 2))
+    assert (placement.match, placement.slot) == (Match.CONTINUES, bob)
 
 
 def test_a_prompt_that_no_server_worked_on_is_not_remembered() -> None:
@@ -180,10 +180,10 @@ def test_a_prompt_that_no_server_worked_on_is_not_remembered() -> None:
 def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
     server = Server(1)
     server.asked(turn("alice"))
-    stay = server.took(turn("bob"))
+    occupancy = server.took(turn("bob"))
 
-    server.residency.forget()
-    stay.end(server.now, worked=False)
+    server.prompt_cache.forget()
+    occupancy.end(server.now, worked=False)
 
     assert server.asked(turn("alice", 2)).match is Match.EMPTY
 
@@ -199,19 +199,19 @@ def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
 def test_the_index_finds_every_cache_that_holds_what_is_continued_and_forgets_with_it(
     slots: int | None, turns: list[tuple[str, int, bool, int | None]]
 ) -> None:
-    index: PrefixIndex[Residency] = PrefixIndex()
-    residency = Residency(slots, stale_after=180.0, index=index)
+    index: PrefixIndex[PromptCache] = PrefixIndex()
+    prompt_cache = PromptCache(slots, stale_after=180.0, index=index)
     for now, (who, number, worked, resized) in enumerate(turns):
         prompt = turn(who, number)
-        fit = residency.fit(prompt, now)
-        assert fit is not None
-        if fit.match <= Match.REMEMBERED:
-            assert index.find(prompt) == [residency]
-        residency.take(fit, prompt, now).end(now, worked=worked)
+        placement = prompt_cache.placement(prompt, now)
+        assert placement is not None
+        if placement.match <= Match.REMEMBERED:
+            assert index.find(prompt) == [prompt_cache]
+        prompt_cache.take(placement, prompt, now).end(now, worked=worked)
         if resized is not None and slots is not None:
-            residency.resize(resized)
+            prompt_cache.resize(resized)
 
-    residency.forget()
+    prompt_cache.forget()
 
     assert not len(index)
 
@@ -221,11 +221,11 @@ def test_a_slot_at_work_is_not_given_to_another_when_slots_go_and_come_back() ->
     server.took(turn("alice"))
     bob = server.took(turn("bob"))
 
-    server.residency.resize(1)
-    assert server.residency.fit(turn("carol"), 9.0) is None
-    server.residency.resize(2)
+    server.prompt_cache.resize(1)
+    assert server.prompt_cache.placement(turn("carol"), 9.0) is None
+    server.prompt_cache.resize(2)
 
-    assert server.residency.fit(turn("carol"), 9.0) is None
+    assert server.prompt_cache.placement(turn("carol"), 9.0) is None
     bob.end(9.0, worked=True)
     assert server.asked(turn("bob", 2)).match is Match.CONTINUES
 
@@ -236,13 +236,13 @@ def test_no_slot_is_ever_taken_twice_and_conversations_that_have_slots_keep_them
 ) -> None:
     server = Server(slots)
     turns = dict.fromkeys(range(6), 0)
-    at_work: dict[int, Stay] = {}
+    at_work: dict[int, Occupancy] = {}
     for person, starts in steps:
         if starts and person not in at_work and len(at_work) < slots:
             turns[person] += 1
             at_work[person] = server.took(turn(str(person), turns[person]))
         elif not starts and person in at_work:
             at_work.pop(person).end(server.now, worked=True)
-        busy = [stay.slot for stay in at_work.values()]
+        busy = [occupancy.slot for occupancy in at_work.values()]
         assert len(set(map(id, busy))) == len(busy)
-        assert server.residency.occupied(server.now) <= slots
+        assert server.prompt_cache.occupied(server.now) <= slots

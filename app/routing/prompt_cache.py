@@ -44,7 +44,7 @@ class Slot:
         self.busy = False
         self.used_at = 0.0
         self.touched = False
-        """Taken or given back since the server last told which of its slots are busy."""
+        """Taken or given back since the server last report which of its slots are busy."""
 
     def worth(self, now: float) -> float:
         """Weigh what would be lost: much text counts, and how recently it was used."""
@@ -53,14 +53,14 @@ class Slot:
         return self.prompt.size / (1.0 + now - self.used_at)
 
 
-class Fit:
+class Placement:
     """The best that a server's caches can do for a prompt."""
 
-    __slots__ = ("anchor", "known", "match", "rank", "residency", "slot", "worth")
+    __slots__ = ("anchor", "known", "match", "prompt_cache", "rank", "slot", "worth")
 
     def __init__(
         self,
-        residency: "Residency",
+        prompt_cache: "PromptCache",
         match: Match,
         slot: Slot | None,
         known: int,
@@ -68,7 +68,7 @@ class Fit:
         anchor: int = 0,
         rank: int | None = None,
     ) -> None:
-        self.residency = residency
+        self.prompt_cache = prompt_cache
         self.match = match
         self.slot = slot
         self.known = known
@@ -81,8 +81,8 @@ class Fit:
         """How many prompts left their slots after that one."""
 
 
-class Claim:
-    """What a request was placed for: held against what its answer tells."""
+class Prediction:
+    """What a request was placed for: held against what its response tells."""
 
     __slots__ = ("match", "possible", "rank", "share")
 
@@ -98,17 +98,18 @@ class Claim:
         """The part that comes from the cache if that prompt is still held."""
 
 
-class Stay:
-    """A prompt at the place that was found for it, until its answer ends."""
+class Occupancy:
+    """A prompt at the place that was found for it, until its response ends."""
 
-    __slots__ = ("_before", "_fit", "_prompt", "claim", "slot")
+    __slots__ = ("_before", "_placement", "_prompt", "prediction", "slot")
 
-    def __init__(self, fit: Fit, prompt: Prompt, before: Prompt | None) -> None:
+    def __init__(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         size = prompt.size or 1
-        possible = prompt.ends[fit.anchor] / size if fit.anchor else 0.0
-        self.claim = Claim(fit.match, fit.known / size, fit.rank, possible)
-        self.slot = fit.slot
-        self._fit = fit
+        possible = prompt.ends[placement.anchor] / size if placement.anchor else 0.0
+        share = placement.known / size
+        self.prediction = Prediction(placement.match, share, placement.rank, possible)
+        self.slot = placement.slot
+        self._placement = placement
         self._prompt = prompt
         self._before = before
 
@@ -120,10 +121,10 @@ class Stay:
             slot.touched = True
             slot.used_at = now
         if not worked:
-            self._fit.residency.undo(self._fit, self._prompt, self._before)
+            self._placement.prompt_cache.undo(self._placement, self._prompt, self._before)
 
 
-class Residency:
+class PromptCache:
     """The slots of one instance of a model, and the prompts that have left them.
 
     Without a number of slots, every prompt is one of the past: then the server manages its
@@ -136,7 +137,7 @@ class Residency:
         *,
         stale_after: float,
         server: str = "",
-        index: "PrefixIndex[Residency]",
+        index: "PrefixIndex[PromptCache]",
     ) -> None:
         self.server = server
         self._index = index
@@ -166,7 +167,9 @@ class Residency:
         for slot in self.slots:
             self._put(slot, None)
 
-    def fit(self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()) -> Fit | None:
+    def placement(
+        self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()
+    ) -> Placement | None:
         """Find the best place for a prompt; None where no slot is free.
 
         Slots whose numbers are in `elsewhere` are busy with what did not come through us.
@@ -183,47 +186,47 @@ class Residency:
             if slot.prompt is not None and (shared := prompt.shared(slot.prompt)) > known:
                 continued, known = slot, shared
         if continued is not None and known >= WORTH_KEEPING:
-            return Fit(self, Match.CONTINUES, continued, known)
+            return Placement(self, Match.CONTINUES, continued, known)
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
         anchor = self._recall(prompt)
         rank = [*reversed(self._past)].index(anchor) if anchor else None
         if rank is not None and rank < self.depth:
-            return Fit(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
+            return Placement(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
         if victim is None or not self._lives(victim, now):
-            return Fit(self, Match.EMPTY, victim, 0, 0.0, anchor, rank)
-        return Fit(self, Match.EVICTS, victim, 0, victim.worth(now), anchor, rank)
+            return Placement(self, Match.EMPTY, victim, 0, 0.0, anchor, rank)
+        return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), anchor, rank)
 
-    def take(self, fit: Fit, prompt: Prompt, now: float) -> Stay:
+    def take(self, placement: Placement, prompt: Prompt, now: float) -> Occupancy:
         """Let a prompt have the place that was found for it."""
-        self._forget_past(fit.anchor)
-        slot = fit.slot
+        self._forget_past(placement.anchor)
+        slot = placement.slot
         if slot is None:
             self._remember(prompt)
-            return Stay(fit, prompt, None)
+            return Occupancy(placement, prompt, None)
         before = slot.prompt
-        if before is not None and fit.match is not Match.CONTINUES:
+        if before is not None and placement.match is not Match.CONTINUES:
             self._remember(before)
         self._put(slot, prompt)
         slot.busy = slot.touched = True
         slot.used_at = now
-        return Stay(fit, prompt, before)
+        return Occupancy(placement, prompt, before)
 
-    def undo(self, fit: Fit, prompt: Prompt, before: Prompt | None) -> None:
+    def undo(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         """Believe what was believed before a prompt took its place, unless all was forgotten."""
-        slot = fit.slot
+        slot = placement.slot
         there = prompt.anchor in self._past if slot is None else slot.prompt is prompt
         if not there:
             return
         gone = prompt if slot is None else before
         if gone is not None:
             self._forget_past(gone.anchor)
-        if fit.anchor:
-            self._add_past(fit.anchor)
+        if placement.anchor:
+            self._add_past(placement.anchor)
         if slot is not None:
             self._put(slot, before)
 
     def correct(self, rank: int, *, held: bool) -> None:
-        """Learn from an answer whether a prompt of the past was still held.
+        """Learn from a response whether a prompt of the past was still held.
 
         `rank` is how many had left their slots after it when the request was placed.
         """

@@ -1,4 +1,4 @@
-from app.routing.sticky import Pin, Sticky
+from app.routing.pins import Pin, Pins
 
 
 def pin(at: float, server: str = "A") -> Pin:
@@ -6,7 +6,7 @@ def pin(at: float, server: str = "A") -> Pin:
 
 
 def test_a_pin_lives_its_time_from_the_last_use() -> None:
-    sticky = Sticky(ttl=180)
+    sticky = Pins(ttl=180)
     sticky.put("alice", "m", pin(0))
     sticky.put("alice", "m", pin(100))
 
@@ -17,7 +17,7 @@ def test_a_pin_lives_its_time_from_the_last_use() -> None:
 
 
 def test_looking_a_pin_up_does_not_prolong_it() -> None:
-    sticky = Sticky(ttl=180)
+    sticky = Pins(ttl=180)
     sticky.put("alice", "m", pin(0))
 
     assert sticky.find("alice", "m", 179) is not None
@@ -25,7 +25,7 @@ def test_looking_a_pin_up_does_not_prolong_it() -> None:
 
 
 def test_pins_are_apart_by_client_and_by_model() -> None:
-    sticky = Sticky(ttl=180)
+    sticky = Pins(ttl=180)
     sticky.put("alice", "m", pin(0, "A"))
     sticky.put("alice", "n", pin(0, "B"))
     sticky.put("bob", "m", pin(0, "C"))
@@ -36,7 +36,7 @@ def test_pins_are_apart_by_client_and_by_model() -> None:
 
 
 def test_expired_pins_are_forgotten_without_being_looked_up() -> None:
-    sticky = Sticky(ttl=180)
+    sticky = Pins(ttl=180)
     for n in range(100):
         sticky.put(f"client-{n}", "m", pin(0))
     sticky.put("alice", "m", pin(200))
@@ -46,7 +46,7 @@ def test_expired_pins_are_forgotten_without_being_looked_up() -> None:
 
 
 def test_the_table_is_bounded_and_drops_the_pin_unused_for_longest() -> None:
-    sticky = Sticky(ttl=180, capacity=2)
+    sticky = Pins(ttl=180, capacity=2)
     for at, client in enumerate(["alice", "bob", "alice", "carol"]):
         sticky.put(client, "m", pin(at))
 

@@ -7,12 +7,12 @@ from typing import Literal, NamedTuple
 
 from app.routing.ejection import Ejection
 from app.routing.fleet import Server
+from app.routing.health_window import HealthWindow
 from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
-from app.routing.news import Report
+from app.routing.observations import SelfReport
 from app.routing.prefix_index import PrefixIndex
-from app.routing.residency import Residency, Slot
-from app.routing.window import Window
+from app.routing.prompt_cache import PromptCache, Slot
 
 Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
 
@@ -53,23 +53,23 @@ class Change(NamedTuple):
     """In seconds."""
 
 
-class Standing:
-    """A server, what it told of itself, what is in flight there, and what its caches hold."""
+class Backend:
+    """A server, what it report of itself, what is in flight there, and what its caches hold."""
 
     def __init__(
         self,
         server: Server,
         ledger: Ledger,
-        window: Window,
+        window: HealthWindow,
         stale_after: float = 180.0,
         *,
         numbered: bool = True,
-        index: PrefixIndex[Residency] | None = None,
+        index: PrefixIndex[PromptCache] | None = None,
     ) -> None:
         self.server = server
-        self._index = PrefixIndex[Residency]() if index is None else index
+        self._index = PrefixIndex[PromptCache]() if index is None else index
         self.ledger = ledger
-        self.window = window
+        self.health = window
         self.ejection = Ejection()
         self.changed: Change | None = None
         """The last change of its status; None while it is as it was at the start."""
@@ -84,8 +84,8 @@ class Standing:
         """The names in the server's model list; None while it is unknown."""
         self.draining = False
         """It shall get no new requests."""
-        self.told: Report | None = None
-        """What it told of itself last; None where it cannot tell, or is away."""
+        self.self_report: SelfReport | None = None
+        """What it report of itself last; None where it cannot tell, or is away."""
         self.prefill: float | None = None
         """How many tokens of a prompt it reads in a second, as measured."""
         self.entered: Counter[Status] = Counter()
@@ -94,7 +94,7 @@ class Standing:
         self._unseen = False
         self._asked: set[str] = set()
         self._stale_after = stale_after
-        self._residencies: OrderedDict[str, Residency] = OrderedDict()
+        self._prompt_caches: OrderedDict[str, PromptCache] = OrderedDict()
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     # What it tells
@@ -104,17 +104,17 @@ class Standing:
         """One word for people and for the snapshot."""
         if self.draining:
             return "draining"
-        if self.window.valid and self.ejection.ejected:
+        if self.health.healthy and self.ejection.ejected:
             return "ejected"
-        return "loading" if self.loading and self.window.valid else self.window.status
+        return "loading" if self.loading and self.health.healthy else self.health.status
 
     @property
     def loading(self) -> bool:
         """Whether it loads its model, and would turn requests away."""
-        return self.told is not None and self.told.loading
+        return self.self_report is not None and self.self_report.loading
 
     @property
-    def willing(self) -> bool:
+    def accepting(self) -> bool:
         """Whether it may get requests where it has room, or where that does not matter."""
         return not self.draining and not self.loading
 
@@ -122,14 +122,14 @@ class Standing:
     def names_slots(self) -> bool:
         """Whether requests may say which slot is theirs.
 
-        The server must tell which ones are free, and have told since a request of ours went
+        The server must tell which ones are free, and have report since a request of ours went
         to a slot that it was to find by itself.
         """
-        told = self.told
+        report = self.self_report
         return (
-            told is not None
-            and told.kind.names_slots
-            and told.busy_slots is not None
+            report is not None
+            and report.kind.names_slots
+            and report.busy_slots is not None
             and not self._unseen
         )
 
@@ -140,34 +140,36 @@ class Standing:
         self._unseen = True
         return None
 
-    def report(self, told: Report) -> None:
+    def report(self, report: SelfReport) -> None:
         """Take in what the server tells of itself.
 
         What is at work there beyond what we sent belongs to somebody else. Slots that we used
         since the last report may be busy with that still, so they are given the benefit of it.
         """
         self._forget_others()
-        self.told = told
+        self.self_report = report
         self._unseen = False
-        if told.slots is not None:
-            self._take_in_slots(told.slots)
+        if report.slots is not None:
+            self._take_in_slots(report.slots)
         ours = self.ledger.recent()
-        if told.loaded is not None:
-            self._forget_unloaded(told.loaded - told.asleep, ours)
-            self._note_loads(told.loaded, told.asked_at)
-        if told.busy_slots is not None:
-            slots = [slot for residency in self._residencies.values() for slot in residency.slots]
+        if report.loaded is not None:
+            self._forget_unloaded(report.loaded - report.asleep, ours)
+            self._note_loads(report.loaded, report.asked_at)
+        if report.busy_slots is not None:
+            slots = [
+                slot for prompt_cache in self._prompt_caches.values() for slot in prompt_cache.slots
+            ]
             touched = {slot.number for slot in slots if slot.busy or slot.touched}
             for slot in slots:
                 slot.touched = False
-            self._elsewhere = told.busy_slots - touched
-            self.ledger.foreign = max(0, len(told.busy_slots) - max(ours, len(touched)))
-        elif told.active is not None:
-            self.ledger.foreign = max(0, told.active - ours)
+            self._elsewhere = report.busy_slots - touched
+            self.ledger.foreign = max(0, len(report.busy_slots) - max(ours, len(touched)))
+        elif report.active is not None:
+            self.ledger.foreign = max(0, report.active - ours)
 
     def went_away(self) -> None:
-        """Note that nothing listens there: what it held and told is no more."""
-        self.told = None
+        """Note that nothing listens there: what it held and report is no more."""
+        self.self_report = None
         self._asked.clear()
         self._loads.clear()
         self._forget_others()
@@ -183,34 +185,34 @@ class Standing:
 
     # Its caches
 
-    def residency(self, instance: str, instances: int = 1) -> Residency:
+    def prompt_cache(self, instance: str, instances: int = 1) -> PromptCache:
         """Give the caches of an instance, one of so many of its model on this server."""
         if self._one_model:
             instance = ONE_MODEL
-        found = self._residencies.get(instance)
-        return found or Residency(
+        found = self._prompt_caches.get(instance)
+        return found or PromptCache(
             self._slots_of(instances),
             stale_after=self._stale_after,
             server=self.server.name,
             index=self._index,
         )
 
-    def keep(self, instance: str, residency: Residency) -> None:
+    def keep(self, instance: str, prompt_cache: PromptCache) -> None:
         """Follow the caches of an instance from now on: a request goes there.
 
         Clients make names up, so there is room for so many: the one unused for longest goes.
         """
         if self._one_model:
             instance = ONE_MODEL
-        self._residencies[instance] = residency
-        self._residencies.move_to_end(instance)
-        if len(self._residencies) > MOST_INSTANCES:
-            _, unused = self._residencies.popitem(last=False)
+        self._prompt_caches[instance] = prompt_cache
+        self._prompt_caches.move_to_end(instance)
+        if len(self._prompt_caches) > MOST_INSTANCES:
+            _, unused = self._prompt_caches.popitem(last=False)
             unused.forget()
 
-    def residencies(self) -> Iterator[tuple[str, Residency]]:
+    def prompt_caches(self) -> Iterator[tuple[str, PromptCache]]:
         """Go through the caches by instance."""
-        yield from self._residencies.items()
+        yield from self._prompt_caches.items()
 
     @property
     def elsewhere(self) -> Collection[int]:
@@ -222,8 +224,8 @@ class Standing:
         self.ledger.foreign = 0
 
     def _forget_caches(self) -> None:
-        for residency in self._residencies.values():
-            residency.forget()
+        for prompt_cache in self._prompt_caches.values():
+            prompt_cache.forget()
 
     def _forget_unloaded(self, loaded: Collection[str], ours: int) -> None:
         """Forget the caches of models that are in memory no more, and that nobody asks for."""
@@ -232,28 +234,30 @@ class Standing:
             self._forget_caches()  # it has unloaded all, or sleeps
             return
         gone = (self.models or frozenset()).difference(loaded, asked, self._asked)
-        for instance, residency in self._residencies.items():
+        for instance, prompt_cache in self._prompt_caches.items():
             if instance in gone:
-                residency.forget()
+                prompt_cache.forget()
 
     def _take_in_slots(self, count: int) -> None:
         """Make what was known of the one model, under whatever name, that of so many slots."""
-        if self._residencies:
-            known = self._residencies.get(ONE_MODEL) or next(reversed(self._residencies.values()))
+        if self._prompt_caches:
+            known = self._prompt_caches.get(ONE_MODEL) or next(
+                reversed(self._prompt_caches.values())
+            )
             known.resize(count)
-            for residency in self._residencies.values():
-                if residency is not known:
-                    residency.forget()
-            self._residencies = OrderedDict({ONE_MODEL: known})
+            for prompt_cache in self._prompt_caches.values():
+                if prompt_cache is not known:
+                    prompt_cache.forget()
+            self._prompt_caches = OrderedDict({ONE_MODEL: known})
 
     @property
     def _one_model(self) -> bool:
         """Whether all names mean the same model: a server that tells of slots has but one."""
-        return self.told is not None and self.told.slots is not None
+        return self.self_report is not None and self.self_report.slots is not None
 
     def _slots_of(self, instances: int) -> int | None:
-        if self.told is not None and self.told.slots is not None:
-            return self.told.slots
+        if self.self_report is not None and self.self_report.slots is not None:
+            return self.self_report.slots
         limit = self.ledger.limit
         return None if limit is None else max(1, limit // instances)
 
@@ -308,17 +312,17 @@ class Standing:
 
     def readiness(self, names: tuple[str, ...]) -> Readiness:
         """Tell how far the server is from having the model in memory."""
-        told = self.told
-        if told is None or told.loaded is None:
+        report = self.self_report
+        if report is None or report.loaded is None:
             return Readiness.READY
         offered = self.offered(names)
-        if self._one_model and not told.loaded:
+        if self._one_model and not report.loaded:
             return Readiness.ASLEEP
-        if not told.loaded.isdisjoint(offered):
-            return Readiness.ASLEEP if told.asleep.issuperset(offered) else Readiness.READY
-        if not (self._asked.isdisjoint(offered) and told.starting.isdisjoint(offered)):
+        if not report.loaded.isdisjoint(offered):
+            return Readiness.ASLEEP if report.asleep.issuperset(offered) else Readiness.READY
+        if not (self._asked.isdisjoint(offered) and report.starting.isdisjoint(offered)):
             return Readiness.LOADING
-        held = len(told.loaded | told.starting | self._asked)
+        held = len(report.loaded | report.starting | self._asked)
         return Readiness.ROOM if held < self._most_loaded else Readiness.SWAP
 
     def must_load(self, names: tuple[str, ...]) -> bool:
@@ -332,22 +336,22 @@ class Standing:
 
     def unused_since(self) -> float:
         """Tell when the model was used last that would have to go for another."""
-        told = self.told
-        if told is None or not told.loaded:
+        report = self.self_report
+        if report is None or not report.loaded:
             return 0.0
-        return min(self._used.get(name, 0.0) for name in told.loaded)
+        return min(self._used.get(name, 0.0) for name in report.loaded)
 
     def note(self, instance: str, now: float) -> None:
         """Note that a request goes to an instance, which is loaded for it if need be."""
-        told = self.told
-        if told is None or told.loaded is None:
+        report = self.self_report
+        if report is None or report.loaded is None:
             return
         self._asked.add(instance)
         self._used[instance] = now
         self._used.move_to_end(instance)
         if len(self._used) > MOST_INSTANCES:
             self._used.popitem(last=False)
-        if instance not in told.loaded and len(self._loads) < MOST_INSTANCES:
+        if instance not in report.loaded and len(self._loads) < MOST_INSTANCES:
             self._loads.setdefault(instance, now)
 
     def expected_wait(self, now: float, ahead: int, names: tuple[str, ...]) -> float:

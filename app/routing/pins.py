@@ -16,7 +16,7 @@ class Pin:
         self.at = at
 
 
-class Sticky:
+class Pins:
     """Pins by (client, model asked for). A pin lives `ttl` seconds from its last use.
 
     The names come from clients, so the table is bounded: the pin unused for longest goes first.

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from app.routing.health_window import Sample, Side
 from app.routing.kind import Kind
-from app.routing.window import Sample, Side
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ProbeFailed:
     """A server did not answer as it should."""
 
     server: str
@@ -22,7 +22,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class HealthAnswer:
+class HealthSeen:
     """A server's health address answered."""
 
     server: str
@@ -30,7 +30,7 @@ class HealthAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelsAnswer:
+class ModelsSeen:
     """A server's model API answered; `models` is None where it has no list to show."""
 
     server: str
@@ -38,14 +38,14 @@ class ModelsAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Introduced:
     """A server was asked for all there is to know of it, whatever came of it."""
 
     server: str
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SelfReport:
     """What a model server tells of its own state; None for what its kind does not tell."""
 
     server: str
@@ -73,8 +73,8 @@ class Report:
         return self.active if self.busy_slots is None else len(self.busy_slots)
 
 
-class Reuse:
-    """What an answer told of the work that its prompt was."""
+class CacheReuse:
+    """What a response report of the work that its prompt was."""
 
     __slots__ = ("cached", "prompt", "seconds")
 
@@ -87,4 +87,4 @@ class Reuse:
         """From sending the request to the first token, where that was seen."""
 
 
-News = Failure | HealthAnswer | ModelsAnswer | Asked | Report
+Observation = ProbeFailed | HealthSeen | ModelsSeen | Introduced | SelfReport

@@ -12,7 +12,7 @@ RISE, FALL = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A good answer of a server's health address."""
+    """A good response of a server's health address."""
 
     busy: bool
     gpu_percent: float
@@ -20,7 +20,7 @@ class Sample:
     """When it came, in seconds."""
 
 
-class Window:
+class HealthWindow:
     """The last samples of a server, and the probes that failed or succeeded in a row.
 
     A server has two sides that fail apart: the agent that tells its GPU load (`health`) and
@@ -33,7 +33,16 @@ class Window:
     it is. A server without a health address is idle as far as anybody can tell.
     """
 
-    __slots__ = ("_down", "_failures", "_fall", "_rise", "_samples", "_successes", "known", "valid")
+    __slots__ = (
+        "_down",
+        "_failures",
+        "_fall",
+        "_rise",
+        "_samples",
+        "_successes",
+        "healthy",
+        "known",
+    )
 
     def __init__(
         self, length: int, *, has_health: bool, rise: int = RISE, fall: int = FALL
@@ -46,11 +55,11 @@ class Window:
         self._down: set[Side] = set()
         self.known = has_health
         """Whether anybody tells the GPU's load."""
-        self.valid = True
+        self.healthy = True
         """Whether requests may go there."""
 
     def add(self, sample: Sample) -> None:
-        """Take in a good health answer."""
+        """Take in a good health response."""
         self._samples.append(sample)
         self._succeeded("health", 1)
 
@@ -68,7 +77,7 @@ class Window:
         self._failures[side] = self._fall if unreachable else self._failures[side] + 1
         if self._failures[side] >= self._fall:
             self._down.add(side)
-            self.valid = False
+            self.healthy = False
 
     @property
     def last(self) -> Sample | None:
@@ -76,12 +85,12 @@ class Window:
         return self._samples[-1] if self._samples else None
 
     @property
-    def troubled(self) -> bool:
+    def failing(self) -> bool:
         """Whether the model API's last probe failed, or it is not up again: ask it soon."""
         return self._failures["models"] > 0 or "models" in self._down
 
     @property
-    def gone(self) -> bool:
+    def down(self) -> bool:
         """Whether the model API is down: another may come back."""
         return "models" in self._down
 
@@ -95,7 +104,7 @@ class Window:
     @property
     def status(self) -> Status:
         """One word for people and for the snapshot."""
-        if not self.valid:
+        if not self.healthy:
             return "invalid"
         return "idle" if self.idle else "busy"
 
@@ -107,4 +116,4 @@ class Window:
         if self._successes[side] >= self._rise:
             self._successes[side] = 0
             self._down.discard(side)
-            self.valid = not self._down
+            self.healthy = not self._down

@@ -1,10 +1,10 @@
 import pytest
 
-from app.routing.window import Sample, Window
+from app.routing.health_window import HealthWindow, Sample
 
 
-def window(length: int = 5) -> Window:
-    return Window(length, has_health=True)
+def window(length: int = 5) -> HealthWindow:
+    return HealthWindow(length, has_health=True)
 
 
 def sample(*, busy: bool) -> Sample:
@@ -28,7 +28,7 @@ def test_one_busy_sample_keeps_the_server_busy_as_long_as_it_is_in_the_window() 
 
 
 def test_a_server_without_a_health_address_is_idle_as_far_as_anybody_can_tell() -> None:
-    assert Window(5, has_health=False).status == "idle"
+    assert HealthWindow(5, has_health=False).status == "idle"
 
 
 @pytest.mark.parametrize("side", ["health", "models"])
@@ -46,15 +46,15 @@ def test_a_late_answer_makes_the_server_invalid_only_the_third_time_in_a_row() -
     w.add(sample(busy=False))
     w.failed("health", unreachable=False)
     w.failed("health", unreachable=False)
-    assert w.valid
+    assert w.healthy
 
     w.add(sample(busy=False))
     w.failed("health", unreachable=False)
     w.failed("health", unreachable=False)
-    assert w.valid
+    assert w.healthy
 
     w.failed("health", unreachable=False)
-    assert not w.valid
+    assert not w.healthy
 
 
 def test_a_good_health_answer_says_nothing_about_the_model_api() -> None:
@@ -62,9 +62,9 @@ def test_a_good_health_answer_says_nothing_about_the_model_api() -> None:
     w.failed("models", unreachable=True)
 
     w.add(sample(busy=False))
-    assert not w.valid
+    assert not w.healthy
 
     w.answered()
-    assert not w.valid
+    assert not w.healthy
     w.answered()
-    assert w.valid
+    assert w.healthy
