@@ -18,12 +18,11 @@ help:  ## what there is
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-.compiled/installed: .venv/installed pyproject.toml $(shell find app -name '*.py')
-	rm -rf .compiled && mkdir -p .compiled/source
-	cp -r app LICENSE README.md pyproject.toml .compiled/source  # modules are compiled beside their sources
+.compiled/installed: .venv/installed pyproject.toml docker/compile.py $(shell find app -name '*.py')
+	rm -rf .compiled
 	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/pip install --quiet --disable-pip-version-check \
-	  --no-deps --target .compiled .compiled/source
-	rm -rf .compiled/source && touch $@
+	  --no-deps --target .compiled .
+	touch $@
 
 HAS_COMPILER := import os, shutil, sys, sysconfig as s; sys.exit(not ( \
   shutil.which((s.get_config_var("CC") or "cc").split()[0]) \
@@ -64,6 +63,7 @@ lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docker/compile.py
 	$(BIN)/lint-imports
 
 format: .venv/installed  ## let ruff put the code in order
@@ -85,7 +85,7 @@ down:  ## stop them; what Prometheus and Grafana keep stays
 lock: .venv/installed  ## pin what the image installs, by hashes
 	$(BIN)/pip install --quiet uv
 	$(LOCK) pyproject.toml --output-file docker/requirements.txt
-	printf '%s\n' hatchling hatch-mypyc mypy setuptools | \
+	printf '%s\n' hatchling mypy setuptools | \
 	$(LOCK) - --constraint docker/requirements.txt --output-file docker/requirements-build.txt
 
 dashboards: .venv/installed  ## write Grafana's dashboards anew

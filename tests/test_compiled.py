@@ -18,7 +18,7 @@ from tests.fakes.sockets import SSE, Visit, answering, chat, chunk, listening, o
 
 ROOT = Path(__file__).parents[1]
 BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
-HOOK = BUILD["targets"]["wheel"]["hooks"]["mypyc"]
+HOOK = BUILD["targets"]["wheel"]["hooks"]["custom"]
 PROGRAM = Path(app.__file__).parent
 ASKED_FOR = ".compiled" in os.environ.get("PYTHONPATH", "")
 

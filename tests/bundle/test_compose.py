@@ -145,7 +145,7 @@ def test_a_container_is_given_longer_to_stop_than_its_requests() -> None:
 
 def test_the_locks_hold_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    compiler = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    compiler = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
     built_with = [*project["build-system"]["requires"], *compiler["dependencies"]]
     for lock, wanted in zip(LOCKS, [project["project"]["dependencies"], built_with], strict=True):
         locked = set(re.findall(r"^([\w-]+)==", lock.read_text("utf-8"), re.MULTILINE))
