@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,13 +26,14 @@ import app.routing.balancer
 from tests.bench.contenders import CONTENDERS, NGINX, OURS, UVICORN, Contender, Running, running
 from tests.bench.load import ANSWERED
 from tests.bench.process import cpu_seconds, resident_bytes
-from tests.bench.table import Figures, table
+from tests.bench.table import Figures, FleetFigures, fleet_table, table
 from tests.fakes.balancer import free_port
 
 CONNECTIONS = 16
 STREAMS = 200
 OPEN_STREAMS = 1000
-KINDS = ["memory", "json", "prompt", "sse"]
+KINDS = ["memory", "json", "prompt", "sse", "fleet"]
+FLEETS = (2, 200)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {
             kind: _measure(kind, here, cores[1], arguments)
             for kind in sorted(kinds, key=KINDS.index)
+            if kind != "fleet"
         }
+        fleet = _fleet(folder, cores, arguments) if "fleet" in kinds else {}
     how = "not compiled" if str(app.routing.balancer.__file__).endswith(".py") else "compiled"
     machine = platform.processor() or platform.machine()
     print(f"{machine}, Python {platform.python_version()}, {how}\n")
-    print(table(figures))
+    print(
+        "\n\n".join(([table(figures)] if figures else []) + ([fleet_table(fleet)] if fleet else []))
+    )
     if missing:
         print(f"\nNot installed: {', '.join(missing)}.")
     return 0
@@ -97,6 +103,34 @@ def _measure(
         for proxy in fit.values():
             found[proxy.name].append(_microseconds(kind, proxy, core, arguments.seconds))
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def _fleet(folder: Path, cores: list[int], arguments: argparse.Namespace) -> FleetFigures:
+    """Measure what many servers cost us, at rest and for each request."""
+    found: FleetFigures = defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(_upstream(cores[1], "llama.cpp"))
+        address = {"addr": "http://127.0.0.1", "model_port": upstream, "health_port": upstream}
+        fleets = {
+            size: stack.enter_context(
+                running(OURS, upstream, folder, cores[0], {f"s{n}": address for n in range(size)})
+            )
+            for size in FLEETS
+        }
+        for proxy in fleets.values():
+            _microseconds("prompt", proxy, cores[1], 0.5)  # warm up
+        for _ in range(arguments.rounds):
+            for size, proxy in fleets.items():
+                found["rest", size].append(_percent_of_a_core(proxy, arguments.seconds))
+                cost = _microseconds("prompt", proxy, cores[1], arguments.seconds)
+                found["prompt", size].append(cost)
+    return found
+
+
+def _percent_of_a_core(proxy: Running, seconds: float) -> float:
+    before, begun = cpu_seconds(proxy.pid), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (cpu_seconds(proxy.pid) - before) / (time.monotonic() - begun)
 
 
 def _microseconds(kind: str, proxy: Running, core: int, seconds: float) -> float:
@@ -146,10 +180,10 @@ def _load(
 
 
 @contextlib.contextmanager
-def _upstream(core: int) -> Iterator[int]:
+def _upstream(core: int, *kind: str) -> Iterator[int]:
     port = free_port()
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.upstream", str(port)],
+        [sys.executable, "-m", "tests.bench.upstream", str(port), *kind],
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     ) as process:
         try:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ import httpx
 from tests.fakes.balancer import free_port
 
 PATIENCE = 60.0
+
+Servers = dict[str, dict[str, object]]
+"""As `BALANCER_SERVERS` has them."""
 
 
 @dataclass(frozen=True)
@@ -150,20 +154,20 @@ OURS, UVICORN, NGINX = CONTENDERS[:3]
 
 
 @contextlib.contextmanager
-def running(contender: Contender, upstream: int, folder: Path, core: int) -> Iterator[Running]:
+def running(
+    contender: Contender, upstream: int, folder: Path, core: int, servers: Servers | None = None
+) -> Iterator[Running]:
     """Run a contender on one core until the block ends."""
     port = free_port()
-    own = folder / contender.name.split(",")[0]
-    own.mkdir()
+    own = Path(tempfile.mkdtemp(dir=folder))
     command = contender.command(port, upstream, own)
     if contender.path is not None:
         command[0] = contender.path
+    servers = servers or {"up": {"addr": "http://127.0.0.1", "model_port": upstream}}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("BALANCER_")} | {
         "BALANCER_PORT": str(port),
-        "BALANCER_SERVERS": json.dumps(
-            {"up": {"addr": "http://127.0.0.1", "model_port": upstream}}
-        ),
-        "BALANCER_MODELS": '{"bench.*": ["up"]}',
+        "BALANCER_SERVERS": json.dumps(servers),
+        "BALANCER_MODELS": json.dumps({"bench.*": list(servers)}),
         "BALANCER_LOG_FORMAT": "json",
     }
     with (

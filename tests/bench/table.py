@@ -1,11 +1,15 @@
 """The benchmark's result, for people."""
 
+import statistics
 from collections.abc import Mapping
 
 from tests.bench.contenders import NGINX, OURS, UVICORN
 
 Figures = dict[str, float]
 """What something cost, by contender."""
+
+FleetFigures = dict[tuple[str, int], list[float]]
+"""What something cost in each round, by kind and number of servers."""
 
 COLUMNS = {
     "json": ("µs CPU per JSON request", UVICORN.name, 2.8),
@@ -37,3 +41,20 @@ def _cell(values: Figures, name: str, control: str) -> str:
         return "–"
     ratio = f" ({values[name] / values[control]:.2f})" if control in values else ""
     return f"{values[name]:.1f}{ratio}"
+
+
+def fleet_table(figures: FleetFigures) -> str:
+    """Write what many servers cost, beside a few."""
+    median = {key: statistics.median(values) for key, values in figures.items()}
+    few, many = sorted({size for _, size in figures})
+    ratio = median["prompt", many] / median["prompt", few]
+    titles = ["servers", "probing them each second, % of a core", "µs CPU per request of 2 KB"]
+    rows = [
+        titles,
+        [str(few), f"{median['rest', few]:.1f}", f"{median['prompt', few]:.1f} (1.00)"],
+        [str(many), f"{median['rest', many]:.1f}", f"{median['prompt', many]:.1f} ({ratio:.2f})"],
+        ["bar", "≤ 10", "≤ 1.3 ×"],
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---|---|---|")
+    return "\n".join(lines)

@@ -1,15 +1,19 @@
 """The modelled upstream of the benchmark: answers at once, and streams at a pace.
 
-    python -m tests.bench.upstream PORT
+    python -m tests.bench.upstream PORT [llama.cpp]
+
+With the second word it has the pages of llama.cpp's server, and of an agent.
 
 It is written for speed, not as an example: it must not be what limits a proxy.
 """
 
 import asyncio
+import functools
 import json
 import random
 import re
 import sys
+from collections.abc import Mapping
 from typing import cast
 
 from tests.bench.loop import run
@@ -33,15 +37,21 @@ ANSWER = json.dumps(
         "usage": {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17},
     }
 ).encode()
-JSON_ANSWER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-    % (len(ANSWER), ANSWER)
-)
-MODELS = b'{"object":"list","data":[{"id":"bench","object":"model"}]}'
-MODELS_ANSWER = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-    % (len(MODELS), MODELS)
-)
+
+
+def ok(body: bytes) -> bytes:
+    """Write a response that has some JSON."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+JSON_ANSWER = ok(ANSWER)
+MODELS_ANSWER = ok(b'{"object":"list","data":[{"id":"bench","object":"model"}]}')
+LLAMA_CPP = {
+    b"/llmhealth": ok(b'{"status":"idle","gpu_util_max5s":0.0}'),
+    b"/props": ok(b'{"total_slots":4,"endpoint_slots":true,"build_info":"b10800-1"}'),
+    b"/slots": ok(b"[%b]" % b",".join(b'{"id":%d,"is_processing":false}' % n for n in range(4))),
+}
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -59,6 +69,9 @@ class Upstream(asyncio.Protocol):
 
     `"pace": 0` in the body asks for one event and then silence.
     """
+
+    def __init__(self, pages: Mapping[bytes, bytes]) -> None:
+        self._pages = pages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -83,7 +96,7 @@ class Upstream(asyncio.Protocol):
 
     def _answer(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"get"):
-            self._write(MODELS_ANSWER)
+            self._write(self._pages.get(head.split()[1], MODELS_ANSWER))
         elif not STREAMED.search(body):
             self._write(JSON_ANSWER)
         else:
@@ -102,12 +115,13 @@ class Upstream(asyncio.Protocol):
         self._transport.write(data)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, pages: Mapping[bytes, bytes]) -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Upstream, "127.0.0.1", port, backlog=4096)
+    upstream = functools.partial(Upstream, pages)
+    server = await loop.create_server(upstream, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    run(serve(int(sys.argv[1])))
+    run(serve(int(sys.argv[1]), LLAMA_CPP if "llama.cpp" in sys.argv else {}))
