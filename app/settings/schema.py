@@ -53,8 +53,9 @@ class Settings(BaseSettings):
 
     servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_json)] = Field(
         default={},
-        description="The model servers, in order of preference: each has an `addr`, and may have a "
-        "`health_port`, a `model_port`, a `request_max`, a `health`, a `tier` and a `weight`.",
+        description="The model servers, in order of preference: each has an `addr`, and may "
+        "have a `health_port`, a `model_port`, a `request_max`, a `health`, a "
+        "`tier` and a `weight`.",
         examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
     )
     models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(
@@ -65,7 +66,7 @@ class Settings(BaseSettings):
     )
     fallback_server: str | None = Field(
         default=None,
-        description="The server that takes what no pattern matches; the first one if not set.",
+        description="The server for requests that match no pattern; the first one if not set.",
         examples=["PC1"],
     )
     aliases: Annotated[dict[str, str], BeforeValidator(from_json)] = Field(
@@ -75,18 +76,19 @@ class Settings(BaseSettings):
     )
     instances: Annotated[Literal["numbered", "off"], BeforeValidator(lower)] = Field(
         default="numbered",
-        description="Take `model-2`, `model-3` and so on for instances of the `model` that the "
-        "same server lists, where the numbers have no gap; `off`: each name is a model.",
+        description="`numbered`: `model-2`, `model-3` and so on are instances of the `model` "
+        "that the same server lists, where the numbers have no gap; `off`: each "
+        "name is a model.",
     )
     routed_paths: RoutedPaths = Field(
         default=(CHAT_PATH,),
-        description="Paths whose requests go where their model is; other requests that make a "
-        "model work go to the fallback server. `all` is all that can be.",
+        description="Paths whose requests are routed by model; other requests that make a model"
+        " work go to the fallback server. `all`: every such path.",
         examples=[[CHAT_PATH, "/v1/embeddings"]],
     )
     overflow: Annotated[Literal["queue", "first"], BeforeValidator(lower)] = Field(
         default="queue",
-        description="Where a request goes that finds all its servers full: into the `queue`, or "
+        description="Where a request goes while all its servers are full: into the `queue`, or "
         "to the `first` server in spite of its limit.",
     )
     queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
@@ -95,23 +97,23 @@ class Settings(BaseSettings):
     )
     queue_keepalive: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0,
-        description="Seconds between signs of life to a client that waits for a stream; 0 for "
-        "none. The first of them settles the status: it is 200, whatever comes after.",
+        description="Seconds between comments to a client that waits for a stream; 0 for none. "
+        "The first comment fixes the status: it is 200, whatever follows.",
     )
 
     affinity: Annotated[Literal["prompt", "client"], BeforeValidator(lower)] = Field(
         default="prompt",
-        description="What brings a request to where its prompt is in a cache: the `prompt` itself, "
-        "or only the `client`.",
+        description="How a request finds the server that has its prompt in a cache: by the "
+        "`prompt` itself, or only by its `client`.",
     )
     adopt_slots: bool = Field(
         default=True,
-        description="Take the number of slots that a llama.cpp server tells as its `request_max`, "
-        "where none is set.",
+        description="Use the number of slots that a llama.cpp server reports as its "
+        "`request_max`, where none is set.",
     )
     route_headers: bool = Field(
         default=True,
-        description="Tell in `x-balancer-server`, `-instance` and `-reason` where a request went.",
+        description="Add the headers `x-balancer-server`, `-instance` and `-reason` to responses.",
     )
 
     sticky_ttl: Seconds = Field(
@@ -126,14 +128,14 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Networks = Field(
         default=("127.0.0.0/8", "::1/128"),
-        description="Addresses and networks whose `X-Forwarded-For` is believed.",
+        description="Addresses and networks from which `X-Forwarded-For` is trusted.",
     )
 
     admin_key: SecretStr | None = Field(
         default=None,
         min_length=8,
-        description="Key for what changes the balancer's mind, such as draining a server; none "
-        "of that is allowed where it is not set.",
+        description="Key for requests that change something, such as draining a server; without"
+        " a key none is allowed.",
         examples=["a-long-random-text"],
     )
 
@@ -144,10 +146,11 @@ class Settings(BaseSettings):
         default=5,
         ge=1,
         le=3600,
-        description="A server is busy if a probe of the last so many seconds said so.",
+        description="How long a server counts as busy after a probe found it busy, in seconds.",
     )
     gpu_busy_percent: Percent = Field(
-        default=50, description="This machine is busy from this GPU utilisation on, in percent."
+        default=50,
+        description="GPU utilisation from which this machine counts as busy, in percent.",
     )
     probe_connect_timeout: Seconds = Field(
         default=5, description="Longest wait for a probe's connection, in seconds."
@@ -159,14 +162,15 @@ class Settings(BaseSettings):
         default=2,
         ge=1,
         le=100,
-        description="How many good probes in a row bring a server back that was down.",
+        description="Number of good probes in a row after which a server that was down is up "
+        "again.",
     )
     probe_fall: int = Field(
         default=3,
         ge=1,
         le=100,
-        description="How many failed probes in a row take a server down; one is enough where "
-        "nothing listens.",
+        description="Number of failed probes in a row after which a server is down; one is "
+        "enough where nothing listens.",
     )
     models_interval: Seconds = Field(
         default=10, description="Time between two requests for a server's model list, in seconds."
@@ -192,7 +196,7 @@ class Settings(BaseSettings):
     shutdown_timeout: int = Field(
         default=30,
         ge=0,
-        description="How long requests under way may go on after a stop, in seconds.",
+        description="How long requests in flight may go on after a stop, in seconds.",
     )
 
     rewrite_reasoning: bool = Field(
@@ -201,7 +205,7 @@ class Settings(BaseSettings):
     )
     rewrite_edit_suffix: bool = Field(
         default=True,
-        description="Take `-apply` and `-edit` off model names, and ask for plain responses.",
+        description="Remove `-apply` and `-edit` from model names, and ask for plain responses.",
     )
     rewrite_grammar: bool = Field(
         default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
@@ -209,8 +213,8 @@ class Settings(BaseSettings):
 
     rewrite_attribution: bool = Field(
         default=True,
-        description="Take Claude Code's `x-anthropic-billing-header` line, which is another one in "
-        "every request, out of system prompts.",
+        description="Remove Claude Code's `x-anthropic-billing-header` line, which differs in "
+        "every request, from system prompts.",
     )
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(

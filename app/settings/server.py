@@ -62,15 +62,45 @@ class ServerSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    addr: Address = Field(examples=["http://192.168.1.20"])
-    health_port: Port | None = Field(default=None, examples=[18000])
-    model_port: Port | None = Field(default=None, examples=[8081])
-    request_max: int | None = Field(default=None, ge=1, examples=[1])
-    health: Annotated[str, BeforeValidator(lower), AfterValidator(_kind)] = Field(
-        default="auto", examples=["llamacpp"]
+    addr: Address = Field(
+        description="Scheme and host, and perhaps the model port.", examples=["http://192.168.1.20"]
     )
-    tier: int = Field(default=1, ge=1, examples=[2])
-    weight: float = Field(default=1.0, gt=0, le=1000, examples=[0.5])
+    health_port: Port | None = Field(
+        default=None, description="Port of the agent that reports the GPU load.", examples=[18000]
+    )
+    model_port: Port | None = Field(
+        default=None,
+        description="Port of the model API; that of `addr` if not set.",
+        examples=[8081],
+    )
+    request_max: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests at once; a llama.cpp server's slots, or any number, if not set.",
+        examples=[1],
+    )
+    health: Annotated[str, BeforeValidator(lower), AfterValidator(_kind)] = Field(
+        default="auto",
+        description="Kind of model server: `llamacpp`, `llama-swap`, `lmstudio`, `ollama`, "
+        "`vllm` or `openai`; `auto`: the balancer finds out; `llmhealth`: the "
+        "balancer asks only the agent.",
+        examples=["llamacpp"],
+    )
+    tier: int = Field(
+        default=1,
+        ge=1,
+        description="Servers of a higher tier get new conversations only while those of lower "
+        "tiers are full.",
+        examples=[2],
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="Capacity compared with other servers: a server with 2 gets twice as much "
+        "as one with 1.",
+        examples=[0.5],
+    )
 
     @model_validator(mode="before")
     @classmethod
