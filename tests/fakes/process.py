@@ -107,8 +107,9 @@ async def balancing(
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
 
-    `ready`: wait until each server has listed its models. `tree`: where the program lies, if
-    not here. `settings` are the variables, in lower case and without their prefix.
+    It may have been told to stop before. `ready`: wait until each server has listed its models.
+    `tree`: where the program lies, if not here. `settings` are the variables, in lower case and
+    without their prefix.
     """
     port = closed_port()
     written = {
@@ -135,7 +136,8 @@ async def balancing(
             if ready:
                 await running.until(lambda: _ready(running))
             yield running
-            process.send_signal(signal.SIGTERM)
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
             code = await asyncio.wait_for(process.wait(), PATIENCE)
         finally:
             with contextlib.suppress(ProcessLookupError):
