@@ -8,15 +8,16 @@ request, so that no cache would hold the prompt. It means nothing to a server of
 import json
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from app.apis.json_body import elements, members
 
-MARK = "x-anthropic-billing-header:"
-_MARK = MARK.encode()
-_FIRST_LINE = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
+MARK: Final = "x-anthropic-billing-header:"
+_MARK: Final = MARK.encode()
+_FIRST_LINE: Final = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
 """A JSON text up to the end of its first line."""
 
-_SYSTEM = ("system", "developer")
+_SYSTEM: Final = ("system", "developer")
 
 Edit = tuple[int, int]
 """What is taken out, from one character to another."""

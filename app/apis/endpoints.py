@@ -1,8 +1,8 @@
 """The APIs of model servers: which requests make a model work, and in which way."""
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-CHAT_PATH = "/v1/chat/completions"
+CHAT_PATH: Final = "/v1/chat/completions"
 
 
 class Api(NamedTuple):
@@ -23,7 +23,7 @@ class Api(NamedTuple):
     """Whether it is Ollama's own: its streams are lines of JSON, its errors are one text."""
 
 
-APIS: dict[str, Api] = {
+APIS: Final[dict[str, Api]] = {
     # OpenAI's
     CHAT_PATH: Api("chat", slot=True, tokens=True),
     "/v1/completions": Api("plain", slot=True, tokens=True),
@@ -69,7 +69,7 @@ APIS: dict[str, Api] = {
 }
 """By path; all that is known of them is said here."""
 
-_OTHER = Api(routable=False, works=False)
+_OTHER: Final = Api(routable=False, works=False)
 
 
 def api_of(path: str) -> Api:

@@ -1,6 +1,7 @@
 """Whether an event of a stream carries something that a model has generated."""
 
 import json
+from typing import Final
 
 
 def has_token(data: bytes) -> bool:
@@ -32,7 +33,7 @@ def _says_something(delta: dict[str, object]) -> bool:
     return any(delta.get(name) for name in _SAYINGS)
 
 
-_SAYINGS = (
+_SAYINGS: Final = (
     "content",
     "reasoning_content",
     "reasoning",

@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 import orjson
 
-TOO_DEEP = "the body nests too deeply"
+TOO_DEEP: Final = "the body nests too deeply"
 """Parsers and writers give up at about a thousand levels."""
 
 
@@ -18,14 +19,16 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
+_scan: Final = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
 _Match = Callable[..., re.Match[str] | None]
-_open: _Match = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)").match
-_name: _Match = re.compile(r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*').match
-_open_list: _Match = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)").match
-_next: _Match = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*").match
-_comma: _Match = re.compile(r"[ \t\n\r]*([,}])").match
-SPACE = " \t\n\r"
+_open: Final[_Match] = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)").match
+_name: Final[_Match] = re.compile(
+    r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*'
+).match
+_open_list: Final[_Match] = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)").match
+_next: Final[_Match] = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*").match
+_comma: Final[_Match] = re.compile(r"[ \t\n\r]*([,}])").match
+SPACE: Final = " \t\n\r"
 
 
 class Body:

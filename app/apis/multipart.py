@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 from email.message import Message
+from typing import Final
 
 from app.apis.json_body import BadRequest
 
-_NAME = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?(\w+)"?', re.IGNORECASE)
+_NAME: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?(\w+)"?', re.IGNORECASE)
 
 
 def boundary_of(content_type: bytes) -> bytes | None:

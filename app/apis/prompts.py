@@ -1,7 +1,8 @@
 """The text of a prompt, message by message, as the model will read it, more or less."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Final
 
 import orjson
 
@@ -40,14 +41,14 @@ def plain_prompt(get: Get) -> Prompt | None:
     return Prompt([system, prompt] if isinstance(system, str) and system else [prompt])
 
 
-PROMPTS: dict[str, Callable[[Get], Prompt | None]] = {
+PROMPTS: Final[dict[str, Callable[[Get], Prompt | None]]] = {
     "chat": chat_prompt,
     "input": response_prompt,
     "plain": plain_prompt,
 }
 """How to read a prompt, by the way in which an `Api` writes it."""
 
-MEDIA = frozenset(
+MEDIA: Final = frozenset(
     {
         "audio",
         "document",
@@ -65,7 +66,7 @@ MEDIA = frozenset(
 """Types of parts, in OpenAI's and Anthropic's APIs, that are no text."""
 
 
-DEPTH = 4
+DEPTH: Final = 4
 """How deeply parts within parts are read as such: compiled, nobody counts our recursions."""
 
 
@@ -95,7 +96,7 @@ def _conversation(tools: object, system: object, messages: object) -> Prompt | N
     return Prompt(texts, opening)
 
 
-def _message(message: Mapping[str, object]) -> str:
+def _message(message: dict[str, object]) -> str:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join([_part(part, DEPTH) for part in content])

@@ -5,13 +5,14 @@ A name may carry more than the model: `gpt-oss:20b-high` asks for high reasoning
 """
 
 from dataclasses import dataclass
+from typing import Final
 
-EFFORTS = ("low", "medium", "high")
-EDIT_SUFFIXES = ("-apply", "-edit")
-SUFFIXES = (*EDIT_SUFFIXES, *(f"-{effort}" for effort in EFFORTS))
-AGENT_GREETINGS = ("You are Cline", "You are Roo")
+EFFORTS: Final = ("low", "medium", "high")
+EDIT_SUFFIXES: Final = ("-apply", "-edit")
+SUFFIXES: Final = (*EDIT_SUFFIXES, *(f"-{effort}" for effort in EFFORTS))
+AGENT_GREETINGS: Final = ("You are Cline", "You are Roo")
 
-FINAL_CHANNEL_GRAMMAR = r"""
+FINAL_CHANNEL_GRAMMAR: Final = r"""
 root ::= thoughts? answer
 thoughts ::= "<|channel|>analysis<|message|>" ( [^<] | "<" [^|] | "<|" [^e] )* "<|end|>" "<|start|>assistant"
 answer ::= "<|channel|>final<|message|>" .+

@@ -2,25 +2,34 @@
 
 import json
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
-_read = json.JSONDecoder().raw_decode
+import orjson
+
+_read: Final = json.JSONDecoder().raw_decode
 
 
-_ANTHROPIC = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_ANTHROPIC: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 """https://docs.anthropic.com/en/api/messages#response-usage"""
 
-_OLLAMA = re.compile(rb'"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
+_OLLAMA: Final = re.compile(rb'"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 """https://github.com/ollama/ollama/blob/main/docs/api.md"""
 
 
-class Usage(NamedTuple):
+@dataclass(init=False)
+class Usage:
     """Tokens of one request; the prompt's include those that came from a cache."""
 
     prompt: int
     cached: int | None
-    """None where the server does not tell."""
+    """None where the server does not report it."""
     completion: int
+
+    def __init__(self, prompt: int, cached: int | None, completion: int) -> None:
+        self.prompt = prompt
+        self.cached = cached
+        self.completion = completion
 
 
 def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
@@ -80,10 +89,25 @@ def _last_object(tail: bytes, name: bytes) -> dict[str, object] | None:
         start = tail.find(b"{", at)
         if tail[at + len(name) : start].strip() != b":":
             continue  # null, as in every event but the last
-        try:
-            value, _ = _read(tail[start:].decode(errors="replace"))
-        except (ValueError, RecursionError):
-            continue
+        value = _object(tail, start)
         if isinstance(value, dict):
             return value
     return None
+
+
+def _object(text: bytes, start: int) -> object:
+    """Read the object that begins at `start`, whatever follows it; None where it is broken."""
+    end = text.find(b"}", start) + 1
+    while end:
+        piece = text[start:end]
+        if piece.count(b"{") == piece.count(b"}"):  # it ends here, unless braces are in its texts
+            try:
+                return orjson.loads(piece)
+            except orjson.JSONDecodeError:
+                break
+        end = text.find(b"}", end) + 1
+    try:
+        value: object = _read(text[start:].decode(errors="replace"))[0]
+    except (ValueError, RecursionError):
+        return None
+    return value

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
@@ -18,27 +18,27 @@ from app.downstream.lingering_close import LingeringClose
 
 Headers = list[tuple[bytes, bytes]]
 
-HEAD_LIMIT = 64 * 1024
+HEAD_LIMIT: Final = 64 * 1024
 """Longest head of a request, or trailers, in bytes, for whose end we wait."""
 
-BODY_AHEAD = 64 * 1024
+BODY_AHEAD: Final = 64 * 1024
 """Longest part of a pipelined request's body, in bytes, that is read before its turn."""
 
-PIPELINE_LIMIT = 100
+PIPELINE_LIMIT: Final = 100
 """How many requests may wait behind the one that is served."""
 
-FRAMING = (b"content-length", b"transfer-encoding")
+FRAMING: Final = (b"content-length", b"transfer-encoding")
 """Headers that tell how long a body is (RFC 9112 section 6)."""
 
-STATUS_LINES = {
+STATUS_LINES: Final = {
     **{status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 600)},
     **{s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus},
 }
 
-BODILESS = (204, 304)
+BODILESS: Final = (204, 304)
 """Statuses of responses that have no body (RFC 9110 sections 15.3.5 and 15.4.5)."""
 
-log = structlog.get_logger(__name__)
+log: Final = structlog.get_logger(__name__)
 
 
 class TooManyPipelined(Exception):
@@ -220,7 +220,8 @@ class ClientConnection:
         """Write a whole response; the headers are without a length."""
         request = self._begin_response()
         lines = [STATUS_LINES[status]]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
         if not request.keep_alive:
             lines.append(b"connection: close\r\n")
         if status in BODILESS:

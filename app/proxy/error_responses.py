@@ -3,18 +3,19 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from app.apis.errors import error_json, error_text
 from app.proxy.queue import QueueFull, QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
 from app.upstream.errors import TimedOut, UpstreamError
 
-RETRY_AFTER = 5, 60
+RETRY_AFTER: Final = 5, 60
 """A rejected client may try again after so many seconds at least, and at most."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_CLOSE: Headers = ((b"connection", b"close"),)
+_CLOSE: Final[Headers] = ((b"connection", b"close"),)
 
 
 @dataclass(frozen=True, slots=True)

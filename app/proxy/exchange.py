@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from time import monotonic, time
+from typing import Final
 
 import structlog
 
@@ -31,17 +32,17 @@ from app.upstream.connection import Connection, Head
 from app.upstream.errors import Unreachable, UpstreamError
 from app.upstream.pool import Pool
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be repeated (RFC 9110 section 9.2.2)."""
 
-AWAY = frozenset({429, 502, 503, 504})
+AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
 
-NO_MODEL = "(none)"
+NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
 
-log = structlog.get_logger(__name__)
+log: Final = structlog.get_logger(__name__)
 
 Read = Callable[[str, bytes, str, bytes], ModelRequest | UnroutedRequest]
 """Reads a model request: its path, its body, the client's address, the body's type."""
@@ -663,7 +664,7 @@ class Exchange:
         return CacheReuse(usage.prompt, usage.cached, seconds)
 
 
-_FAULTS: Mapping[str, Fault] = {
+_FAULTS: Final[Mapping[str, Fault]] = {
     "read_timeout": "read_timeout",
     "reset": "reset",
     "protocol": "protocol",

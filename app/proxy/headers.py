@@ -3,14 +3,15 @@
 import functools
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
+from typing import Final
 from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-LONGEST_REST = 300.0
+LONGEST_REST: Final = 300.0
 """Seconds that a server is left alone at most, whatever it asks for."""
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -25,7 +26,7 @@ HOP_BY_HOP = frozenset(
 )
 """Meant for the next hop alone (RFC 9110 section 7.6.1, and its older list)."""
 
-OURS = HOP_BY_HOP | {
+OURS: Final = HOP_BY_HOP | {
     b"content-length",
     b"expect",
     b"forwarded",
@@ -76,7 +77,9 @@ def request_head(
             drop = OURS | nominated(headers)
             break
     lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
-    lines += [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in drop]
+    for name, value in headers:
+        if name not in drop:
+            lines += (name, b": ", value, b"\r\n")
     lines.append(forwarded)
     if length == b"chunked":
         lines.append(b"transfer-encoding: chunked\r\n")
@@ -151,4 +154,4 @@ def route_headers(server: str, instance: str, reason: str) -> tuple[tuple[bytes,
     )
 
 
-_PLAIN = " !\"#$&'()*+,-./:;<=>?@[]^_`{|}~"
+_PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[]^_`{|}~"

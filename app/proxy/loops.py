@@ -2,13 +2,14 @@
 
 import re
 import secrets
+from typing import Final
 
 from app.proxy.headers import Headers, joined
 
-HOPS = b"x-balancer-hops"
+HOPS: Final = b"x-balancer-hops"
 """Counts the balancers that a request has passed."""
 
-MOST_HOPS = 10
+MOST_HOPS: Final = 10
 """More balancers than anybody puts in a row: something strips `Via` in a circle."""
 
 

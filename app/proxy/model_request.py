@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from app.apis.attribution import without_attribution
 from app.apis.endpoints import CHAT_PATH, api_of
@@ -15,21 +16,21 @@ from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING
 
-SYSTEM_TEXT_LIMIT = 4_000
+SYSTEM_TEXT_LIMIT: Final = 4_000
 """How much of a system message is searched for the user's name, in characters."""
 
-SLOT = "id_slot"
+SLOT: Final = "id_slot"
 """Tells llama.cpp's server which slot to use; a busy one is waited for.
 
 https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 """
 
-CHAT_PATHS = (CHAT_PATH, "/chat/completions")
+CHAT_PATHS: Final = (CHAT_PATH, "/chat/completions")
 """Chat completions, by OpenAI's path and by one that llama.cpp's server has as well."""
 
-LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
-SHORT = Prompt([])
+SHORT: Final = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
 
 

@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from time import monotonic
+from typing import Final
 
 import structlog
 
@@ -24,12 +25,12 @@ from app.routing.balancer import Balancer
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 
-WORKING_PATHS = frozenset(path for path, api in APIS.items() if api.works)
+WORKING_PATHS: Final = frozenset(path for path, api in APIS.items() if api.works)
 """A POST to one of these makes a model work: it holds a lease wherever it goes."""
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
-log = structlog.get_logger(__name__)
+log: Final = structlog.get_logger(__name__)
 
 
 class Proxy:
@@ -49,10 +50,10 @@ class Proxy:
         *,
         origin: Origin,
         read: Read,
-        rewrites: Rewrites | None = None,
-        routed_paths: Collection[str] = (CHAT_PATH,),
         max_body_bytes: int,
         finished: Callable[[Record], None],
+        rewrites: Rewrites | None = None,
+        routed_paths: Collection[str] = (CHAT_PATH,),
         in_flight: Counter[str] | None = None,
         tells_route: bool = True,
         keepalive: float = 0.0,

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Final
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
@@ -15,16 +16,16 @@ Place = Callable[[], Lease | Refusal]
 Need = tuple[str, tuple[str, ...]]
 """A model, and the servers that are out: requests with the same need find the same."""
 
-WAIT = (Refusal.FULL, Refusal.UNASKED)
+WAIT: Final = (Refusal.FULL, Refusal.UNASKED)
 """What passes."""
 
-LOOKAHEAD = 16
+LOOKAHEAD: Final = 16
 """Among how many next clients one whose prompt is in a cache may go first."""
 
-OVERTAKING_LIMIT = 4
+OVERTAKING_LIMIT: Final = 4
 """How many others may overtake a request for that."""
 
-RATE_WINDOW = 32
+RATE_WINDOW: Final = 32
 """How many of the last places handed out show how fast the queue moves."""
 
 

@@ -1,18 +1,19 @@
 """A stream of events to a client, and whether one of ours can stand in it."""
 
 import json
+from typing import Final
 
 from app.apis.errors import error_json
 from app.upstream.connection import Head
 
-EVENT_STREAM = b"text/event-stream"
-JSON_LINES = b"application/x-ndjson"
+EVENT_STREAM: Final = b"text/event-stream"
+JSON_LINES: Final = b"application/x-ndjson"
 """How Ollama's own API streams."""
 
-MISFIT_LIMIT = 64 * 1024
+MISFIT_LIMIT: Final = 64 * 1024
 """Longest error of a server that is told within an event stream, in bytes, piece by piece."""
 
-_BINDING = (b"content-length", b"content-encoding")
+_BINDING: Final = (b"content-length", b"content-encoding")
 """Headers that leave no room for bytes of ours in a body."""
 
 

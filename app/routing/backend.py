@@ -3,7 +3,7 @@
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from app.routing.ejection import Ejection
 from app.routing.fleet import Server
@@ -16,16 +16,16 @@ from app.routing.prompt_cache import PromptCache, Slot
 
 Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
 
-MOST_INSTANCES = 200
+MOST_INSTANCES: Final = 200
 """Instances of models whose caches are followed, at one server."""
 
-ONE_MODEL = ""
+ONE_MODEL: Final = ""
 """Stands for every name of the model of a server that tells of slots: it has but one."""
 
-SMOOTHING = 0.2
+SMOOTHING: Final = 0.2
 """How much the newest measurement of a speed counts."""
 
-GUESSED_LOAD = 10.0
+GUESSED_LOAD: Final = 10.0
 """Seconds that the load of a model is believed to take before one was seen."""
 
 

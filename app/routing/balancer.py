@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 from app.routing.backend import Backend, Change, Status
 from app.routing.budget import RetryBudget
@@ -48,20 +48,20 @@ there; it was not; it was, although it was believed gone; it was gone, or there 
 Source = Literal["cache", "work"]
 """Where a prompt's tokens came from: they were in a cache, or had to be worked on."""
 
-DECISIONS = 30
+DECISIONS: Final = 30
 """How many of the last decisions are kept to be shown."""
 
-HELD = 0.8
+HELD: Final = 0.8
 """The part of what was expected from a cache that must have come for it to have been there.
 
 Less may be a system prompt that all share. More cannot be asked for: prompts are measured in
 characters here, and in tokens there.
 """
 
-MOST_HOLDERS = 32
+MOST_HOLDERS: Final = 32
 """Where more caches hold what a prompt may continue, all servers are looked at."""
 
-MEASURABLE = 200
+MEASURABLE: Final = 200
 """Fewest tokens whose reading tells something about a server's speed."""
 
 

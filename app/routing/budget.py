@@ -1,12 +1,14 @@
 """How many requests may be sent to a second server."""
 
-FOR_ONE = 5
+from typing import Final
+
+FOR_ONE: Final = 5
 """Requests that earn a retry: so many are a fifth of all at most."""
 
-LEAST = 3.0
+LEAST: Final = 3.0
 """Retries that are allowed in each second, however few requests there are."""
 
-MOST = 500
+MOST: Final = 500
 """Requests that are counted, so that a quiet hour saves up no more than 100 retries."""
 
 

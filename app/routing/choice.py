@@ -1,7 +1,8 @@
 """Which server, instance and slot take a request: the rule, and nothing else."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from app.routing.backend import Backend, Readiness
 from app.routing.pins import Pin
@@ -22,7 +23,7 @@ Reason = Literal[
     "overflow",
 ]
 
-_REASONS: dict[Match, Reason] = {
+_REASONS: Final[dict[Match, Reason]] = {
     Match.CONTINUES: "cached_prompt",
     Match.REMEMBERED: "remembered_prompt",
     Match.EMPTY: "empty_slot",
@@ -30,7 +31,8 @@ _REASONS: dict[Match, Reason] = {
 }
 
 
-class Ask(NamedTuple):
+@dataclass(init=False)
+class Ask:
     """What a request wants.
 
     `names` are the names that a server may know the model by, the preferred one first: all
@@ -44,18 +46,46 @@ class Ask(NamedTuple):
     names: tuple[str, ...]
     client: str
     address: str
-    prompt: Prompt | None = None
-    routed: bool = True
-    takes_slot: bool = True
+    prompt: Prompt | None
+    routed: bool
+    takes_slot: bool
+
+    def __init__(
+        self,
+        model: str,
+        names: tuple[str, ...],
+        client: str,
+        address: str,
+        prompt: Prompt | None = None,
+        *,
+        routed: bool = True,
+        takes_slot: bool = True,
+    ) -> None:
+        self.model = model
+        self.names = names
+        self.client = client
+        self.address = address
+        self.prompt = prompt
+        self.routed = routed
+        self.takes_slot = takes_slot
 
 
-class Choice(NamedTuple):
+@dataclass(init=False)
+class Choice:
     """Where a request goes, and why; `placement` tells the slot where slots are followed."""
 
     server: str
     instance: str
     reason: Reason
-    placement: Placement | None = None
+    placement: Placement | None
+
+    def __init__(
+        self, server: str, instance: str, reason: Reason, placement: Placement | None = None
+    ) -> None:
+        self.server = server
+        self.instance = instance
+        self.reason = reason
+        self.placement = placement
 
 
 def able(ask: Ask, candidates: Sequence[Backend], tried: Collection[str] = ()) -> Sequence[Backend]:
@@ -188,7 +218,9 @@ def choose(
     if len(room) > 1:
         room = [s for s in room if s.ejection.quiet or not _spared(s, ask, now)] or room
     choice = _among(ask, room, pin, now)
-    return choice if room[0].health.healthy else choice._replace(reason="last_resort")
+    if not room[0].health.healthy:
+        choice.reason = "last_resort"
+    return choice
 
 
 def _not_ejected(backends: list[Backend], now: float) -> list[Backend]:

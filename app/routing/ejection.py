@@ -1,23 +1,25 @@
 """Whether a server is left alone for a while, because real requests failed there."""
 
+from typing import Final
+
 from app.routing.ledger import Fault, Lease
 
-FAILURES = 3
+FAILURES: Final = 3
 """Failures in a row that eject a server."""
 
 SHORTEST, LONGEST = 1.0, 60.0
 """Seconds that the first ejection lasts, and the longest: each doubles the one before."""
 
-JITTER = 0.2
+JITTER: Final = 0.2
 """The part by which an ejection may last longer, so that servers do not come back together."""
 
-SLOW_START = 10.0
+SLOW_START: Final = 10.0
 """Seconds after its return in which a server gets more requests step by step."""
 
-UNPROVEN = 4
+UNPROVEN: Final = 4
 """Requests at once that a server gets which has not completed any, while others have room."""
 
-AT_ONCE: tuple[Fault, ...] = ("read_timeout", "status_429")
+AT_ONCE: Final[tuple[Fault, ...]] = ("read_timeout", "status_429")
 """One of these is enough: a silence as long as a timeout, and a server's own word."""
 
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
-NAME_LIMIT = 256
+NAME_LIMIT: Final = 256
 """Longest model name, in characters, that is matched against the patterns."""
 
 
-LATEST = ":latest"
+LATEST: Final = ":latest"
 """The tag that some servers give a name without one; they list the name with it."""
 
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Collection
+from typing import Final
 
 from app.routing.fleet import spelt
 
-_NUMBERED = re.compile(r"(.+)-([1-9][0-9]{0,8})")
+_NUMBERED: Final = re.compile(r"(.+)-([1-9][0-9]{0,8})")
 
 
 def instances(model: str, listed: Collection[str], *, numbered: bool = True) -> tuple[str, ...]:

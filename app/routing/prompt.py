@@ -1,8 +1,9 @@
 """A prompt as far as routing needs it: where it begins like another one."""
 
 from collections.abc import Sequence
+from typing import Final
 
-BLOCK = 256
+BLOCK: Final = 256
 """Length of a block of text, in characters: some 60 tokens of English, 150 of Japanese."""
 
 
@@ -31,10 +32,12 @@ class Prompt:
             if length <= BLOCK:
                 mark = hash((mark, message))
             else:
-                for start in range(0, length, BLOCK):
+                start = 0
+                while start < length:
                     before, mark = mark, hash((mark, message[start : start + BLOCK]))
-                    ends[mark] = size + start + BLOCK
-                if length % BLOCK == 0:
+                    start += BLOCK
+                    ends[mark] = size + start
+                if start == length:
                     before = 0
             size += length
             ends[mark] = size

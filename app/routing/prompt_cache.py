@@ -3,17 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Collection
 from enum import IntEnum
+from typing import Final
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 
-WORTH_KEEPING = 256
+WORTH_KEEPING: Final = 256
 """Prompts shorter than this, in characters, are read again faster than they are looked for."""
 
-PAST = 256
+PAST: Final = 256
 """How many prompts that have left their slots are remembered."""
 
-GUESSED_DEPTH = 16
+GUESSED_DEPTH: Final = 16
 """How many prompts a server is believed to hold outside of slots before it has shown it.
 
 To believe too much costs little: the request merely goes where it was before.

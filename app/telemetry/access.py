@@ -1,15 +1,16 @@
-"""Who asked for which model in the last hour."""
+"""The models that each client asked for in the last hour."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 from app.telemetry.record import Record
 
-OTHER = "(other)"
-MOST_KINDS = 256
-MOST_CHARACTERS = 128
+OTHER: Final = "(other)"
+MOST_KINDS: Final = 256
+MOST_CHARACTERS: Final = 128
 
 Kind = tuple[str, str, str | None]
 
@@ -27,7 +28,7 @@ class AccessStats:
 
     The last hour is the present minute and the 59 before it (`retention_hours` times as many
     for more hours). Clients choose what they send, so memory is bounded against them: names
-    are cut to 128 characters, and each minute tells at most 256 combinations of address,
+    are cut to 128 characters, and each minute holds at most 256 combinations of address,
     model and user name apart. Requests beyond those are counted under "(other)", so that
     totals stay exact and the `unique_` numbers are lower bounds. At worst, about 15,000
     combinations of an hour are held, in some 10 MB.

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from app.telemetry import logs
 from app.telemetry.record import Record
 
-PAUSE = 0.02
+PAUSE: Final = 0.02
 """Seconds that a record may wait for others; more would not fit into the caches, either."""
 
 

@@ -1,4 +1,4 @@
-"""What is told of the servers, the queue and the GPUs as they stand when Prometheus asks."""
+"""The state of the servers, the queue and the GPUs at the moment of a scrape."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +53,7 @@ class StateCollector:
     def _servers(
         self, backends: Iterable[Backend], model_of: Callable[[str], str]
     ) -> Iterator[Metric]:
-        up = self._gauge("server_up", "Whether a server answers.", "server")
+        up = self._gauge("server_up", "Whether a server is up.", "server")
         state = self._gauge(
             "server_state", "1 for the state that a server is in.", "server", "state"
         )
@@ -109,7 +109,7 @@ class StateCollector:
         )
         for endpoint, count in self._in_flight().items():
             handled.add_metric([endpoint], count)
-        queue = self._gauge("queue_depth", "Requests that wait for a place.", "model")
+        queue = self._gauge("queue_depth", "Requests in the queue.", "model")
         depths: Counter[str] = Counter(dict.fromkeys([*models, NO_MODEL], 0))
         for name, count in self._waiting().items():
             depths[model_of(name)] += count
@@ -148,7 +148,7 @@ class StateCollector:
             *("server", "result"),
         )
         held = self._gauge("server_prompts_held", "Prompts believed to be in a cache.", "server")
-        slots = self._gauge("server_slots", "Slots that a server tells of.", "server")
+        slots = self._gauge("server_slots", "Slots that a server reports.", "server")
         foreign = self._gauge(
             "server_foreign_requests", "Requests at a server that others sent.", "server"
         )
@@ -183,7 +183,7 @@ class StateCollector:
         yield from (up, errors)
 
     def _describe_gpus(self, gpus: Iterable[Gpu], backend: str) -> Iterator[Metric]:
-        """Describe the local GPUs; what a driver does not tell has no series."""
+        """Describe the local GPUs; what a driver does not report has no series."""
         which = ("gpu", "uuid")
         info = self._gauge(
             "gpu_info", "1 for every GPU.", *which, "name", "driver_version", "backend"
@@ -197,7 +197,7 @@ class StateCollector:
         for gpu in gpus:
             name = [str(gpu.index), gpu.uuid or ""]
             info.add_metric([*name, gpu.name or "", gpu.driver_version or "", backend], 1)
-            told: tuple[tuple[GaugeMetricFamily | CounterMetricFamily, float | None], ...] = (
+            reported: tuple[tuple[GaugeMetricFamily | CounterMetricFamily, float | None], ...] = (
                 (load, None if gpu.utilization is None else gpu.utilization / 100),
                 (used, gpu.memory_used),
                 (total, gpu.memory_total),
@@ -205,7 +205,7 @@ class StateCollector:
                 (power, gpu.power),
                 (energy, gpu.energy),
             )
-            for family, value in told:
+            for family, value in reported:
                 if value is not None:
                     family.add_metric(name, value)
         yield from (info, load, used, total, heat, power, energy)

@@ -8,6 +8,7 @@ for itself, and is added as a whole when it ends. prometheus_client writes them 
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -15,12 +16,12 @@ from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
 
-LONGEST_LABEL = 200
+LONGEST_LABEL: Final = 200
 """In bytes. Prometheus refuses a whole scrape for one label that is longer than it allows."""
 
 
 def label(value: str) -> str:
-    """Shorten a label's value that is too long, so that it stays told apart from others."""
+    """Shorten a label's value that is too long, so that it stays distinct from others."""
     whole = value.encode(errors="replace")
     if len(whole) <= LONGEST_LABEL:
         return whole.decode()
@@ -60,7 +61,7 @@ class Series:
 
 
 class Counter(Collector):
-    """A family of counters, told apart by labels."""
+    """Counters of one name, distinguished by labels."""
 
     def __init__(
         self, name: str, about: str, labels: Sequence[str], registry: CollectorRegistry
@@ -83,7 +84,7 @@ class Counter(Collector):
 
 
 class Histogram(Collector):
-    """A family of histograms, told apart by labels."""
+    """Histograms of one name, distinguished by labels."""
 
     def __init__(
         self,

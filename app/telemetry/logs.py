@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import orjson
 import structlog
@@ -70,14 +70,14 @@ def configure(
     logging.getLogger("uvicorn.error").setLevel(level.upper())
 
 
-failures: Counter[str] = Counter()
+failures: Final[Counter[str]] = Counter()
 """Rounds of periodic tasks that failed since the start, by task."""
 
 
 def task_failed(task: str, **about: object) -> None:
     """Log and count the exception that ended one round of a periodic task; it goes on.
 
-    `about` tells what the round was for. To be called where the exception is handled.
+    `about` says what the round was for. To be called where the exception is handled.
     """
     failures[task] += 1
     structlog.get_logger(__name__).exception("task.failed", task=task, **about)
@@ -105,8 +105,11 @@ def server_changed(backend: Backend, before: Status) -> None:
             log.warning("server.up", **about, before=before)
 
 
-written: Counter[str] = Counter()
+written: Final[Counter[str]] = Counter()
 """Lines written since the start, by level."""
+
+
+_MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
 
 
 class _Stamp:
@@ -124,7 +127,7 @@ class _Stamp:
             self._written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         written[level] += 1
         event["level"] = level
-        event["timestamp"] = f"{self._written}.{int((now - second) * 1000):03d}Z"
+        event["timestamp"] = self._written + _MILLISECONDS[int((now - second) * 1000)]
         return event
 
 
@@ -136,7 +139,7 @@ def _json(event: object, **_: object) -> str:
 
 
 class RequestLog:
-    """Writes one line for each finished request: who asked for what, where it went, how long.
+    """Writes one line for each finished request: client, model, server, durations.
 
     Never a body and never a header: prompts and keys stay out of logs. Its lines go through
     the configured processors, but not through structlog's bound logger, which costs more
@@ -145,13 +148,13 @@ class RequestLog:
 
     def __init__(self) -> None:
         configured = structlog.get_config()
-        # A request's line tells of no exception.
+        # A request's line holds no exception.
         self._processors = [
             p for p in configured["processors"] if p is not structlog.processors.format_exc_info
         ]
         self._lines = configured["logger_factory"]()
         log = structlog.get_logger().bind()
-        self._tells = {
+        self._enabled = {
             "info": log.is_enabled_for(logging.INFO),
             "warning": log.is_enabled_for(logging.WARNING),
         }
@@ -160,7 +163,7 @@ class RequestLog:
         """Write a request's line; trouble with a server is a warning."""
         trouble = record.outcome in ("upstream_error", "timeout", None)
         level = "warning" if trouble else "info"
-        if self._tells[level]:
+        if self._enabled[level]:
             line: Any = _facts(record)
             for process in self._processors:
                 line = process(None, level, line)
@@ -174,7 +177,7 @@ def _plain(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _facts(record: Record) -> dict[str, object]:
-    """Tell what there is to tell; durations in milliseconds."""
+    """Return what a request's line says; durations in milliseconds."""
     facts: dict[str, object] = {
         "event": "request",
         "id": record.id,

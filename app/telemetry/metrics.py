@@ -5,6 +5,7 @@ import functools
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,18 +28,18 @@ from app.telemetry.instrument import Instruments, label
 from app.telemetry.record import Record
 from app.telemetry.request_metrics import OTHER, RequestMetrics
 
-PREFIX = "llama_balancer"
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+PREFIX: Final = "llama_balancer"
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-PROBE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
-LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-LAG_INTERVAL = 0.1
+PROBE: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LAG_INTERVAL: Final = 0.1
 """Seconds between two looks at the event loop's lag."""
 
-TASKS = ("probe", "introspection", "pool", "clients", "gpus", "telemetry", "lag")
+TASKS: Final = ("probe", "introspection", "pool", "clients", "gpus", "telemetry", "lag")
 """What runs again and again, whatever happens to one round of it."""
 
-MOST_MODELS = 100
+MOST_MODELS: Final = 100
 """Model names beyond these are `other`, even if servers list them."""
 
 
@@ -71,7 +72,7 @@ class Metrics:
         self._requests.expect(balancer.fleet.servers)
         self._checks = instruments.counter(
             "health_checks",
-            "Probes of a server's load, or of its models where it tells no load.",
+            "Probes of a server's load, or of its models where it has no agent.",
             *("server", "result"),
         )
         self._check_duration = instruments.histogram(
@@ -121,7 +122,7 @@ class Metrics:
         names = models_by_name(self._balancer.backends())
         label_of = functools.partial(self._label, names=names)
         written = CounterMetricFamily(
-            f"{PREFIX}_logged_messages", "Lines that tell of trouble.", labels=["level"]
+            f"{PREFIX}_logged_messages", "Log lines of warnings and errors.", labels=["level"]
         )
         for level in ("warning", "error"):
             written.add_metric([level], logs.written[level])
@@ -137,7 +138,7 @@ class Metrics:
     def _model_of_record(self, record: Record) -> str:
         names = models_by_name(self._balancer.backends())
         model = self._label(record.model, names) if record.model else NO_MODEL
-        # A name that asks for more than the model, as `…-high` does, is told by where it went.
+        # A name that asks for more than the model, as `…-high` does, is known by where it went.
         if model == OTHER and record.instance:
             model = self._label(record.instance, names)
         if model == OTHER:

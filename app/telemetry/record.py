@@ -20,14 +20,14 @@ Fault = Literal[
 """What was wrong with a server."""
 
 Rejection = Literal["no_route", "queue_full", "queue_timeout"]
-"""Why no server was asked."""
+"""Why the request was sent to no server."""
 
 
 class Record:
     """One request, from its head to the last byte of its response.
 
-    Times are in seconds on the monotonic clock. `server`, `instance` and `reason` tell
-    where the last attempt went; `failures` names the servers that could not be reached before, or
+    Times are in seconds on the monotonic clock. `server`, `instance` and `reason` are
+    those of the last attempt; `failures` names the servers that could not be reached before, or
     that turned the request away.
     """
 
@@ -53,9 +53,9 @@ class Record:
         self.ready = 0.0
         """When the request was there, so that it could be sent."""
         self.waited = 0.0
-        """How long it waited for a place, in seconds."""
+        """How long it waited in the queue, in seconds."""
         self.sent: float | None = None
-        """When it was sent to the server that answered."""
+        """When it was sent to the last server."""
         self.first_byte: float | None = None
         self.ended = 0.0
         self.status = 0
@@ -66,7 +66,7 @@ class Record:
         self.outcome: Outcome | None = None
         """How it ended; None, once it has ended, for a fault of our own."""
         self.fault: Fault | None = None
-        """What the server that answered, or should have, did wrong."""
+        """What the last server did wrong."""
         self.rejection: Rejection | None = None
         self.error = ""
 

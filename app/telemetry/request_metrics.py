@@ -1,24 +1,24 @@
 """What is counted of finished requests."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
 from app.telemetry.instrument import Count, Instruments, Series
 from app.telemetry.record import Fault, Record, Rejection
 from app.telemetry.token_metrics import FIRST, TokenMetrics, Tokens
 
-DURATION = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
-UPSTREAM_DURATION = (0.1, 1, 5, 30, 120, 600)  # few: for each model at each server
-QUEUE_WAIT = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+DURATION: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+UPSTREAM_DURATION: Final = (0.1, 1, 5, 30, 120, 600)  # few: for each model at each server
+QUEUE_WAIT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
-MOST_SETS = 1000
+MOST_SETS: Final = 1000
 """How many sets of labels are remembered; there are fewer unless servers list new models."""
 
-OTHER = "other"
+OTHER: Final = "other"
 """The label of a model that no server lists."""
 
-PHASES = ("queued", "waiting", "streaming")
+PHASES: Final = ("queued", "waiting", "streaming")
 """When a client may leave: before its request is sent, before a response, during it."""
 
 
@@ -65,7 +65,7 @@ class RequestMetrics:
         )
         self._queue_wait = histogram(
             "queue_wait_seconds",
-            "How long a model request waited for a place; 0 where there was one, none where it "
+            "How long a model request waited in the queue; 0 where a server was free, none if it "
             "was turned away at once.",
             QUEUE_WAIT,
             "model",
@@ -90,7 +90,7 @@ class RequestMetrics:
             "request_body_bytes", "Bytes of bodies sent to a server.", "server"
         )
         self._response_bytes = counter(
-            "response_body_bytes", "Bytes of bodies that a server answered.", "server"
+            "response_body_bytes", "Bytes of a server's response bodies.", "server"
         )
         self._responses = counter(
             "upstream_responses", "Responses of a server by class of status.", "server", "code"
@@ -103,7 +103,7 @@ class RequestMetrics:
         )
         self._failovers = counter(
             "failovers",
-            "Requests that another server than the first choice answered.",
+            "Requests served by another server than the first choice.",
             *("from_server", "to_server"),
         )
         self._exhausted = counter(
@@ -207,7 +207,7 @@ class RequestMetrics:
         model, server = self._model_of(record), record.server
         stream = "true" if record.stream else "false"
         outcome = record.outcome or "internal_error"
-        answered = record.first_byte is not None
+        responded = record.first_byte is not None
         waits = record.model != "" and record.rejection != "queue_full"
         if record.model:
             self._expect_trouble(model)
@@ -217,9 +217,9 @@ class RequestMetrics:
             self._duration.labels(record.endpoint, model, stream),
             self._queue_wait.labels(model) if waits else None,
             self._decisions.labels(server, model, record.reason) if record.reason else None,
-            self._upstream_of(record, model) if answered else None,
+            self._upstream_of(record, model) if responded else None,
             self._tokens.of(server, model)
-            if answered and record.model and record.status == 200
+            if responded and record.model and record.status == 200
             else None,
         )
         if len(self._known) < MOST_SETS and model != OTHER:

@@ -1,24 +1,25 @@
 """What operators want to know of a response, read off its bytes while they pass."""
 
 from time import monotonic
+from typing import Final
 
 from app.apis.first_tokens import has_token
 from app.apis.usage import Usage, read_usage
 from app.telemetry.instrument import Series
 
-GAPS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
+GAPS: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
 """Edges between the pauses between two tokens, in seconds."""
 
-TAIL_PIECES = 4
+TAIL_PIECES: Final = 4
 """How many of the last pieces are kept: the usage, the end mark, and what was cut in two."""
 
-EVENT = (b"data:", b"event:")
+EVENT: Final = (b"data:", b"event:")
 """How a piece begins that carries an event; Anthropic's API and OpenAI's responses name theirs."""
 
-LINE = b"{"
+LINE: Final = b"{"
 """How a piece begins that carries one of the lines of JSON that Ollama's own API streams."""
 
-EVENT_LIMIT = 64 * 1024
+EVENT_LIMIT: Final = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
 
 
@@ -79,7 +80,7 @@ class ResponseReader:
                 self.longest_gap = gap
 
     def usage(self) -> Usage | None:
-        """Read how many tokens it cost, once it has ended; None where it does not tell."""
+        """Return how many tokens it cost, once it has ended; None where it does not say."""
         if self.tail:
             self._usage = read_usage(b"".join(self.tail), self._opening)
             self.tail.clear()

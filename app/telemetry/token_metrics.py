@@ -1,16 +1,16 @@
 """What is counted of the tokens of models' responses."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from app.apis.endpoints import api_of
 from app.telemetry.instrument import Count, Instruments, Series
 from app.telemetry.record import Record
 from app.telemetry.response_reader import GAPS
 
-FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-LONGEST_GAP = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+FIRST: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+LONGEST_GAP: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
-_ENDS = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
+_ENDS: Final = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
 """Why a stream had no token, by the request's outcome."""
 
 
@@ -59,12 +59,12 @@ class TokenMetrics:
         self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
         self._usage = counter(
             "usage_reports",
-            "Responses that told their tokens, and that did not although they cost some.",
+            "Responses that reported their tokens, and those that did not although they cost some.",
             *("server", "model", "result"),
         )
 
     def of(self, server: str, model: str) -> Tokens:
-        """Look up what answers of a model at a server are counted on."""
+        """Return what counts the responses of a model at a server."""
         return Tokens(
             self._first_token.labels(server, model),
             self._gaps.labels(model),

@@ -6,20 +6,20 @@ handed to their receiver from the transport's callback, without a queue or a tas
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
 from app.upstream import evidence
 from app.upstream.errors import Broken, Garbled, Stale, TimedOut, Unheard, UpstreamError
 
-HEAD_LIMIT = 64 * 1024
+HEAD_LIMIT: Final = 64 * 1024
 """Longest head of a response, in bytes."""
 
-ONE_WRITE = 16 * 1024
+ONE_WRITE: Final = 16 * 1024
 """Longest request, in bytes, that a socket's buffer takes as a whole or not at all."""
 
-LAST_BYTES = 0.1
+LAST_BYTES: Final = 0.1
 """Seconds after a cancel within which a server may still send what was under way already."""
 
 Headers = list[tuple[bytes, bytes]]

@@ -5,13 +5,14 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
 from app.upstream.errors import Unanswered, Unreachable
 
-ATTEMPT_DELAY = 0.25
+ATTEMPT_DELAY: Final = 0.25
 """Seconds after which the next address of a name is tried as well (RFC 8305 section 5)."""
 
 

@@ -6,12 +6,13 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from typing import Final
 
 Watch = Callable[[int], list[tuple[int, int]]]
 """Waits so many milliseconds for something to read; gives what `poll` does."""
 
-_ACKED = struct.Struct("=Q")
-_ACKED_AT = 120
+_ACKED: Final = struct.Struct("=Q")
+_ACKED_AT: Final = 120
 """Where `struct tcp_info` holds `tcpi_bytes_acked` (linux/tcp.h, since Linux 4.2)."""
 
 

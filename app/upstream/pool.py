@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 from app.upstream.connection import Connection
 from app.upstream.dialler import Dialler
 
-KEEP_ALIVE = 4.0
+KEEP_ALIVE: Final = 4.0
 """Seconds that an idle connection is kept: less than the five after which llama.cpp's
 server, uvicorn and others close theirs, so that both sides rarely decide at once."""
 
@@ -16,10 +16,10 @@ TRUSTED = 0.1
 """Seconds of idleness up to which a kept connection is believed to stay open for a request that
 must not be repeated. Dialling anew costs less than the smallest part of a model's response."""
 
-MARGIN = 0.01
+MARGIN: Final = 0.01
 """Seconds by which a server may close a connection earlier than the last time."""
 
-BELIEVED = 60.0
+BELIEVED: Final = 60.0
 """Seconds for which it is believed that a server closes idle connections as early as it did."""
 
 

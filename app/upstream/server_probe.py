@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import structlog
 
@@ -23,17 +23,17 @@ from app.upstream.introspection.introspection import Introspection
 from app.upstream.introspection.pages import Page, Silent
 from app.upstream.pool import Pool
 
-PAGE_LIMIT = 4 * 1024 * 1024
+PAGE_LIMIT: Final = 4 * 1024 * 1024
 """Longest page that is read each second, in bytes."""
 
-JITTER = 0.1
+JITTER: Final = 0.1
 """The part of the interval by which a probe may come earlier or later, so that probes of many
 servers do not come together."""
 
 CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
 """What came of a probe."""
 
-log = structlog.get_logger(__name__)
+log: Final = structlog.get_logger(__name__)
 
 
 class Unusable(Exception):

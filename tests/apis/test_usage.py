@@ -66,3 +66,16 @@ def test_what_a_model_says_is_never_taken_for_its_usage(said: str, prompt: int, 
     answer = {"usage": usage, "choices": [{"message": {"content": said}}]}
 
     assert read_usage(json.dumps(answer).encode()) == Usage(prompt, None, made)
+
+
+def test_braces_in_texts_and_objects_within_do_not_end_it() -> None:
+    tail = (
+        b'{"usage": {"note": "a } b {{", "prompt_tokens": 3, "prompt_tokens_details": '
+        b'{"cached_tokens": 1}, "completion_tokens": 2}, "rest": "}"}'
+    )
+
+    assert read_usage(tail) == Usage(3, 1, 2)
+
+
+def test_what_is_cut_off_within_it_is_none() -> None:
+    assert read_usage(b'{"usage": {"prompt_tokens": 3, "details": {"x": 1}') is None

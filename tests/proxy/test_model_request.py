@@ -27,7 +27,7 @@ def test_the_client_is_the_user_of_the_system_message() -> None:
     request = chat(system("The user's name is alice."))
 
     assert request.username == "alice"
-    assert request.ask._replace(prompt=None) == Ask("m", ("m",), "alice", "10.0.0.1")
+    assert replace(request.ask, prompt=None) == Ask("m", ("m",), "alice", "10.0.0.1")
 
 
 @pytest.mark.parametrize(

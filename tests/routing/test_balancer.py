@@ -166,11 +166,11 @@ def turn(number: int = 1, who: str = "alice") -> Prompt:
 
 def test_a_conversation_is_found_again_whoever_s_address_it_comes_from() -> None:
     b = balancer(request_max=2)
-    placed(b.place(ask("10.0.0.1")._replace(prompt=turn(who="alice")))).release()
-    placed(b.place(ask("10.0.0.1")._replace(prompt=turn(who="bob")))).release()
+    placed(b.place(replace(ask("10.0.0.1"), prompt=turn(who="alice")))).release()
+    placed(b.place(replace(ask("10.0.0.1"), prompt=turn(who="bob")))).release()
 
     found = [
-        placed(b.place(ask("10.0.0.9")._replace(prompt=turn(2, who)))) for who in ("bob", "alice")
+        placed(b.place(replace(ask("10.0.0.9"), prompt=turn(2, who)))) for who in ("bob", "alice")
     ]
 
     assert [(lease.server, lease.reason) for lease in found] == [
@@ -184,7 +184,7 @@ def test_a_slot_is_named_only_to_a_server_that_tells_which_ones_are_free() -> No
     b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     b.observe(SelfReport("B", VLLM, active=0))
 
-    leases = [placed(b.place(ask()._replace(prompt=turn(who=who)))) for who in "abcd"]
+    leases = [placed(b.place(replace(ask(), prompt=turn(who=who)))) for who in "abcd"]
 
     assert sorted((lease.server, lease.slot) for lease in leases[::2]) == [("A", 0), ("A", 1)]
     assert {lease.slot for lease in leases[1::2]} == {None}
@@ -259,13 +259,13 @@ def test_a_server_that_has_fallen_asleep_holds_no_prompt() -> None:
     b = balancer(request_max=2)
     awake = SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset(), active=0)
     b.observe(awake)
-    placed(b.place(ask()._replace(prompt=turn()))).release()
+    placed(b.place(replace(ask(), prompt=turn()))).release()
     b.observe(awake)
-    assert b.holds(ask()._replace(prompt=turn(2)))
+    assert b.holds(replace(ask(), prompt=turn(2)))
 
     b.observe(replace(awake, loaded=frozenset()))
 
-    assert not b.holds(ask()._replace(prompt=turn(2)))
+    assert not b.holds(replace(ask(), prompt=turn(2)))
 
 
 def test_slots_are_no_limit_where_that_is_switched_off_or_one_is_set() -> None:
@@ -298,7 +298,7 @@ def test_a_server_that_has_the_model_in_memory_goes_before_one_that_must_load_it
     b.observe(SelfReport("B", OLLAMA, loaded=frozenset({"m"})))
 
     assert placed(b.place(ask("alice"))).server == "B"
-    assert b.place(ask("bob")._replace(prompt=turn())) is Refusal.FULL  # that is sooner free
+    assert b.place(replace(ask("bob"), prompt=turn())) is Refusal.FULL  # that is sooner free
 
 
 def test_a_client_stays_where_its_model_is_being_loaded() -> None:
@@ -323,16 +323,16 @@ def test_a_model_that_was_unloaded_for_another_left_no_prompt_behind() -> None:
     b = balancer(request_max=2)
     b.observe(ModelsSeen("A", ["m", "m-other"]))
     b.observe(SelfReport("A", OLLAMA, loaded=frozenset({"m"})))
-    lease = placed(b.place(ask()._replace(prompt=turn())))
+    lease = placed(b.place(replace(ask(), prompt=turn())))
     other = SelfReport("A", OLLAMA, loaded=frozenset({"m-other"}))
     b.observe(other)
     lease.release()
     b.observe(other)
-    assert b.holds(ask()._replace(prompt=turn(2)))  # it may have been loaded in the meantime
+    assert b.holds(replace(ask(), prompt=turn(2)))  # it may have been loaded in the meantime
 
     b.observe(other)
 
-    assert not b.holds(ask()._replace(prompt=turn(2)))
+    assert not b.holds(replace(ask(), prompt=turn(2)))
 
 
 def test_a_model_that_is_loaded_for_one_request_is_not_loaded_elsewhere_for_the_next() -> None:
@@ -347,7 +347,7 @@ def test_ollamas_zero_is_no_word_about_its_cache() -> None:
     b = balancer()
     b.observe(SelfReport("A", OLLAMA, loaded=frozenset({"m"})))
     for number in (1, 2):
-        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        lease = placed(b.place(replace(ask(), prompt=turn(number))))
         lease.reuse = CacheReuse(prompt=100, cached=0, seconds=None)
         lease.release()
 
@@ -359,7 +359,7 @@ def test_a_block_that_vllm_has_not_filled_is_no_miss() -> None:
     b = balancer()
     b.observe(SelfReport("A", VLLM, active=0))
     for number, prompt, cached in ((1, 450, 0), (2, 460, 256), (3, 100, 0), (4, 470, 0)):
-        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        lease = placed(b.place(replace(ask(), prompt=turn(number))))
         lease.reuse = CacheReuse(prompt, cached=cached, seconds=None)
         lease.release()
 
@@ -375,7 +375,7 @@ def test_new_conversations_do_not_pile_up_where_nothing_tells_of_slots() -> None
     b = Balancer(Fleet.of(servers, {"m.*": ["A", "B"]}), clock=Clock())
 
     went = [
-        placed(b.place(ask(f"client {n}")._replace(prompt=Prompt([f"{n}" * 2_000])))).server
+        placed(b.place(replace(ask(f"client {n}"), prompt=Prompt([f"{n}" * 2_000])))).server
         for n in range(4)
     ]
 
@@ -385,7 +385,7 @@ def test_new_conversations_do_not_pile_up_where_nothing_tells_of_slots() -> None
 def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit() -> None:
     b = balancer()
     for number, cached in ((1, 0), (2, 90), (3, 10)):
-        lease = placed(b.place(ask()._replace(prompt=turn(number))))
+        lease = placed(b.place(replace(ask(), prompt=turn(number))))
         lease.reuse = CacheReuse(prompt=100, cached=cached, seconds=None)
         lease.release()
 
@@ -399,7 +399,7 @@ def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit
 
 def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:
     b = balancer()
-    lease = placed(b.place(ask()._replace(prompt=turn())))
+    lease = placed(b.place(replace(ask(), prompt=turn())))
 
     lease.reuse = CacheReuse(prompt=100, cached=None, seconds=None)
     lease.release()
@@ -419,12 +419,12 @@ def test_the_speed_of_reading_is_learned_from_long_prompts() -> None:
 
 def test_a_server_that_was_away_is_believed_to_hold_nothing() -> None:
     b = balancer()
-    placed(b.place(ask()._replace(prompt=turn()))).release()
+    placed(b.place(replace(ask(), prompt=turn()))).release()
 
     b.observe(ProbeFailed("A", "models", unreachable=True))
     b.observe(ModelsSeen("A", ["m"]))
 
-    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "empty_slot"
+    assert placed(b.place(replace(ask(), prompt=turn(2)))).reason == "empty_slot"
 
 
 def test_a_second_tier_gets_new_conversations_once_the_first_is_full_and_keeps_them() -> None:
@@ -434,13 +434,13 @@ def test_a_second_tier_gets_new_conversations_once_the_first_is_full_and_keeps_t
     ]
     b = Balancer(Fleet.of(servers, {"m": ["A", "B"]}), clock=Clock())
 
-    first = placed(b.place(ask("alice")._replace(prompt=turn(who="alice"))))
-    second = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+    first = placed(b.place(replace(ask("alice"), prompt=turn(who="alice"))))
+    second = placed(b.place(replace(ask("bob"), prompt=turn(who="bob"))))
     for lease in (first, second):
         lease.release()
 
     assert (first.server, second.server) == ("B", "A")
-    assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).server == "A"
+    assert placed(b.place(replace(ask("bob"), prompt=turn(2, "bob")))).server == "A"
     assert placed(b.place(ask("carol"))).server == "B"
 
 
@@ -451,75 +451,75 @@ def test_a_server_of_twice_the_weight_carries_twice_as_much() -> None:
     ]
     b = Balancer(Fleet.of(servers, {"m": ["A", "B"]}), clock=Clock())
 
-    taken = [placed(b.place(ask()._replace(prompt=turn(who=who)))).server for who in "abcdef"]
+    taken = [placed(b.place(replace(ask(), prompt=turn(who=who)))).server for who in "abcdef"]
 
     assert sorted(taken) == ["A", "A", "B", "B", "B", "B"]
 
 
 def test_a_place_that_holds_the_prompt_is_told_from_one_that_does_not() -> None:
     b = balancer()
-    placed(b.place(ask()._replace(prompt=turn()))).release()
+    placed(b.place(replace(ask(), prompt=turn()))).release()
 
-    assert b.holds(ask()._replace(prompt=turn(2)))
-    assert not b.holds(ask()._replace(prompt=turn(2, "bob")))
-    assert not b.holds(ask(model="unknown")._replace(prompt=turn(2)))
-    assert not b.holds(ask()._replace(prompt=turn(2)), tried=("A",))
+    assert b.holds(replace(ask(), prompt=turn(2)))
+    assert not b.holds(replace(ask(), prompt=turn(2, "bob")))
+    assert not b.holds(replace(ask(model="unknown"), prompt=turn(2)))
+    assert not b.holds(replace(ask(), prompt=turn(2)), tried=("A",))
 
 
 def test_invented_names_leave_no_trace_in_what_is_believed_of_caches() -> None:
     b = balancer(request_max=None)
-    placed(b.place(ask()._replace(prompt=turn()))).release()
+    placed(b.place(replace(ask(), prompt=turn()))).release()
 
     for number in range(MOST_INSTANCES):
-        b.consider(ask(model=f"m{number}")._replace(prompt=turn()))
+        b.consider(replace(ask(model=f"m{number}"), prompt=turn()))
 
-    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "remembered_prompt"
+    assert placed(b.place(replace(ask(), prompt=turn(2)))).reason == "remembered_prompt"
 
 
 def test_invented_names_push_out_only_what_was_used_before_them() -> None:
     b = balancer(request_max=None)
     for number in range(MOST_INSTANCES + 1):
-        placed(b.place(ask(model=f"m{number}")._replace(prompt=turn()), tried={"B"})).release()
+        placed(b.place(replace(ask(model=f"m{number}"), prompt=turn()), tried={"B"})).release()
 
     assert sum(1 for _ in b.backend("A").prompt_caches()) == MOST_INSTANCES
-    placed(b.place(ask()._replace(prompt=turn()), tried={"B"})).release()
-    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "remembered_prompt"
+    placed(b.place(replace(ask(), prompt=turn()), tried={"B"})).release()
+    assert placed(b.place(replace(ask(), prompt=turn(2)))).reason == "remembered_prompt"
 
 
 def test_a_slot_is_not_named_before_it_is_known_which_one_an_unnamed_request_took() -> None:
     b = balancer(request_max=2)
     b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset()))
     b.drain("B", on=True)
-    several = placed(b.place(ask()._replace(prompt=turn(), takes_slot=False)))
+    several = placed(b.place(replace(ask(), prompt=turn(), takes_slot=False)))
     assert several.slot is None
 
-    unsure = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+    unsure = placed(b.place(replace(ask("bob"), prompt=turn(who="bob"))))
     assert unsure.slot is None
     unsure.release()
 
     b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
-    assert placed(b.place(ask("bob")._replace(prompt=turn(2, "bob")))).slot == 1
+    assert placed(b.place(replace(ask("bob"), prompt=turn(2, "bob")))).slot == 1
 
 
 def test_a_request_that_no_server_worked_on_evicts_nobody() -> None:
     b = balancer()
     b.observe(SelfReport("A", LLAMA_CPP, slots=1, busy_slots=frozenset()))
     b.drain("B", on=True)
-    placed(b.place(ask()._replace(prompt=turn()))).release()
-    lost = placed(b.place(ask("bob")._replace(prompt=turn(who="bob"))))
+    placed(b.place(replace(ask(), prompt=turn()))).release()
+    lost = placed(b.place(replace(ask("bob"), prompt=turn(who="bob"))))
 
     lost.worked = False
     lost.release()
 
-    assert placed(b.place(ask()._replace(prompt=turn(2)))).reason == "cached_prompt"
+    assert placed(b.place(replace(ask(), prompt=turn(2)))).reason == "cached_prompt"
 
 
 def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:
     b = balancer(request_max=2)
-    early = placed(b.place(ask()._replace(prompt=turn())))
+    early = placed(b.place(replace(ask(), prompt=turn())))
     b.observe(SelfReport("A", LLAMA_CPP, slots=2, busy_slots=frozenset({0})))
     b.drain("B", on=True)
 
-    assert placed(b.place(ask("bob")._replace(prompt=turn(who="bob")))).slot == 1
+    assert placed(b.place(replace(ask("bob"), prompt=turn(who="bob")))).slot == 1
     early.release()
-    assert placed(b.place(ask()._replace(prompt=turn(2)))).slot == 0
+    assert placed(b.place(replace(ask(), prompt=turn(2)))).slot == 0

@@ -1,4 +1,4 @@
-"""What a GPU tells, and how it is read."""
+"""What a GPU reports, and how it is read."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -9,7 +9,7 @@ Reason = Literal["library_not_found", "driver_mismatch", "no_permission", "lost"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU at one moment. None means that the driver does not tell; it never means zero."""
+    """One GPU at one moment. None means that the driver does not report it; it never means zero."""
 
     index: int
     name: str | None = None

@@ -24,7 +24,7 @@ class GpuSampler:
 
     The machine is busy when the highest utilisation of any GPU in the window reaches
     `busy_percent`. What is not known counts as fully busy: before the first reading, when the
-    readings have failed or hung for longer than the window, and where no GPU tells its
+    readings have failed or hung for longer than the window, and where no GPU reports its
     utilisation. So the status and the number never contradict each other, and a balancer that
     sees only one of them sends its requests to a machine whose state it knows. Without a GPU
     library there is nothing to know: 0 %, idle.
@@ -134,13 +134,13 @@ class GpuSampler:
     def _succeeded(self, gpus: tuple[Gpu, ...]) -> None:
         now = self._clock()
         self._latest = (now, gpus)
-        told = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
-        if gpus and not told:
+        known = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
+        if gpus and not known:
             if self._entered("silent"):
-                log.warning("gpus tell no utilization: busy", backend=self.backend)
+                log.warning("gpus report no utilization: busy", backend=self.backend)
             return
         recent = [reading for reading in self._readings if reading[0] >= now - self._horizon]
-        self._readings = (*recent, (now, float(max(told, default=0.0))))
+        self._readings = (*recent, (now, float(max(known, default=0.0))))
         if self._entered("read"):
             log.info("gpus read", backend=self.backend, gpus=len(gpus))
 
@@ -158,6 +158,6 @@ class GpuSampler:
         return "busy" if percent is None or percent >= self._busy_percent else "idle"
 
     def _entered(self, state: str) -> bool:
-        """Note the state, and tell whether it is new: a log line each second helps nobody."""
+        """Note the state, and return whether it is new: a log line each second helps nobody."""
         changed, self._state = state != self._state, state
         return changed

@@ -4,16 +4,17 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable
+from typing import Final
 
 import app.upstream.introspection as package
 from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, Silent
 
-AWAY = (502, 503, 504)
+AWAY: Final = (502, 503, 504)
 """What a proxy answers for a server that is away (RFC 9110 section 15.6)."""
 
-LOOK_AGAIN = 600.0
+LOOK_AGAIN: Final = 600.0
 """Seconds after which a server that seemed to be nothing particular is looked at again."""
 
 AUTO, AGENT_ONLY, PLAIN = "auto", "llmhealth", "openai"
@@ -28,9 +29,9 @@ def _kinds() -> dict[str, type[Introspector]]:
     return {PLAIN: found.pop(PLAIN), **found}  # another balancer has the paths of all others
 
 
-KINDS = _kinds()
+KINDS: Final = _kinds()
 
-NAMES = (AUTO, AGENT_ONLY, *KINDS)
+NAMES: Final = (AUTO, AGENT_ONLY, *KINDS)
 """What the setting `health` of a server may say."""
 
 

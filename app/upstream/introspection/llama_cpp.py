@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
@@ -18,10 +18,10 @@ from app.upstream.introspection.pages import (
     total,
 )
 
-_ACTIVE = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
+_ACTIVE: Final = re.compile(rb"^llamacpp:requests_(?:processing|deferred) (\S+)", re.MULTILINE)
 
 
-METRICS_LET_SLEEP = 10_760
+METRICS_LET_SLEEP: Final = 10_760
 """A build from which on `/metrics` does not count as activity
 (https://github.com/ggml-org/llama.cpp/pull/27376, August 2026)."""
 

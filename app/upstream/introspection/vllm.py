@@ -1,13 +1,16 @@
 """vLLM: https://docs.vllm.ai/en/latest/usage/metrics.html."""
 
 import re
+from typing import Final
 
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import Get, Page, total
 
-_ACTIVE = re.compile(rb"^vllm:num_requests_(?:running|waiting)(?:\{[^\n]*\})? (\S+)", re.MULTILINE)
+_ACTIVE: Final = re.compile(
+    rb"^vllm:num_requests_(?:running|waiting)(?:\{[^\n]*\})? (\S+)", re.MULTILINE
+)
 
 
 class VLLM(Introspector):
