@@ -14,6 +14,7 @@ from ipaddress import ip_network
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 import app
 from app.apis.rewrites import Rewrites
@@ -191,7 +192,13 @@ def create_app(
     ]
     for router in routers:
         control.include_router(router)
-    return App(Dispatch(asgi.handler(control), proxy, own=routers), control)
+    own = [
+        (route.path, route.methods or ())
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    ]
+    return App(Dispatch(asgi.handler(control), proxy, own), control)
 
 
 def serve(settings: Settings) -> None:

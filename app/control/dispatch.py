@@ -1,32 +1,30 @@
-"""Who serves a request: what is ours goes to the control endpoints, all others to the proxy."""
+"""What serves a request: the control endpoints serve their own paths, the proxy all others."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
 
 from app.downstream.connection import ClientConnection, Exchange, Handler, Request
 
 
 class Dispatch:
-    """Tells the control endpoints from what is to be proxied, before any framework runs.
+    """Sends a request to the control endpoints or to the proxy, before any framework runs.
 
-    Only the methods and exactly the paths of the `own` routes are ours; another method of one
-    of them, or a path below it, belongs to the model servers.
+    `own` are the control endpoints' paths, each with its methods. Another method of one of
+    them, or a path below it, belongs to the model servers; but where a path ends with a
+    parameter in braces, whatever stands in its place belongs to it.
     """
 
-    def __init__(self, control: Handler, proxy: Handler, own: Iterable[APIRouter]) -> None:
+    def __init__(
+        self, control: Handler, proxy: Handler, own: Iterable[tuple[str, Collection[str]]]
+    ) -> None:
         self._control = control
         self._proxy = proxy
         self._own: dict[str, set[str]] = defaultdict(set)
         self._below: dict[str, set[str]] = defaultdict(set)
-        for router in own:
-            for route in router.routes:
-                if isinstance(route, APIRoute):
-                    fixed, parameter, _ = route.path.partition("{")
-                    place = self._below if parameter else self._own
-                    place[fixed] |= route.methods or set()
+        for path, methods in own:
+            fixed, parameter, _ = path.partition("{")
+            place = self._below if parameter else self._own
+            place[fixed].update(methods)
 
     def __call__(self, request: Request, connection: ClientConnection) -> Exchange:
         handler = self._control if self.owns(request.method, request.path) else self._proxy

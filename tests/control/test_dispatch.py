@@ -1,7 +1,6 @@
 """Which requests are the balancer's own, and which are the model servers'."""
 
 import pytest
-from fastapi import APIRouter
 
 from app.control.dispatch import Dispatch
 from app.downstream.connection import ClientConnection, Exchange, Request
@@ -9,16 +8,17 @@ from app.downstream.connection import ClientConnection, Exchange, Request
 
 def owns(method: str, path: str) -> bool:
     """Whether a request is for routes like ours."""
-    router = APIRouter()
-    router.add_api_route("/llmhealth", lambda: None, methods=["GET", "HEAD"])
-    router.add_api_route("/v1/models", lambda: None, methods=["GET"])
-    router.add_api_route("/llmhealth-explain", lambda: None, methods=["POST"])
-    router.add_api_route("/llmhealth-drain/{server:path}", lambda: None, methods=["POST"])
+    own = [
+        ("/llmhealth", ["GET", "HEAD"]),
+        ("/v1/models", ["GET"]),
+        ("/llmhealth-explain", ["POST"]),
+        ("/llmhealth-drain/{server:path}", ["POST"]),
+    ]
 
     def serve(request: Request, connection: ClientConnection) -> Exchange:
         raise AssertionError("nothing is served here")
 
-    return Dispatch(serve, serve, own=[router]).owns(method, path)
+    return Dispatch(serve, serve, own).owns(method, path)
 
 
 @pytest.mark.parametrize(
