@@ -97,15 +97,15 @@ def _last_object(tail: bytes, name: bytes) -> dict[str, object] | None:
 
 def _object(text: bytes, start: int) -> object:
     """Read the object that begins at `start`, whatever follows it; None where it is broken."""
-    end = text.find(b"}", start) + 1
-    while end:
-        piece = text[start:end]
-        if piece.count(b"{") == piece.count(b"}"):  # it ends here, unless braces are in its texts
+    depth, at = 0, start
+    while end := text.find(b"}", at) + 1:
+        depth += text.count(b"{", at, end) - 1
+        at = end
+        if depth == 0:  # it ends here, unless braces are in its texts
             try:
-                return orjson.loads(piece)
+                return orjson.loads(text[start:end])
             except orjson.JSONDecodeError:
                 break
-        end = text.find(b"}", end) + 1
     try:
         value: object = _read(text[start:].decode(errors="replace"))[0]
     except (ValueError, RecursionError):

@@ -79,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     how = "not compiled" if str(app.routing.balancer.__file__).endswith(".py") else "compiled"
     machine = platform.processor() or platform.machine()
     print(f"{machine}, Python {platform.python_version()}, {how}\n")
-    print(
-        "\n\n".join(([table(figures)] if figures else []) + ([fleet_table(fleet)] if fleet else []))
-    )
+    if figures:
+        print(table(figures))
+    if fleet:
+        print(f"\n{fleet_table(fleet)}")
     if missing:
         print(f"\nNot installed: {', '.join(missing)}.")
     return 0

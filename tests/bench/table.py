@@ -1,7 +1,7 @@
 """The benchmark's result, for people."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tests.bench.contenders import NGINX, OURS, UVICORN
 
@@ -31,9 +31,7 @@ def table(figures: Mapping[str, Figures]) -> str:
             row.append(_cell(values, name, COLUMNS[kind][1]))
         rows.append(row)
     rows.append(["bar", *(f"≤ {COLUMNS[kind][2]} ×" for kind in figures)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---|" + "---|" * len(figures))
-    return "\n".join(lines)
+    return _markdown(rows)
 
 
 def _cell(values: Figures, name: str, control: str) -> str:
@@ -55,6 +53,10 @@ def fleet_table(figures: FleetFigures) -> str:
         [str(many), f"{median['rest', many]:.1f}", f"{median['prompt', many]:.1f} ({ratio:.2f})"],
         ["bar", "≤ 10", "≤ 1.3 ×"],
     ]
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---|---|---|")
+    lines.insert(1, "|" + "---|" * len(rows[0]))
     return "\n".join(lines)
