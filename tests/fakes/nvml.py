@@ -17,6 +17,7 @@ class Card:
     uuid: str = "GPU-1"
     load: int = 37
     used: int = 3 * 2**30
+    reserved: int = 2**29
     total: int = 24 * 2**30
     degrees: int = 61
     milliwatts: int = 250_500
@@ -26,6 +27,8 @@ class Card:
 
 class FakeNvml:
     """The module. `lost` makes every call fail as it does once the driver is gone."""
+
+    nvmlMemory_v2 = pynvml.nvmlMemory_v2  # noqa: N815 - the real name
 
     def __init__(self, *cards: Card) -> None:
         self.cards = list(cards)
@@ -64,9 +67,11 @@ class FakeNvml:
         rates = SimpleNamespace(gpu=card.load, memory=0)
         return self._of(card, "nvmlDeviceGetUtilizationRates", rates)
 
-    def nvmlDeviceGetMemoryInfo(self, card: Card) -> Any:
-        memory = SimpleNamespace(used=card.used, total=card.total, free=card.total - card.used)
-        return self._of(card, "nvmlDeviceGetMemoryInfo", memory)
+    def nvmlDeviceGetMemoryInfo(self, card: Card, version: int | None = None) -> Any:
+        used = card.used if version else card.used + card.reserved
+        memory = SimpleNamespace(used=used, total=card.total, free=card.total - used)
+        memory = self._of(card, "nvmlDeviceGetMemoryInfo", memory)
+        return self._of(card, "nvmlDeviceGetMemoryInfo_v2", memory) if version else memory
 
     def nvmlDeviceGetTemperature(self, card: Card, sensor: int) -> int:
         assert sensor == pynvml.NVML_TEMPERATURE_GPU

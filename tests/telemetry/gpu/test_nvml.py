@@ -46,6 +46,14 @@ def test_a_blank_that_a_driver_answers_with_is_no_value() -> None:
     assert (gpu.utilization, gpu.temperature, gpu.memory_used) == (None, None, None)
 
 
+def test_an_older_driver_counts_its_own_memory_as_used() -> None:
+    errors = {"nvmlDeviceGetMemoryInfo_v2": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
+
+    [gpu] = NvmlReader(FakeNvml(Card(reserved=1 << 29, errors=errors))).read()
+
+    assert gpu.memory_used == (3 << 30) + (1 << 29)
+
+
 def test_a_gpu_that_we_may_not_open_is_left_out() -> None:
     refused = {"nvmlDeviceGetHandleByIndex": pynvml.NVML_ERROR_NO_PERMISSION}
 
