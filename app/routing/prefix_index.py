@@ -33,8 +33,11 @@ class PrefixIndex(Generic[Cache]):
         """List the caches that hold a prompt which this one may continue."""
         known = self._holders
         found: dict[Cache, None] = {}
-        for mark in prompt.ends.keys() & known.keys():
-            found.update(dict.fromkeys(known[mark]))
+        for mark in prompt.ends:
+            holders = known.get(mark)
+            if holders is not None:
+                for cache in holders:
+                    found[cache] = None
         return list(found)
 
     def __len__(self) -> int:

@@ -1,6 +1,5 @@
 """Which prompts a model server holds in its cache, slot by slot, as far as can be known."""
 
-from collections import OrderedDict
 from collections.abc import Collection
 from enum import IntEnum
 from typing import Final
@@ -145,7 +144,7 @@ class PromptCache:
         self.slots: list[Slot] = []
         self.depth = GUESSED_DEPTH
         """How many prompts of the past the server is believed to hold."""
-        self._past: OrderedDict[int, None] = OrderedDict()  # anchors, the newest last
+        self._past: dict[int, None] = {}  # anchors, the newest last
         self._stale_after = stale_after
         self.resize(count)
 
@@ -190,7 +189,7 @@ class PromptCache:
             return Placement(self, Match.CONTINUES, continued, known)
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
         anchor = self._recall(prompt)
-        rank = [*reversed(self._past)].index(anchor) if anchor else None
+        rank = self._rank(anchor) if anchor else None
         if rank is not None and rank < self.depth:
             return Placement(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
         if victim is None or not self._lives(victim, now):
@@ -261,11 +260,20 @@ class PromptCache:
                     return mark
         return 0
 
+    def _rank(self, anchor: int) -> int:
+        """Count the prompts that have left their slots after this one."""
+        after = 0
+        for mark in reversed(self._past):
+            if mark == anchor:
+                break
+            after += 1
+        return after
+
     def _remember(self, prompt: Prompt) -> None:
         if prompt.size < WORTH_KEEPING:
             return
+        self._forget_past(prompt.anchor)  # it becomes the newest
         self._add_past(prompt.anchor)
-        self._past.move_to_end(prompt.anchor)
         if len(self._past) > PAST:
             self._forget_past(next(iter(self._past)))
 
