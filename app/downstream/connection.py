@@ -539,6 +539,10 @@ class ClientConnection:
         assert request is not None
         assert not self._started, "there is a response already"
         self._started = True
+        if not request.complete:
+            # Nobody knows whether the rest of its body or another request comes next, least of
+            # all where it expected a 100 (RFC 9110 section 10.1.1).
+            request.keep_alive = False
         return request
 
     def _end_response(self, request: Request) -> None:

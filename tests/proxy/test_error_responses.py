@@ -66,6 +66,15 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
             assert (await client.message()).status == 413
 
 
+async def test_an_error_before_the_end_of_the_body_is_the_last_on_its_connection() -> None:
+    """What the client sent next was taken for the rest of the body, and never answered."""
+    async with relaying(closed_port(), max_body_bytes=100) as stack, stack.client() as client:
+        await client.say(post(b"x" * 101, b"/v1/chat/completions", b"expect: 100-continue")[:-101])
+        answer = await client.message()
+        assert (answer.status, answer["connection"]) == (413, "close")
+        assert await client.closed() == b""
+
+
 async def test_a_client_of_ollamas_own_api_is_told_in_its_form() -> None:
     async with relaying(closed_port(), routed_paths=("/api/chat",)) as stack:
         answer = await stack.ask(post(b'{"model":"m","messages":[]}', b"/api/chat"))
