@@ -23,7 +23,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import app.routing.balancer
-from tests.bench.contenders import CONTENDERS, NGINX, OURS, UVICORN, Contender, Running, running
+from tests.bench.contenders import (
+    CONTENDERS,
+    NGINX,
+    OURS,
+    UVICORN,
+    VLLM_ROUTER,
+    Contender,
+    Running,
+    running,
+)
 from tests.bench.load import ANSWERED
 from tests.bench.process import cpu_seconds, resident_bytes
 from tests.bench.table import Figures, FleetFigures, fleet_table, table
@@ -51,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = arguments.only or KINDS
     wanted = {name.strip() for name in arguments.contenders.split(",") if name.strip()}
     chosen = [
-        c for c in CONTENDERS if not wanted or c.name in wanted or c in (OURS, UVICORN, NGINX)
+        c
+        for c in CONTENDERS
+        if not wanted or c.name in wanted or c in (OURS, UVICORN, NGINX, VLLM_ROUTER)
     ]
     missing = [c.name for c in chosen if c.path is None]
     with contextlib.ExitStack() as stack:

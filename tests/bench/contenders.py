@@ -141,16 +141,19 @@ def _litellm(port: int, upstream: int, folder: Path) -> list[str]:
     return ["litellm", "--config", f"{folder}/litellm.yaml", *options]
 
 
+OURS = Contender("llama-balancer", _ours)
+UVICORN = Contender("uvicorn, answering by itself", _uvicorn, streams=False)
+NGINX = Contender("nginx", _nginx, "nginx")
+VLLM_ROUTER = Contender("vllm-router", _rust("vllm-router"), "vllm-router")
 CONTENDERS = (
-    Contender("llama-balancer", _ours),
-    Contender("uvicorn, answering by itself", _uvicorn, streams=False),
-    Contender("nginx", _nginx, "nginx"),
+    OURS,
+    UVICORN,
+    NGINX,
     Contender("haproxy", _haproxy, "haproxy"),
-    Contender("vllm-router", _rust("vllm-router"), "vllm-router"),
+    VLLM_ROUTER,
     Contender("sglang-router", _rust("sglang-router", "launch"), "sglang-router"),
     Contender("LiteLLM", _litellm, "litellm", streams=False),  # 200 are too many for it
 )
-OURS, UVICORN, NGINX = CONTENDERS[:3]
 
 
 @contextlib.contextmanager

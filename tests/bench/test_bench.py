@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.bench.__main__ import main
-from tests.bench.contenders import NGINX, OURS, UVICORN
+from tests.bench.contenders import NGINX, OURS, VLLM_ROUTER
 from tests.bench.process import cpu_seconds, family, resident_bytes
 from tests.bench.table import table
 
@@ -17,14 +17,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc"
 def test_the_table_shows_figures_and_their_ratio_to_the_control() -> None:
     written = table(
         {
-            "json": {OURS.name: 50.0, UVICORN.name: 20.0, NGINX.name: 10.0},
-            "sse": {OURS.name: 15.0, NGINX.name: 10.0},
+            "json": {OURS.name: 30.0, VLLM_ROUTER.name: 40.0, NGINX.name: 10.0},
+            "memory": {OURS.name: 7.0, NGINX.name: 10.0},
         }
     ).splitlines()
 
-    assert written[2] == "| **llama-balancer** | 50.0 (2.50) | 15.0 (1.50) |"
-    assert written[3] == "| uvicorn, answering by itself | 20.0 (1.00) | – |"
-    assert written[-1] == "| bar | ≤ 2.8 × | ≤ 1.5 × |"
+    assert written[2] == "| **llama-balancer** | 30.0 (0.75) | 7.0 (0.70) |"
+    assert written[3] == "| vllm-router | 40.0 (1.00) | – |"
+    assert written[-1] == "| bar | ≤ 0.75 × | ≤ 0.75 × |"
 
 
 @linux
