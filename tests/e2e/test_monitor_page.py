@@ -1,16 +1,12 @@
 """The monitor page in a real browser."""
 
-import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
-from app.control.dashboard.page import routes
 from tests.fakes.browser import AVAILABLE, Browser, browser
-from tests.fakes.serving import serving
 from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, STEERED, State
+from tests.fakes.stage import Stage, balancer, staging
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
 
@@ -18,20 +14,19 @@ LIVE = "document.body.dataset.state === 'live'"
 
 
 class Page:
-    """The page, of which a test sets the state."""
+    """The page of a running balancer, of which a test sets the state."""
 
-    def __init__(self, url: str, window: Browser) -> None:
-        self.url = f"{url}/llmhealth-monitor"
+    def __init__(self, stage: Stage, window: Browser) -> None:
+        self.stage = stage
         self.browser = window
-        self.state: State = EMPTY
 
     def show(self, state: State) -> None:
         """Open the page and wait until it shows a state.
 
         The first event may have been written for the page before, the next one was not.
         """
-        self.state = state
-        self.browser.open(self.url)
+        self.stage.state = state
+        self.browser.open(self.stage.url)
         self.browser.wait_until(LIVE)
         self.browser.evaluate("events.addEventListener('message', () => { window.fresh = true })")
         self.browser.wait_until("window.fresh")
@@ -41,30 +36,23 @@ class Page:
         return found
 
 
-def page_app(page: list[Page], stopping: asyncio.Event) -> FastAPI:
-    control = FastAPI()
-
-    def snapshot() -> dict[str, Any]:
-        return page[0].state["snapshot"]  # type: ignore[no-any-return]
-
-    def stats() -> dict[str, object]:
-        return page[0].state["stats"]  # type: ignore[no-any-return]
-
-    control.include_router(routes(snapshot, stats, stopping, interval=0.1))
-    return control
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    stopping = asyncio.Event()
-    pages: list[Page] = []
     with (
-        serving(page_app(pages, stopping), stopping=stopping.set) as server,
+        balancer() as url,
+        staging(url) as stage,
         browser(tmp_path_factory.mktemp("profile")) as window,
     ):
-        pages.append(Page(server.url, window))
-        yield pages[0]
+        yield Page(stage, window)
         window.open("about:blank")
+
+
+def test_a_running_balancer_shows_its_servers(page: Page) -> None:
+    page.browser.open(page.stage.balancer + "/llmhealth-monitor")
+
+    page.browser.wait_until(LIVE)
+    page.browser.wait_until("document.body.innerText.includes('nobody-there')")
+    page.browser.wait_until("document.body.innerText.includes('unreachable')")
 
 
 def test_a_busy_state_is_shown(page: Page) -> None:
@@ -90,7 +78,7 @@ def test_a_change_is_shown_without_a_reload(page: Page) -> None:
     page.show(BUSY)
     page.browser.evaluate("window.same = true; document.querySelector('details').open = true")
 
-    page.state = STATES["server-down"]
+    page.stage.state = STATES["server-down"]
 
     page.browser.wait_until("document.body.innerText.includes('unreachable')")
     assert page.browser.evaluate("return window.same && document.querySelector('details').open")
