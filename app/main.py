@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 import app
+from app.apis.aliases import Aliases
 from app.apis.rewrites import Rewrites
 from app.control import admin, routes
 from app.control.dashboard import page
@@ -122,7 +123,7 @@ def create_app(
             grammar=settings.rewrite_grammar,
             attribution=settings.rewrite_attribution,
         ),
-        settings.aliases,
+        Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
     )
     origin = Origin(ip_network(text) for text in settings.trusted_proxies)
@@ -176,7 +177,9 @@ def create_app(
             snapshot=state,
             stats=counted,
             backends=balancer.backends,
-            aliases={x: reading.rewrites.names(model) for x, model in settings.aliases.items()},
+            aliases={
+                name: reading.rewrites.names(model) for name, model in reading.aliases.names.items()
+            },
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),

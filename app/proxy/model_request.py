@@ -2,10 +2,11 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from app.apis.aliases import Aliases
 from app.apis.attribution import without_attribution
 from app.apis.endpoints import CHAT_PATH, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
@@ -44,7 +45,7 @@ class Reading:
 
     username: Callable[[str], str | None]
     rewrites: Rewrites
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Aliases = field(default_factory=Aliases)
     prompts: bool = True
 
 
@@ -94,7 +95,7 @@ class ModelRequest:
         elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
         self._named = named
-        model = reading.aliases.get(named, named)
+        model = reading.aliases.model(named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
         self.ask = Ask(

@@ -19,6 +19,11 @@ def spelt(name: str, names: Collection[str]) -> str | None:
     return next((spelling for spelling in (name, name + LATEST) if spelling in names), None)
 
 
+def spellings(model: str) -> tuple[str, str]:
+    """Give both ways to write a name: as it stands, and with or without the tag."""
+    return model, model.removesuffix(LATEST) if ":" in model else model + LATEST
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """One machine's model API.
@@ -83,8 +88,7 @@ class Fleet:
     def _first_match(self, model: str) -> tuple[str, ...] | None:
         if len(model) > NAME_LIMIT:
             return None
-        same = model.removesuffix(LATEST) if ":" in model else model + LATEST
-        for name in (model, same):
+        for name in spellings(model):
             for pattern in self.patterns:
                 if pattern.regex.fullmatch(name):
                     return pattern.servers

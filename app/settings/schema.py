@@ -69,10 +69,11 @@ class Settings(BaseSettings):
         description="The server for requests that match no pattern; the first one if not set.",
         examples=["PC1"],
     )
-    aliases: Annotated[dict[str, str], BeforeValidator(from_json)] = Field(
+    aliases: Annotated[dict[ModelPattern, str], BeforeValidator(from_json)] = Field(
         default={},
-        description="Other names for models: a request for the first gets the second.",
-        examples=[{"gpt-4o": "qwen3:8b"}],
+        description="Other names for models, or regular expressions for whole names: a request "
+        "for the first gets the second; the first that matches decides.",
+        examples=[{"gpt-4o": "qwen3:8b", "claude-.*": "qwen3-coder"}],
     )
     instances: Annotated[Literal["numbered", "off"], BeforeValidator(lower)] = Field(
         default="numbered",

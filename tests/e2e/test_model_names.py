@@ -33,6 +33,18 @@ async def test_instances_can_be_switched_off() -> None:
     assert set(host.asked_for) == {"sql-lora"}
 
 
+async def test_an_agents_own_names_stand_for_the_models_that_there_are() -> None:
+    host = ModelHost(complete, ["qwen3-coder", "qwen3:4b"])
+    aliases = json.dumps({"claude-haiku.*": "qwen3:4b", "claude-.*": "qwen3-coder", "gpt": "none"})
+    async with host.running(), balancing({"A": host}, aliases=aliases) as balancer:
+        listed = json.loads((await balancer.get("/v1/models")).body)["data"]
+        for name in ("claude-opus-4-8", "claude-haiku-4-5", "qwen3:4b"):
+            assert (await balancer.ask(chat(name))).status == 200
+
+    assert host.asked_for == ["qwen3-coder", "qwen3:4b", "qwen3:4b"]
+    assert [model["id"] for model in listed] == ["qwen3-coder", "qwen3:4b"]
+
+
 async def test_no_other_model_answers_for_one_whose_server_is_down() -> None:
     small, big = ModelHost(complete, ["small"]), ModelHost(complete, ["big"])
     async with small.running():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.apis.aliases import Aliases
 from app.apis.endpoints import CHAT_PATH
 from app.apis.json_body import BadRequest
 from app.apis.rewrites import Rewrites
@@ -155,7 +156,9 @@ def test_a_request_without_a_model_is_not_routed_by_one() -> None:
 
 
 def test_an_alias_is_routed_and_sent_on_as_the_model_that_it_stands_for() -> None:
-    request = chat({"model": "gpt-4o"}, reading=replace(READING, aliases={"gpt-4o": "qwen3:8b"}))
+    request = chat(
+        {"model": "gpt-4o"}, reading=replace(READING, aliases=Aliases({"gpt-4o": "qwen3:8b"}))
+    )
 
     assert request.ask.model == "qwen3:8b"
     assert json.loads(request.body_for("qwen3:8b")) == {"model": "qwen3:8b"}

@@ -178,6 +178,12 @@ def test_a_model_pattern_that_is_wrong_is_named(environment: Environment) -> Non
     assert told[4].startswith("BALANCER_MODELS: d: must be a list, not 5")
 
 
+def test_an_alias_that_is_no_pattern_is_named(environment: Environment) -> None:
+    told = only(environment, BALANCER_ALIASES='{"claude-(": "qwen3-coder"}')
+
+    assert told.startswith('BALANCER_ALIASES: "claude-(": is no regular expression')
+
+
 def test_a_pattern_with_an_unknown_server_is_named_with_the_servers_there_are(
     environment: Environment,
 ) -> None:
