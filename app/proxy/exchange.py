@@ -16,7 +16,13 @@ from app.apis.json_body import BadRequest
 from app.downstream.connection import BODILESS, ClientConnection, Request
 from app.proxy import error_responses
 from app.proxy.error_responses import ErrorResponse
-from app.proxy.headers import response_headers, retry_after, route_headers
+from app.proxy.headers import (
+    UNBUFFERED,
+    response_headers,
+    retry_after,
+    route_headers,
+    unbuffered,
+)
 from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.queue import WAIT, QueuedRequest, QueueFull, QueueTimeout, RequestQueue, Turn
 from app.proxy.request_heads import Fields, RequestHeads
@@ -345,8 +351,8 @@ class Exchange:
             self._events.begin()
             headers = [
                 (b"content-type", EVENT_STREAM),
-                (b"cache-control", b"no-cache"),
                 (b"x-request-id", self._record.id.encode()),
+                *UNBUFFERED,
             ]
             self._client.start(200, headers, comment)
         elif self._client.writable:
@@ -448,11 +454,15 @@ class Exchange:
         if body:
             reader.passes(body)
         self._started = True
-        if complete and self._request.method != "HEAD" and head.status not in BODILESS:
-            client.respond(head.status, self._headers(head, whole=True), body)
+        whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
+        headers = self._headers(head, whole=whole)
+        if reader.streams:
+            headers.extend(unbuffered(headers))
+        if whole:
+            client.respond(head.status, headers, body)
             self._complete()
             return
-        keeps_up = client.start(head.status, self._headers(head), body)
+        keeps_up = client.start(head.status, headers, body)
         self._events.last = body
         if complete:
             client.finish()
@@ -476,7 +486,7 @@ class Exchange:
         elif body and not client.write(body) and self._upstream is not None:
             self._upstream.pause()
 
-    def _headers(self, head: Head, *, whole: bool = False) -> list[tuple[bytes, bytes]]:
+    def _headers(self, head: Head, *, whole: bool) -> list[tuple[bytes, bytes]]:
         pool = self._pool
         assert pool is not None
         headers = response_headers(head.status, head.headers, base=pool.base, whole=whole)

@@ -8,6 +8,12 @@ from urllib.parse import quote
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+UNBUFFERED: Final = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""Have proxies between us and the client pass a stream on as it comes.
+
+https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
+"""
+
 LONGEST_REST: Final = 300.0
 """Seconds that a server is left alone at most, whatever it asks for."""
 
@@ -89,6 +95,12 @@ def request_head(
         lines += (b"connection: upgrade\r\nupgrade: ", upgrade, b"\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def unbuffered(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return what a stream's headers lack, so that proxies pass it on as it comes."""
+    names = [name for name, _ in headers]
+    return [pair for pair in UNBUFFERED if pair[0] not in names]
 
 
 def response_headers(

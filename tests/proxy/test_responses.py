@@ -53,6 +53,42 @@ async def test_interim_answers_are_for_us_alone() -> None:
         assert (await stack.ask(get(b"/x"))).body == b"real"
 
 
+@pytest.mark.parametrize("kind", [b"text/event-stream; charset=utf-8", b"application/x-ndjson"])
+async def test_a_stream_tells_other_proxies_not_to_hold_it_back(kind: bytes) -> None:
+    begun = asyncio.Event()
+
+    async def slowly(visit: Visit) -> None:
+        await visit.message()
+        head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: " + kind
+        await visit.say(head + b"\r\n\r\n" + chunk(b"piece"))
+        await begun.wait()
+        await visit.say(chunk(b""))
+
+    for way in (answering(ok(b"whole", b"content-type: " + kind)), slowly):
+        async with listening(way) as port, relaying(port) as stack, stack.client() as client:
+            await client.say(get(b"/x"))
+            told = await client.head()
+            begun.set()
+            assert (told["cache-control"], told["x-accel-buffering"]) == ("no-cache", "no")
+
+
+async def test_what_a_server_says_of_its_stream_holds() -> None:
+    own = b"content-type: text/event-stream\r\ncache-control: no-store\r\nX-Accel-Buffering: yes"
+    async with listening(answering(ok(b"data: 1\n\n", own))) as port, relaying(port) as stack:
+        told = await stack.ask(get(b"/x"))
+
+    assert [value for name, value in told.headers if name == "cache-control"] == ["no-store"]
+    assert [value for name, value in told.headers if name == "x-accel-buffering"] == ["yes"]
+
+
+async def test_what_is_no_stream_may_be_buffered() -> None:
+    async with listening(answering(ok(b"{}"))) as port, relaying(port) as stack:
+        told = await stack.ask(get(b"/x"))
+
+    assert "cache-control" not in told
+    assert "x-accel-buffering" not in told
+
+
 async def test_a_redirect_is_passed_on_and_not_followed() -> None:
     answer = b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n"
     async with listening(answering(answer)) as port, relaying(port) as stack:
