@@ -23,7 +23,7 @@ class Aliases:
         self._known: dict[str, str] = {}
 
     def model(self, name: str) -> str:
-        """Tell which model a name stands for: itself, where no alias matches."""
+        """Return which model a name stands for: itself, where no alias matches."""
         if not self._patterns:
             return name
         known = self._known.get(name)

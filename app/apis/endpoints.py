@@ -73,5 +73,5 @@ _OTHER: Final = Api(routable=False, works=False)
 
 
 def api_of(path: str) -> Api:
-    """Tell what is known of a path; of any other than these, that it does nothing."""
+    """Return what is known of a path; of any other than these, that it does nothing."""
     return APIS.get(path, _OTHER)

@@ -58,7 +58,7 @@ class Body:
             self._values.pop(name, None)
 
     def edited(self, changes: Mapping[str, object]) -> bytes:
-        """Give the body with some members set; unchanged bytes where nothing changes.
+        """Return the body with some members set; unchanged bytes where nothing changes.
 
         Raises:
             BadRequest: the body names a member that is to be set twice.
@@ -120,7 +120,7 @@ def _read(raw: bytes) -> dict[str, object]:
 
 
 def _judge(raw: bytes) -> dict[str, object]:
-    """Say what is wrong with a body, or take it all the same: half a surrogate pair is JSON."""
+    """Raise what is wrong with a body, or take it all the same: half a surrogate pair is JSON."""
     try:
         text = raw.decode()
         values, end = _scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))

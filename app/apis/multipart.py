@@ -56,7 +56,7 @@ class Form:
         """Do as a `Body` does: nothing was read that takes memory."""
 
     def edited(self, changes: Mapping[str, object]) -> bytes:
-        """Give the form with the texts of those of its fields replaced that it has."""
+        """Return the form with the texts of those of its fields replaced that it has."""
         places = self._places
         edits = sorted((places[name], str(changes[name])) for name in changes if name in places)
         raw = self.raw

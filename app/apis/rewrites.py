@@ -48,14 +48,14 @@ class Rewrites:
         return tuple(found)
 
     def effort(self, model: str) -> str | None:
-        """Tell which reasoning effort a name asks for."""
+        """Return which reasoning effort a name asks for."""
         name = _without_edit_suffix(model) if self.edit_suffix else model
         return _effort(name) if self.reasoning else None
 
     def changes(
         self, model: str, served: str, kwargs: object, system: str, *, has_grammar: bool
     ) -> dict[str, object]:
-        """Tell what to set in the body of a request for `model` that goes out as `served`.
+        """Return what to set in the body of a request for `model` that goes out as `served`.
 
         `kwargs` is the body's `chat_template_kwargs`; `system` the beginning of its system
         message; a `grammar` of the client's own is left alone.

@@ -31,7 +31,7 @@ def routes(
 
     @router.post("/llmhealth-explain")
     async def llmhealth_explain(request: Request, path: str = CHAT_PATH) -> Response:
-        """Tell where a request with this body would go; `path` is that of its API."""
+        """Return where a request with this body would go; `path` is that of its API."""
         body = b""
         async for piece in request.stream():
             body += piece
@@ -48,7 +48,7 @@ def routes(
 
     @router.api_route("/llmhealth-drain/{server:path}", methods=["POST", "DELETE"])
     async def llmhealth_drain(server: str, request: Request) -> Response:
-        """Give a server no new requests (POST), or give it some again (DELETE).
+        """Send a server no new requests (POST), or send it some again (DELETE).
 
         Those in flight go on. A restart of the balancer forgets it.
         """

@@ -19,7 +19,7 @@ MATCHES = {
 
 
 def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
-    """Tell which servers may take a request, how they stand, and which one would get it.
+    """Return which servers may take a request, how they stand, and which one would get it.
 
     `now` is in seconds since the epoch.
     """

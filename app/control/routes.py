@@ -30,17 +30,17 @@ def routes(
 
     @router.api_route("/llmhealth", methods=GET)
     async def llmhealth() -> JSONResponse:
-        """Tell whether this machine's GPUs are busy. Other balancers poll it."""
+        """Return whether this machine's GPUs are busy. Other balancers poll it."""
         return JSONResponse(health())
 
     @router.api_route("/llmhealth-snapshot", methods=GET)
     async def llmhealth_snapshot() -> JSONResponse:
-        """Tell the state of every server, pin and lease."""
+        """Return the state of every server, pin and lease."""
         return JSONResponse(snapshot())
 
     @router.api_route("/access-log-stats", methods=GET)
     async def access_log_stats() -> JSONResponse:
-        """Tell who asked for which model in the last hour."""
+        """Return who asked for which model in the last hour."""
         return JSONResponse(stats())
 
     @router.api_route("/v1/models", methods=GET)
@@ -54,12 +54,12 @@ def routes(
 
     @router.api_route("/metrics", methods=GET)
     async def prometheus() -> Response:
-        """Tell Prometheus."""
+        """Return the metrics, as Prometheus reads them."""
         return Response(await metrics(), headers={"content-type": metrics_type})
 
     @router.api_route("/llmhealth-targets", methods=GET)
     async def llmhealth_targets() -> JSONResponse:
-        """Tell Prometheus where the GPU machines' agents are, as its `http_sd_configs` read it.
+        """Return where the GPU machines' agents are, as its `http_sd_configs` read it.
 
         https://prometheus.io/docs/prometheus/latest/http_sd/
         """

@@ -95,7 +95,7 @@ def iso(seconds: float) -> str:
 
 
 def _base(server: Server) -> str:
-    """Give the address that stands for a server: its health address, where it has one."""
+    """Return the address that stands for a server: its health address, where it has one."""
     return server.health_base or server.model_base
 
 

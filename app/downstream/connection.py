@@ -312,7 +312,7 @@ class ClientConnection:
                 self.transport.resume_reading()
 
     def take_over(self, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Give the connection to another protocol."""
+        """Hand the connection over to another protocol."""
         self._exchange = self._current = None
         self._parser = None  # it refers to us
         self.server_state.connections.discard(self)
@@ -525,7 +525,7 @@ class ClientConnection:
             self._pass_body_on(request)
 
     def _pass_body_on(self, request: Request) -> None:
-        """Give what of the body has come to the exchange."""
+        """Pass on to the exchange what of the body has come."""
         exchange = self._exchange
         if exchange is None or request.taken:
             return
@@ -585,7 +585,7 @@ class ClientConnection:
             LingeringClose(self.transport, me)
 
     def _let_go(self) -> None:
-        """Tell the present exchange that its client is not there any more."""
+        """Let the present exchange know that its client is gone."""
         exchange, self._exchange = self._exchange, None
         self._current = None
         if exchange is not None:

@@ -28,7 +28,7 @@ class Origin:
         return known
 
     def client(self, peer: str, forwarded_for: bytes | None) -> str:
-        """Tell the client's address: the last one in the chain that is no trusted proxy.
+        """Return the client's address: the last one in the chain that is no trusted proxy.
 
         The list is read from the right, since everything left of the first address that we
         do not trust may be invented.

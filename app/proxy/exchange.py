@@ -115,7 +115,7 @@ class Exchange:
         "_record",
         "_repeated",
         "_request",
-        "_rest",
+        "_retry_after",
         "_shared",
         "_started",
         "_streams_body",
@@ -162,7 +162,7 @@ class Exchange:
         """Whether a server has turned it away, and another was found."""
         self._unreachable: Unreachable | None = None
         """The last server's error, where no connection came about."""
-        self._rest = 0.0
+        self._retry_after = 0.0
         """Seconds that the server wants to be left alone."""
         self._started = False
         """Whether a response to the client has begun."""
@@ -472,7 +472,7 @@ class Exchange:
 
     def _pass_on(self, body: bytes, *, complete: bool) -> None:
         events, client = self._events, self._client
-        if events.misfit:
+        if events.gathers:
             events.gather(body)
             body = events.gathered() if complete else b""
         else:
@@ -547,7 +547,7 @@ class Exchange:
 
     def _goes_elsewhere(self, head: Head, *, complete: bool) -> bool:
         """Try another server once, if one has room, since the client has got nothing yet."""
-        self._rest = retry_after(head.headers, time())
+        self._retry_after = retry_after(head.headers, time())
         record, request = self._record, self._model_request
         if request is None or self._lease is None or self._turned_away or self._repeated:
             return False
@@ -629,7 +629,7 @@ class Exchange:
         shared.finished(record)
 
     def _let_go(self, error: UpstreamError | None, *, completed: bool = False) -> None:
-        """Tell the server to stop, if it is at work, and give the lease back once it has.
+        """Have the server stop, if it is at work, and release the lease once it has.
 
         The lease carries what the request has shown of the server. That a client left, or
         that nothing could be sent, is no word about it.
@@ -654,7 +654,7 @@ class Exchange:
                 lease.succeeded = status > 0
                 lease.reuse = self._reuse()
             if status in (429, 503):
-                lease.rest = self._rest
+                lease.retry_after = self._retry_after
         if connection is not None and connection.lingers:
             lease.lingers = True
             connection.when_gone(lease.release)

@@ -14,7 +14,7 @@ UNBUFFERED: Final = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"n
 https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
 """
 
-LONGEST_REST: Final = 300.0
+LONGEST_RETRY_AFTER: Final = 300.0
 """Seconds that a server is left alone at most, whatever it asks for."""
 
 HOP_BY_HOP: Final = frozenset(
@@ -133,15 +133,15 @@ def response_headers(
 def retry_after(headers: Headers, now: float) -> float:
     """Read how many seconds a server wants to be left alone (RFC 9110 section 10.2.3); 0 if not.
 
-    `now` is in seconds since the epoch. More than `LONGEST_REST` is not believed.
+    `now` is in seconds since the epoch. More than `LONGEST_RETRY_AFTER` is not believed.
     """
     for name, value in headers:
         if name == b"retry-after":
             text = value.decode("latin-1").strip()
             if text.isascii() and text.isdecimal():
-                return min(float(text[:9]), LONGEST_REST)
+                return min(float(text[:9]), LONGEST_RETRY_AFTER)
             when = _date(text)
-            return 0.0 if when is None else min(max(0.0, when - now), LONGEST_REST)
+            return 0.0 if when is None else min(max(0.0, when - now), LONGEST_RETRY_AFTER)
     return 0.0
 
 
@@ -155,7 +155,7 @@ def _date(text: str) -> float | None:
 
 @functools.lru_cache(1024)
 def route_headers(server: str, instance: str, reason: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Tell a client where its request went, and why.
+    """Write for a client where its request went, and why.
 
     What cannot stand in a header is percent-encoded (RFC 3986 section 2.1).
     """

@@ -147,7 +147,7 @@ class UnroutedRequest:
         self.streams = False
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:
-        """Give the body, the same for wherever it goes."""
+        """Return the body, the same for wherever it goes."""
         return self.raw
 
 

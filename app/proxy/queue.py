@@ -124,7 +124,7 @@ class RequestQueue:
         self._remove(request)
 
     def hand_out(self) -> None:
-        """Give free places to requests that wait: each client gets one, then another."""
+        """Hand free places to requests that wait: each client gets one, then another."""
         full: set[Need] = set()
         while (request := self._next(full)) is not None:
             turn = request.place()

@@ -24,21 +24,21 @@ class EventStream:
     an error or no stream, is gathered then, and told as the last event.
     """
 
-    __slots__ = ("_takes_ours", "early", "last", "misfit")
+    __slots__ = ("_takes_ours", "early", "gathers", "last")
 
     def __init__(self) -> None:
         self.early = False
         """Whether it was begun before there was a response."""
-        self.misfit = False
+        self.gathers = False
         """Whether the response cannot go on with it."""
         self.last = b""
-        """The piece that was sent last; of a misfit, what was gathered, too."""
+        """The piece that was sent last; of what is no stream, all that was gathered."""
         self._takes_ours = False
 
     @property
     def between_events(self) -> bool:
         """Whether an event of ours may follow now."""
-        ended = self.misfit or self.last.endswith((b"\n\n", b"\r\n\r\n"))
+        ended = self.gathers or self.last.endswith((b"\n\n", b"\r\n\r\n"))
         return self._takes_ours and ended
 
     def begin(self) -> None:
@@ -48,17 +48,17 @@ class EventStream:
     def go_on(self, head: Head, *, streams: bool) -> Head | None:
         """Take notice of a response's beginning; None where the client has had one already."""
         if self.early:
-            self.misfit = head.status != 200 or not streams
+            self.gathers = head.status != 200 or not streams
             return None
         self._takes_ours = streams and not any(name in _BINDING for name, _ in head.headers)
         return head
 
     def gather(self, body: bytes) -> None:
-        """Keep a piece of a misfit."""
+        """Keep a piece of a response that is no stream."""
         self.last += body[:MISFIT_LIMIT]
 
     def gathered(self) -> bytes:
-        """Write a misfit as an event: an error, in OpenAI's form."""
+        """Write a response that is no stream as an event: an error, in OpenAI's form."""
         text = self.last.partition(b"\n\n")[2].decode(errors="replace")
         try:
             told = json.loads(text)
@@ -80,7 +80,7 @@ def as_comment(text: str) -> bytes:
 
 
 def content_type(head: Head) -> bytes:
-    """Give the type of a response's body; empty where it is not told."""
+    """Return the type of a response's body; empty where it is not told."""
     for name, value in head.headers:
         if name == b"content-type":
             return value

@@ -134,7 +134,7 @@ class Backend:
         )
 
     def name_slot(self, slot: Slot | None) -> int | None:
-        """Tell by which number a request may ask for a slot; None: it goes to any."""
+        """Return by which number a request may ask for a slot; None: it goes to any."""
         if slot is not None and self.names_slots:
             return slot.number
         self._unseen = True
@@ -186,7 +186,7 @@ class Backend:
     # Its caches
 
     def prompt_cache(self, instance: str, instances: int = 1) -> PromptCache:
-        """Give the caches of an instance, one of so many of its model on this server."""
+        """Return the caches of an instance, one of so many of its model on this server."""
         if self._one_model:
             instance = ONE_MODEL
         found = self._prompt_caches.get(instance)
@@ -311,7 +311,7 @@ class Backend:
     # What it has in memory
 
     def readiness(self, names: tuple[str, ...]) -> Readiness:
-        """Tell how far the server is from having the model in memory."""
+        """Return how far the server is from having the model in memory."""
         report = self.self_report
         if report is None or report.loaded is None:
             return Readiness.READY
@@ -335,7 +335,7 @@ class Backend:
         return GUESSED_LOAD if self._load_seconds is None else self._load_seconds
 
     def unused_since(self) -> float:
-        """Tell when the model was used last that would have to go for another."""
+        """Return when the model was used last that would have to go for another."""
         report = self.self_report
         if report is None or not report.loaded:
             return 0.0
@@ -369,7 +369,7 @@ class Backend:
         return wait
 
     def _note_loads(self, loaded: frozenset[str], asked_at: float) -> None:
-        """Learn how long loads took; one that nobody waits for any more is forgotten."""
+        """Measure how long loads took; one that nobody waits for any more is forgotten."""
         self._most_loaded = max(self._most_loaded, len(loaded))
         for instance, begun in list(self._loads.items()):
             if instance in loaded:

@@ -177,7 +177,7 @@ class Balancer:
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
-        """Tell who might get a request and who would, and send nothing anywhere."""
+        """Return who might get a request and who would, and send nothing anywhere."""
         return self._choose(ask, (), self._clock())
 
     def observe(self, observation: Observation) -> None:
@@ -215,7 +215,7 @@ class Balancer:
                 lease.release()
 
     def drain(self, server: str, *, on: bool) -> None:
-        """Give a server no new requests, or give it some again; those in flight go on."""
+        """Send a server no new requests, or send it some again; those in flight go on."""
         backend = self._backends[server]
         before = backend.status
         backend.draining = on
@@ -223,7 +223,7 @@ class Balancer:
         self.on_room()
 
     def now(self) -> float:
-        """Tell the time, in seconds."""
+        """Return the time, in seconds."""
         return self._clock()
 
     def backends(self) -> Iterator[Backend]:
@@ -231,7 +231,7 @@ class Balancer:
         yield from self._backends.values()
 
     def backend(self, server: str) -> Backend:
-        """Tell how one server stands now."""
+        """Return one server as it stands now."""
         return self._backends[server]
 
     def pins(self) -> list[tuple[str, str, Pin]]:
@@ -255,7 +255,7 @@ class Balancer:
     def _choose(
         self, ask: Ask, tried: Collection[str], now: float
     ) -> tuple[list[Backend], Choice | None]:
-        """Tell who might get a request, and who gets it."""
+        """Return who might get a request, and who gets it."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None:
             return self._choose_fallback(ask, tried, now)
@@ -271,7 +271,7 @@ class Balancer:
         return candidates, choice
 
     def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
-        """Say why nobody was chosen."""
+        """Return why nobody was chosen."""
         if any(s.server.name in self._unasked for s in candidates) and ask.routed:
             return Refusal.UNASKED
         if able(ask, candidates, tried):
@@ -361,7 +361,7 @@ class Balancer:
             backend.prompt_cache(lease.instance).correct(prediction.rank, held=held)
 
     def _judge(self, backend: Backend, lease: Lease, now: float) -> None:
-        """Learn about a server from how a request has ended there."""
+        """Judge a server by how a request has ended there."""
         ejection = backend.ejection
         if lease.succeeded:
             backend.complete(now - lease.since)

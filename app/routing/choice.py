@@ -300,7 +300,7 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) ->
                     *_effort_to_load(backend, ask),
                     Match.EVICTS if crowded else placement.match,
                     crowded,
-                    not placement.anchor,
+                    not placement.continued,
                     placement.worth,
                     backend.ledger.load,
                     not backend.health.idle,

@@ -91,13 +91,13 @@ class Ejection:
         trial = self._end_trial(lease)
         self.quiet = False
         if self.until is not None and not trial:
-            self.until = max(self.until, now + lease.rest)
+            self.until = max(self.until, now + lease.retry_after)
             return False  # it was sent before the ejection, or because no other was left
         self._failures += 1
-        if not (trial or lease.rest or fault in AT_ONCE or self._failures >= FAILURES):
+        if not (trial or lease.retry_after or fault in AT_ONCE or self._failures >= FAILURES):
             return False
         pause = min(LONGEST, SHORTEST * 2**self._level) * (1 + JITTER * chance)
-        self.until = now + max(pause, lease.rest)
+        self.until = now + max(pause, lease.retry_after)
         self.reason = fault
         self._began = now
         self._level += 1

@@ -15,12 +15,12 @@ LATEST: Final = ":latest"
 
 
 def spelt(name: str, names: Collection[str]) -> str | None:
-    """Give a name as it is in `names`: as it stands, or with the tag."""
+    """Return a name as it is in `names`: as it stands, or with the tag."""
     return next((spelling for spelling in (name, name + LATEST) if spelling in names), None)
 
 
 def spellings(model: str) -> tuple[str, str]:
-    """Give both ways to write a name: as it stands, and with or without the tag."""
+    """Return both ways to write a name: as it stands, and with or without the tag."""
     return model, model.removesuffix(LATEST) if ":" in model else model + LATEST
 
 

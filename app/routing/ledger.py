@@ -28,7 +28,7 @@ class Lease:
         "open",
         "prediction",
         "reason",
-        "rest",
+        "retry_after",
         "reuse",
         "server",
         "since",
@@ -64,7 +64,7 @@ class Lease:
         """What the server did wrong, if anything."""
         self.succeeded = False
         """Whether the server has completed the request."""
-        self.rest = 0.0
+        self.retry_after = 0.0
         """Seconds that the server wants to be left alone (RFC 9110 section 10.2.3)."""
         self.open = True
         self.lingers = False
@@ -76,7 +76,7 @@ class Lease:
         self._let_go = let_go
 
     def release(self) -> None:
-        """Give the place back."""
+        """Free the place."""
         if self.open:
             self.open = False
             self._let_go(self)

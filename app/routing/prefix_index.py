@@ -12,29 +12,29 @@ class PrefixIndex(Generic[Cache]):
 
     def __init__(self) -> None:
         self._holders: dict[int, dict[Cache, int]] = {}
-        """For each mark, who holds a prompt that it stands for, and how often."""
+        """For each prefix hash, who holds a prompt that it stands for, and how often."""
 
-    def add(self, mark: int, cache: Cache) -> None:
-        """Note that a cache holds a prompt with this mark."""
-        holders = self._holders.setdefault(mark, {})
+    def add(self, prefix: int, cache: Cache) -> None:
+        """Note that a cache holds a prompt with this prefix hash."""
+        holders = self._holders.setdefault(prefix, {})
         holders[cache] = holders.get(cache, 0) + 1
 
-    def discard(self, mark: int, cache: Cache) -> None:
-        """Note that it holds one prompt fewer with this mark."""
-        holders = self._holders[mark]
+    def discard(self, prefix: int, cache: Cache) -> None:
+        """Note that it holds one prompt fewer with this prefix hash."""
+        holders = self._holders[prefix]
         if holders[cache] > 1:
             holders[cache] -= 1
             return
         del holders[cache]
         if not holders:
-            del self._holders[mark]
+            del self._holders[prefix]
 
     def find(self, prompt: Prompt) -> list[Cache]:
         """List the caches that hold a prompt which this one may continue."""
         known = self._holders
         found: dict[Cache, None] = {}
-        for mark in prompt.ends:
-            holders = known.get(mark)
+        for prefix in prompt.prefixes:
+            holders = known.get(prefix)
             if holders is not None:
                 for cache in holders:
                     found[cache] = None

@@ -8,55 +8,55 @@ BLOCK: Final = 256
 
 
 class Prompt:
-    """Marks along a prompt's text: one after each message, and after each block of a long one.
+    """Prefix hashes of a prompt: one after each message, and after each block of a long one.
 
-    A mark is a hash of all text before it, so that two prompts begin alike exactly as far as
-    they have marks in common. The text itself is not kept. Marks mean something in this process
-    alone: Python's hash of a text is keyed by a random secret, so nobody can make two texts
-    collide.
+    A prefix hash is that of all text before it, so two prompts begin alike exactly as far as they
+    have prefix hashes in common. The text itself is not kept. The hashes mean something in this
+    process alone: Python's hash of a text is keyed by a random secret, so nobody can make two
+    texts collide.
     """
 
-    __slots__ = ("anchor", "end", "ends", "opening", "size")
+    __slots__ = ("base", "opening", "prefixes", "size", "whole")
 
     def __init__(self, messages: Sequence[str], opening: int | None = None) -> None:
-        """Mark a prompt, message by message.
+        """Hash a prompt, message by message.
 
         `opening` is the index of the first message of the conversation that is its own: the
         user's first. Messages must not be empty.
         """
-        ends: dict[int, int] = {}
-        mark = size = before = own = 0
+        prefixes: dict[int, int] = {}
+        prefix = size = before = own = 0
         for index, message in enumerate(messages):
             length = len(message)
             before = 0
             if length <= BLOCK:
-                mark = hash((mark, message))
+                prefix = hash((prefix, message))
             else:
                 start = 0
                 while start < length:
-                    before, mark = mark, hash((mark, message[start : start + BLOCK]))
+                    before, prefix = prefix, hash((prefix, message[start : start + BLOCK]))
                     start += BLOCK
-                    ends[mark] = size + start
+                    prefixes[prefix] = size + start
                 if start == length:
                     before = 0
             size += length
-            ends[mark] = size
+            prefixes[prefix] = size
             if index == opening:
-                own = mark
-        self.ends = ends
-        """How many characters stand before each mark."""
+                own = prefix
+        self.prefixes = prefixes
+        """How many characters stand before each prefix hash."""
         self.size = size
         """Length of the whole, in characters."""
-        self.end = mark
-        """The mark after all of it."""
-        self.anchor = before or mark
-        """The last mark that whatever continues this prompt has, too; 0 where it is empty.
+        self.whole = prefix
+        """The prefix hash of all of it."""
+        self.base = before or prefix
+        """The last prefix hash that whatever continues this prompt has, too; 0 where it is empty.
 
         A message that ends within a block may grow by more text, so of a long last message
         the last block does not count.
         """
         self.opening = own
-        """The mark that ends the first message of the conversation's own; 0 where there is none."""
+        """The prefix hash after the first message of the conversation's own; 0 if it has none."""
 
     def shared(self, earlier: "Prompt") -> int:
         """Count the characters that this prompt surely repeats of an earlier one, if it goes on.
@@ -65,13 +65,13 @@ class Prompt:
         with its end said anew. It does not where both merely begin alike, as all do that share
         a system prompt: then 0.
         """
-        ends = self.ends
-        if earlier.end in ends:
-            return ends[earlier.end]
-        if earlier.anchor in ends:
-            return ends[earlier.anchor]
+        prefixes = self.prefixes
+        if earlier.whole in prefixes:
+            return prefixes[earlier.whole]
+        if earlier.base in prefixes:
+            return prefixes[earlier.base]
         if earlier.opening and earlier.opening == self.opening:
-            known = max(ends[mark] for mark in earlier.ends.keys() & ends.keys())
+            known = max(prefixes[prefix] for prefix in earlier.prefixes.keys() & prefixes.keys())
             if 2 * known >= earlier.size:
                 return known
         return 0

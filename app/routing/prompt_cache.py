@@ -56,7 +56,7 @@ class Slot:
 class Placement:
     """The best that a server's caches can do for a prompt."""
 
-    __slots__ = ("anchor", "known", "match", "prompt_cache", "rank", "slot", "worth")
+    __slots__ = ("continued", "known", "match", "prompt_cache", "rank", "slot", "worth")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Placement:
         slot: Slot | None,
         known: int,
         worth: float = 0.0,
-        anchor: int = 0,
+        continued: int = 0,
         rank: int | None = None,
     ) -> None:
         self.prompt_cache = prompt_cache
@@ -75,8 +75,8 @@ class Placement:
         """Characters of the prompt that need no work."""
         self.worth = worth
         """What is lost where somebody's prompt must go."""
-        self.anchor = anchor
-        """The prompt that is continued, where it has left its slot."""
+        self.continued = continued
+        """The base of the prompt that is continued, where it has left its slot."""
         self.rank = rank
         """How many prompts left their slots after that one."""
 
@@ -105,7 +105,7 @@ class Occupancy:
 
     def __init__(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         size = prompt.size or 1
-        possible = prompt.ends[placement.anchor] / size if placement.anchor else 0.0
+        possible = prompt.prefixes[placement.continued] / size if placement.continued else 0.0
         share = placement.known / size
         self.prediction = Prediction(placement.match, share, placement.rank, possible)
         self.slot = placement.slot
@@ -144,7 +144,7 @@ class PromptCache:
         self.slots: list[Slot] = []
         self.depth = GUESSED_DEPTH
         """How many prompts of the past the server is believed to hold."""
-        self._past: dict[int, None] = {}  # anchors, the newest last
+        self._past: dict[int, None] = {}  # prompts by their bases, the newest last
         self._stale_after = stale_after
         self.resize(count)
 
@@ -162,8 +162,8 @@ class PromptCache:
 
     def forget(self) -> None:
         """Believe that nothing is held: the server was away."""
-        for anchor in list(self._past):
-            self._forget_past(anchor)
+        for base in list(self._past):
+            self._forget_past(base)
         for slot in self.slots:
             self._put(slot, None)
 
@@ -188,17 +188,17 @@ class PromptCache:
         if continued is not None and known >= WORTH_KEEPING:
             return Placement(self, Match.CONTINUES, continued, known)
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
-        anchor = self._recall(prompt)
-        rank = self._rank(anchor) if anchor else None
+        base = self._recall(prompt)
+        rank = self._rank(base) if base else None
         if rank is not None and rank < self.depth:
-            return Placement(self, Match.REMEMBERED, victim, prompt.ends[anchor], 0.0, anchor, rank)
+            return Placement(self, Match.REMEMBERED, victim, prompt.prefixes[base], 0.0, base, rank)
         if victim is None or not self._lives(victim, now):
-            return Placement(self, Match.EMPTY, victim, 0, 0.0, anchor, rank)
-        return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), anchor, rank)
+            return Placement(self, Match.EMPTY, victim, 0, 0.0, base, rank)
+        return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), base, rank)
 
     def take(self, placement: Placement, prompt: Prompt, now: float) -> Occupancy:
         """Let a prompt have the place that was found for it."""
-        self._forget_past(placement.anchor)
+        self._forget_past(placement.continued)
         slot = placement.slot
         if slot is None:
             self._remember(prompt)
@@ -214,19 +214,19 @@ class PromptCache:
     def undo(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         """Believe what was believed before a prompt took its place, unless all was forgotten."""
         slot = placement.slot
-        there = prompt.anchor in self._past if slot is None else slot.prompt is prompt
+        there = prompt.base in self._past if slot is None else slot.prompt is prompt
         if not there:
             return
         gone = prompt if slot is None else before
         if gone is not None:
-            self._forget_past(gone.anchor)
-        if placement.anchor:
-            self._add_past(placement.anchor)
+            self._forget_past(gone.base)
+        if placement.continued:
+            self._add_past(placement.continued)
         if slot is not None:
             self._put(slot, before)
 
     def correct(self, rank: int, *, held: bool) -> None:
-        """Learn from a response whether a prompt of the past was still held.
+        """Take in from a response whether a prompt of the past was still held.
 
         `rank` is how many had left their slots after it when the request was placed.
         """
@@ -252,19 +252,19 @@ class PromptCache:
         )
 
     def _recall(self, prompt: Prompt) -> int:
-        """Find the longest prompt of the past that this one continues: its anchor, else 0."""
+        """Find the longest prompt of the past that this one continues: its base, else 0."""
         past = self._past
         if past:
-            for mark in reversed(prompt.ends):
-                if mark in past:
-                    return mark
+            for prefix in reversed(prompt.prefixes):
+                if prefix in past:
+                    return prefix
         return 0
 
-    def _rank(self, anchor: int) -> int:
+    def _rank(self, base: int) -> int:
         """Count the prompts that have left their slots after this one."""
         after = 0
-        for mark in reversed(self._past):
-            if mark == anchor:
+        for prefix in reversed(self._past):
+            if prefix == base:
                 break
             after += 1
         return after
@@ -272,33 +272,33 @@ class PromptCache:
     def _remember(self, prompt: Prompt) -> None:
         if prompt.size < WORTH_KEEPING:
             return
-        self._forget_past(prompt.anchor)  # it becomes the newest
-        self._add_past(prompt.anchor)
+        self._forget_past(prompt.base)  # it becomes the newest
+        self._add_past(prompt.base)
         if len(self._past) > PAST:
             self._forget_past(next(iter(self._past)))
 
-    def _add_past(self, anchor: int) -> None:
-        if anchor not in self._past:
-            self._past[anchor] = None
-            self._index.add(anchor, self)
+    def _add_past(self, base: int) -> None:
+        if base not in self._past:
+            self._past[base] = None
+            self._index.add(base, self)
 
-    def _forget_past(self, anchor: int) -> None:
-        if anchor in self._past:
-            del self._past[anchor]
-            self._index.discard(anchor, self)
+    def _forget_past(self, base: int) -> None:
+        if base in self._past:
+            del self._past[base]
+            self._index.discard(base, self)
 
     def _put(self, slot: Slot, prompt: Prompt | None) -> None:
         """Let a slot hold another prompt, or none."""
         before = slot.prompt
         if before is not None:
-            for mark in _marks(before):
-                self._index.discard(mark, self)
+            for prefix in _hashes(before):
+                self._index.discard(prefix, self)
         slot.prompt = prompt
         if prompt is not None:
-            for mark in _marks(prompt):
-                self._index.add(mark, self)
+            for prefix in _hashes(prompt):
+                self._index.add(prefix, self)
 
 
-def _marks(prompt: Prompt) -> tuple[int, ...]:
-    """List the marks by which another prompt is known to go on where this one ended."""
-    return prompt.end, prompt.anchor, prompt.opening
+def _hashes(prompt: Prompt) -> tuple[int, ...]:
+    """List the prefix hashes by which another prompt is known to go on where this one ended."""
+    return prompt.whole, prompt.base, prompt.opening

@@ -49,7 +49,7 @@ def mistake(message: str, example: object = None) -> PydanticCustomError:
 def lines(
     error: ValidationError, written: Mapping[Place, str], model: type[BaseModel]
 ) -> list[str]:
-    """Tell every mistake by the variable that it was written in."""
+    """Name every mistake by the variable that it was written in."""
     return [_line(details, written, model) for details in error.errors()]
 
 
@@ -92,7 +92,7 @@ def _origin(place: Place, written: Mapping[Place, str]) -> tuple[str, Place]:
 
 
 def _known(place: Place, variable: str, inside: Place, model: type[BaseModel]) -> str:
-    """Say what might have been meant."""
+    """Return what might have been meant."""
     names = list(_fields(place, model))
     if len(place) == 1:
         names += [other.removeprefix(PREFIX).lower() for other in OTHERS]

@@ -116,7 +116,7 @@ class ServerSettings(BaseModel):
         return found
 
     def server(self, name: str) -> Server:
-        """Say the same in routing's words."""
+        """Write the same in routing's words."""
         url = urlsplit(self.addr)
         host = f"{url.scheme}://{_bracketed(url.hostname or '')}"
         model_port = self.model_port or url.port

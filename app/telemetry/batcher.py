@@ -30,7 +30,7 @@ class Batcher:
         self._records.append(record)
 
     def flush(self) -> None:
-        """Tell the listeners of all that came in."""
+        """Pass all records on to the listeners."""
         records, self._records = self._records, []
         for listener in self._listeners:
             for record in records:

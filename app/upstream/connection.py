@@ -182,7 +182,7 @@ class Connection:
                 self._transport.resume_reading()
 
     def hand_over(self, receiver: Receiver) -> None:
-        """Give the rest of the response to another receiver."""
+        """Pass the rest of the response to another receiver."""
         self._receiver = receiver
 
     def abort(self) -> None:
@@ -192,7 +192,7 @@ class Connection:
         self._stop_lingering()
 
     def cancel(self) -> None:
-        """Tell the server to stop; the receiver hears nothing more.
+        """Have the server stop; the receiver gets nothing more.
 
         Our half is closed, which servers take for a client that left, so that we see when
         the server closes its half: it has stopped then. One that goes on sending instead is
@@ -233,7 +233,7 @@ class Connection:
         self._transport.close()
 
     def now(self) -> float:
-        """Tell the event loop's time, in seconds."""
+        """Return the event loop's time, in seconds."""
         return self._loop.time()
 
     @property
@@ -254,7 +254,7 @@ class Connection:
         return not self._watch(0)
 
     def time_out(self, message: str) -> None:
-        """Give the exchange up, since the server keeps silent."""
+        """Abandon the exchange, since the server keeps silent."""
         self._fail(TimedOut(message))
 
     # asyncio.Protocol

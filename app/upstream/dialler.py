@@ -72,7 +72,7 @@ def _is_address(host: str) -> bool:
 
 
 def _in_words(error: OSError) -> str:
-    """Say why there is no connection, without the address: clients read it."""
+    """Return why there is no connection, without the address: clients read it."""
     if isinstance(error, ConnectionRefusedError):
         return "it refuses connections"
     if isinstance(error, socket.gaierror):

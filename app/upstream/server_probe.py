@@ -111,7 +111,7 @@ class ServerProbe:
             await asyncio.sleep(self._pace.interval)
 
     async def introduce(self) -> None:
-        """Tell when the server was asked for all there is to know, or had the time for it."""
+        """Return when the server was asked for all there is to know, or had the time for it."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._pace.connect_timeout + self._pace.read_timeout):
                 await self._probed.wait()

@@ -23,7 +23,7 @@ def test_a_text_and_its_parts_are_the_same_prompt() -> None:
 
     assert whole is not None
     assert parts is not None
-    assert whole.end == parts.end
+    assert whole.whole == parts.whole
 
 
 def test_tools_stand_before_the_messages() -> None:
@@ -45,7 +45,7 @@ def test_an_image_and_a_tool_call_are_part_of_the_prompt() -> None:
         chat_prompt({"messages": [user(image), {**call, "tool_calls": []}]}.get),
     ]
 
-    assert len({prompt.end for prompt in prompts if prompt}) == 3
+    assert len({prompt.whole for prompt in prompts if prompt}) == 3
 
 
 def test_a_large_image_is_marked_once_and_told_from_another() -> None:
@@ -56,8 +56,8 @@ def test_a_large_image_is_marked_once_and_told_from_another() -> None:
         for x in "aab"
     ]
 
-    assert all(prompt is not None and len(prompt.ends) == 1 for prompt in images)
-    assert [prompt.end == images[0].end for prompt in images if prompt and images[0]] == [
+    assert all(prompt is not None and len(prompt.prefixes) == 1 for prompt in images)
+    assert [prompt.whole == images[0].whole for prompt in images if prompt and images[0]] == [
         True,
         True,
         False,
@@ -72,7 +72,7 @@ def test_ollamas_images_are_part_of_the_prompt() -> None:
         assert first is not None
         assert same is not None
         assert other is not None
-        assert first.end == same.end != other.end
+        assert first.whole == same.whole != other.whole
 
 
 def test_what_a_tool_gave_is_read_as_text_in_either_api() -> None:
@@ -86,7 +86,7 @@ def test_what_a_tool_gave_is_read_as_text_in_either_api() -> None:
     items = [{"type": "function_call_output", "call_id": "1", "output": x + LONG} for x in "ab"]
     prompts = [response_prompt({"input": [user("Hi"), item]}.get) for item in items]
     assert all(prompt is not None and prompt.size > len(LONG) for prompt in prompts)
-    assert len({prompt.end for prompt in prompts if prompt}) == 2
+    assert len({prompt.whole for prompt in prompts if prompt}) == 2
 
 
 def test_without_messages_there_is_no_prompt() -> None:

@@ -10,7 +10,7 @@ from app.routing.ledger import Fault, Lease
 
 def lease(since: float = 0.0, rest: float = 0.0) -> Lease:
     made = Lease("A", "m", model="m", client="x", reason="", since=since, let_go=lambda _: None)
-    made.rest = rest
+    made.retry_after = rest
     return made
 
 

@@ -38,7 +38,7 @@ class Feed:
         self._written_at = -interval
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Give the state now, and again at every interval until the server stops."""
+        """Yield the state now, and again at every interval until the server stops."""
         while not self._stopping.is_set():
             yield self._present()
             try:
@@ -86,7 +86,7 @@ def routes(
 
     @router.get("/llmhealth-monitor/events")
     async def events() -> StreamingResponse:
-        """Tell the page what is new; a proxy in front of us must not hold it back."""
+        """Stream to the page what is new; a proxy in front of us must not hold it back."""
         return StreamingResponse(
             feed.events(),
             media_type="text/event-stream",

@@ -31,7 +31,7 @@ SEARCH_REASON = REASON + " (a search needs no .* at its beginning)"
 
 
 def weakness(pattern: str, *, search: bool = False) -> str | None:
-    """Tell why a pattern is dangerous to match against text from strangers; None if it is not.
+    """Return why a pattern is dangerous to match against text from strangers; None if it is not.
 
     `search` says that a match may begin anywhere, not at the text's beginning only.
     Possessive and atomic groups are judged as if they were ordinary.

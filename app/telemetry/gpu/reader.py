@@ -51,7 +51,7 @@ class GpuReader(Protocol):
         """
 
     def close(self) -> None:
-        """Give back what the driver holds for us; never raises, and `read` opens it again."""
+        """Release what the driver holds for us; never raises, and `read` opens it again."""
 
 
 class NoReader:

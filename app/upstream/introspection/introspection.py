@@ -56,7 +56,7 @@ class Introspection:
         self._introspector = None if self._named is None else self._named(self._server)
 
     def loads(self, page: Page) -> SelfReport | None:
-        """Tell from any response whether it is that of a server that loads its model."""
+        """Return whether any response is that of a server that loads its model."""
         kind = _loading(page)
         if kind is None or self._named not in (None, kind):
             return None
