@@ -106,6 +106,7 @@ class ModelRequest:
             prompt,
             routed=bool(named),
             takes_slot=api.slot and SLOT not in body and get("n") in (None, 1),
+            works=api.works,
         )
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:

@@ -7,7 +7,16 @@ from typing import Final, Literal
 
 from app.routing.backend import Backend, Change, Status
 from app.routing.budget import RetryBudget
-from app.routing.choice import Ask, Choice, able, available, choose, follow_pin, recall
+from app.routing.choice import (
+    Ask,
+    Choice,
+    able,
+    available,
+    choose,
+    follow_pin,
+    recall,
+    visit,
+)
 from app.routing.fleet import Fleet
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
@@ -139,11 +148,13 @@ class Balancer:
         `tried` names the servers that could not be reached for this request.
         """
         now = self._clock()
-        choice = self._recall(ask, tried, now)
+        choice = self._recall(ask, tried, now) if ask.works else None
         if choice is None:
             candidates, choice = self._choose(ask, tried, now)
             if choice is None:
                 return self._refusal(ask, candidates, tried)
+        if not ask.works:
+            return _unbooked(ask, choice, now)
         routed = choice.reason != "fallback"
         if routed:
             self.lookups[self._lookup(ask, choice, now)] += 1
@@ -264,6 +275,8 @@ class Balancer:
         if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None
         pin = self._pins.find(ask.client, ask.model, now)
+        if not ask.works:
+            return candidates, visit(ask, candidates, pin, now, tried)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
@@ -287,7 +300,8 @@ class Balancer:
         if name is None or name in tried:
             return [], None
         backend = self._backends[name]
-        if not available(ask, [backend], now, full=self._overflow == "first"):
+        full = self._overflow == "first" or not ask.works
+        if not available(ask, [backend], now, full=full):
             return [backend], None
         choice = Choice(name, backend.served_name(ask.names), "fallback")
         return [backend], choice
@@ -397,3 +411,16 @@ class Balancer:
     def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, now)
         self._pins.put(ask.client, ask.model, pin)
+
+
+def _unbooked(ask: Ask, choice: Choice, now: float) -> Lease:
+    """Make a lease that takes no place, and whose end says nothing about the server."""
+    return Lease(
+        choice.server,
+        choice.instance,
+        model=ask.model,
+        client=ask.client,
+        reason=choice.reason,
+        since=now,
+        let_go=lambda _: None,
+    )

@@ -21,6 +21,7 @@ Reason = Literal[
     "fallback",
     "last_resort",
     "overflow",
+    "no_place",
 ]
 
 _REASONS: Final[dict[Match, Reason]] = {
@@ -39,7 +40,7 @@ class Ask:
     of them mean the `model` that was asked for. `client` is who asks: the user's name where
     it is known, else the `address`. Without a `prompt` the client alone decides. What is not
     `routed` goes to the fallback, whatever its model. What cannot say which slot is its own
-    takes any.
+    takes any. What makes no model work (`works`) takes no place.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Ask:
     prompt: Prompt | None
     routed: bool
     takes_slot: bool
+    works: bool
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Ask:
         *,
         routed: bool = True,
         takes_slot: bool = True,
+        works: bool = True,
     ) -> None:
         self.model = model
         self.names = names
@@ -68,6 +71,7 @@ class Ask:
         self.prompt = prompt
         self.routed = routed
         self.takes_slot = takes_slot
+        self.works = works
 
 
 @dataclass(init=False)
@@ -221,6 +225,25 @@ def choose(
     if not room[0].health.healthy:
         choice.reason = "last_resort"
     return choice
+
+
+def visit(
+    ask: Ask,
+    candidates: Sequence[Backend],
+    pin: Pin | None,
+    now: float,
+    tried: Collection[str] = (),
+) -> Choice | None:
+    """Pick a server for a request that makes no model work, full or not.
+
+    A server that has the model in memory comes first, the client's own before others.
+    """
+    ready = available(ask, candidates, now, tried, full=True)
+    if not ready:
+        return None
+    own = "" if pin is None else pin.server
+    best = min(ready, key=lambda s: (s.must_load(ask.names), s.server.name != own))
+    return Choice(best.server.name, best.offered(ask.names)[0], "no_place")
 
 
 def _not_ejected(backends: list[Backend], now: float) -> list[Backend]:
