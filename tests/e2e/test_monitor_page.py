@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fakes.balancer import balancer, free_port
 from tests.fakes.browser import AVAILABLE, Browser, browser
 from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, STEERED, State
-from tests.fakes.stage import Stage, balancer, staging
+from tests.fakes.stage import Stage, staging
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
 
@@ -38,9 +39,10 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    server = {"addr": "http://127.0.0.1", "model_port": free_port()}
     with (
-        balancer() as url,
-        staging(url) as stage,
+        balancer({"nobody-there": server}, {".*": ["nobody-there"]}, ready=False) as running,
+        staging(running.url) as stage,
         browser(tmp_path_factory.mktemp("profile")) as window,
     ):
         yield Page(stage, window)

@@ -42,9 +42,16 @@ class Running:
 
 @contextlib.contextmanager
 def balancer(
-    servers: Mapping[str, object], models: Mapping[str, object], **settings: object
+    servers: Mapping[str, object],
+    models: Mapping[str, object],
+    *,
+    ready: bool = True,
+    **settings: object,
 ) -> Iterator[Running]:
-    """Run the balancer until the block ends; it must then stop by itself, without complaint."""
+    """Run the balancer until the block ends; it must then stop by itself, without complaint.
+
+    `ready`: wait until each server has listed its models.
+    """
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("BALANCER_")}
     environment |= {
@@ -65,10 +72,11 @@ def balancer(
         try:
             _await(lambda: httpx.get(f"{url}/llmhealth").status_code == 200, process)
             running = Running(url, process)
-            _await(
-                lambda: all(b["models"] is not None for b in running.snapshot()["backends"]),
-                process,
-            )
+            if ready:
+                _await(
+                    lambda: all(b["models"] is not None for b in running.snapshot()["backends"]),
+                    process,
+                )
             yield running
             process.send_signal(signal.SIGTERM)
             status = process.wait(PATIENCE)

@@ -6,20 +6,14 @@ arrange. So the page is the running program's own, with its headers, and its str
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
-from tests.fakes.balancer import free_port
 from tests.fakes.snapshots import EMPTY, State
 
-PATIENCE = 20.0
 INTERVAL = 0.1
 """Seconds between two events."""
 
@@ -85,35 +79,3 @@ def staging(balancer: str) -> Iterator[Stage]:
             stage.stopping.set()
             stage.shutdown()
             thread.join()
-
-
-@contextlib.contextmanager
-def balancer() -> Iterator[str]:
-    """Run a balancer whose one server cannot be reached, and give its address."""
-    port = free_port()
-    server = {"addr": "http://127.0.0.1", "model_port": free_port()}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("BALANCER_")} | {
-        "BALANCER_PORT": str(port),
-        "BALANCER_SERVERS": json.dumps({"nobody-there": server}),
-        "BALANCER_MODELS": json.dumps({".*": ["nobody-there"]}),
-        "BALANCER_SHUTDOWN_TIMEOUT": "1",
-    }
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "app"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                try:
-                    httpx.get(url + "/llmhealth")
-                    break
-                except httpx.TransportError:
-                    assert time.monotonic() < deadline, "the balancer does not start"
-                    time.sleep(0.05)
-            yield url
-        finally:
-            process.terminate()
