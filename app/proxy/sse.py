@@ -10,7 +10,7 @@ EVENT_STREAM: Final = b"text/event-stream"
 JSON_LINES: Final = b"application/x-ndjson"
 """How Ollama's own API streams."""
 
-MISFIT_LIMIT: Final = 64 * 1024
+GATHERED_LIMIT: Final = 64 * 1024
 """Longest error of a server that is told within an event stream, in bytes, piece by piece."""
 
 _BINDING: Final = (b"content-length", b"content-encoding")
@@ -55,7 +55,7 @@ class EventStream:
 
     def gather(self, body: bytes) -> None:
         """Keep a piece of a response that is no stream."""
-        self.last += body[:MISFIT_LIMIT]
+        self.last += body[:GATHERED_LIMIT]
 
     def gathered(self) -> bytes:
         """Write a response that is no stream as an event: an error, in OpenAI's form."""

@@ -148,13 +148,14 @@ class Balancer:
         `tried` names the servers that could not be reached for this request.
         """
         now = self._clock()
-        choice = self._recall(ask, tried, now) if ask.works else None
+        choice = self._recall(ask, tried, now)
         if choice is None:
             candidates, choice = self._choose(ask, tried, now)
             if choice is None:
                 return self._refusal(ask, candidates, tried)
         if not ask.works:
-            return _unbooked(ask, choice, now)
+            # Its end says nothing about the server: one that cannot count serves all the same.
+            return _lease(ask, choice, now, lambda _: None)
         routed = choice.reason != "fallback"
         if routed:
             self.lookups[self._lookup(ask, choice, now)] += 1
@@ -252,7 +253,7 @@ class Balancer:
     def _recall(self, ask: Ask, tried: Collection[str], now: float) -> Choice | None:
         """Find who holds what a request continues; None: all servers must be looked at."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
-        if names is None or self._unasked:
+        if names is None or self._unasked or not ask.works:
             return None
         prompt = ask.prompt
         if prompt is None or prompt.size < WORTH_KEEPING:
@@ -327,17 +328,9 @@ class Balancer:
                 self._observe_reuse(backend, lease, lease.reuse)
             self.on_room()
 
-        lease = Lease(
-            choice.server,
-            choice.instance,
-            model=ask.model,
-            client=ask.client,
-            reason=choice.reason,
-            since=now,
-            let_go=let_go,
-            slot=backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None),
-            prediction=None if occupancy is None else occupancy.prediction,
-        )
+        lease = _lease(ask, choice, now, let_go)
+        lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
+        lease.prediction = None if occupancy is None else occupancy.prediction
         ledger.enter(lease)
         backend.note(choice.instance, now)
         if not backend.ejection.quiet:
@@ -413,8 +406,7 @@ class Balancer:
         self._pins.put(ask.client, ask.model, pin)
 
 
-def _unbooked(ask: Ask, choice: Choice, now: float) -> Lease:
-    """Make a lease that takes no place, and whose end says nothing about the server."""
+def _lease(ask: Ask, choice: Choice, now: float, let_go: Callable[[Lease], None]) -> Lease:
     return Lease(
         choice.server,
         choice.instance,
@@ -422,5 +414,5 @@ def _unbooked(ask: Ask, choice: Choice, now: float) -> Lease:
         client=ask.client,
         reason=choice.reason,
         since=now,
-        let_go=lambda _: None,
+        let_go=let_go,
     )

@@ -47,8 +47,6 @@ class Lease:
         reason: str,
         since: float,
         let_go: Callable[["Lease"], None],
-        slot: int | None = None,
-        prediction: Prediction | None = None,
     ) -> None:
         self.server = server
         self.instance = instance
@@ -56,9 +54,9 @@ class Lease:
         self.client = client
         self.reason = reason
         self.since = since
-        self.slot = slot
+        self.slot: int | None = None
         """The number of the slot that the server is asked to use."""
-        self.prediction = prediction
+        self.prediction: Prediction | None = None
         """What its cache is believed to hold."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
