@@ -4,24 +4,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
 
-NAME_LIMIT: Final = 256
-"""Longest model name, in characters, that is matched against the patterns."""
-
-
-LATEST: Final = ":latest"
-"""The tag that some servers give a name without one; they list the name with it."""
+from app.routing.patterns import LATEST, Patterns
 
 
 def spelt(name: str, names: Collection[str]) -> str | None:
     """Return a name as it is in `names`: as it stands, or with the tag."""
     return next((spelling for spelling in (name, name + LATEST) if spelling in names), None)
-
-
-def spellings(model: str) -> tuple[str, str]:
-    """Return both ways to write a name: as it stands, and with or without the tag."""
-    return model, model.removesuffix(LATEST) if ":" in model else model + LATEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,9 @@ class Fleet:
     servers: Mapping[str, Server]
     patterns: tuple[ModelPattern, ...] = ()
     fallback: str | None = None
-    _known: dict[str, tuple[str, ...] | None] = field(default_factory=dict, repr=False)
+    _table: Patterns[tuple[str, ...]] = field(
+        default_factory=lambda: Patterns(()), repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -72,24 +63,9 @@ class Fleet:
         """Build a fleet; the fallback is the first server unless one is named."""
         by_name = {server.name: server for server in servers}
         patterns = tuple(ModelPattern(re.compile(p), tuple(names)) for p, names in models.items())
-        return cls(by_name, patterns, fallback or next(iter(by_name), None))
+        table = Patterns([(pattern.regex, pattern.servers) for pattern in patterns])
+        return cls(by_name, patterns, fallback or next(iter(by_name), None), table)
 
     def candidates(self, model: str) -> tuple[str, ...] | None:
         """Name the servers of the first pattern that matches `model`; None where none does."""
-        try:
-            return self._known[model]
-        except KeyError:
-            found = self._first_match(model)
-            # The names come from clients, so the memory of them is bounded.
-            if len(self._known) < 1000:
-                self._known[model] = found
-            return found
-
-    def _first_match(self, model: str) -> tuple[str, ...] | None:
-        if len(model) > NAME_LIMIT:
-            return None
-        for name in spellings(model):
-            for pattern in self.patterns:
-                if pattern.regex.fullmatch(name):
-                    return pattern.servers
-        return None
+        return self._table.find(model)

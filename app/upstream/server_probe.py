@@ -13,9 +13,9 @@ from typing import Final, Literal, NamedTuple
 import structlog
 
 from app.routing.backend import Backend
-from app.routing.fleet import NAME_LIMIT
 from app.routing.health_window import Sample, Side
 from app.routing.observations import HealthSeen, Introduced, ModelsSeen, Observation, ProbeFailed
+from app.routing.patterns import NAME_LIMIT
 from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
 from app.upstream.fetch import TooLong, fetch
 from app.upstream.http import Client

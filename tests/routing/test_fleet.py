@@ -42,5 +42,5 @@ def test_invented_names_do_not_grow_the_memory_of_matches() -> None:
     for n in range(3_000):
         fleet.candidates(f"invented-{n}")
 
-    assert len(fleet._known) <= 1_000
+    assert len(fleet._table._known) <= 1_000
     assert fleet.candidates("real-one") == ("A",)
