@@ -64,10 +64,10 @@ class Backend:
         stale_after: float = 180.0,
         *,
         numbered: bool = True,
-        index: PrefixIndex[PromptCache] | None = None,
+        index: PrefixIndex[Slot | PromptCache] | None = None,
     ) -> None:
         self.server = server
-        self._index = PrefixIndex[PromptCache]() if index is None else index
+        self._index = PrefixIndex[Slot | PromptCache]() if index is None else index
         self.ledger = ledger
         self.health = window
         self.ejection = Ejection()

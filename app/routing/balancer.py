@@ -31,7 +31,7 @@ from app.routing.observations import (
 )
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache
+from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache, Slot
 
 
 class Refusal(Enum):
@@ -122,7 +122,7 @@ class Balancer:
         """Tokens of prompts, by server and where they came from."""
         self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
         """The last leases."""
-        self._index = PrefixIndex[PromptCache]()
+        self._index = PrefixIndex[Slot | PromptCache]()
         self._adopt_slots = adopt_slots
         self._backends = {
             name: Backend(

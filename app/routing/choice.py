@@ -1,13 +1,13 @@
 """Which server, instance and slot take a request: the rule, and nothing else."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from app.routing.backend import Backend, Readiness
 from app.routing.pins import Pin
 from app.routing.prompt import Prompt
-from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache
+from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache, Slot
 
 Reason = Literal[
     "cached_prompt",
@@ -137,18 +137,19 @@ def available(
 def recall(
     ask: Ask,
     prompt: Prompt,
-    prompt_caches: Iterable[PromptCache],
+    holders: Sequence[Slot | PromptCache],
     backends: Mapping[str, Backend],
     candidates: Sequence[str],
     now: float,
     tried: Collection[str] = (),
 ) -> Choice | None:
-    """Find the cache that holds what a prompt continues, among the only ones that may.
+    """Find what holds the prompt that this one continues, among all that may.
 
     It picks what `choose` would, without a look at all servers; None where that takes one.
     """
     best: tuple[tuple[float, ...], Choice] | None = None
-    for prompt_cache in prompt_caches:
+    for holder in holders:
+        prompt_cache = holder.prompt_cache if isinstance(holder, Slot) else holder
         name = prompt_cache.server
         if name in tried or name not in candidates:
             continue
@@ -157,18 +158,27 @@ def recall(
             return None
         if not (backend.health.healthy and backend.accepting) or backend.ledger.full:
             continue
-        instances = backend.offered(ask.names)
-        for number, instance in enumerate(instances):
-            if backend.prompt_cache(instance, len(instances)) is not prompt_cache:
-                continue
-            placement = prompt_cache.placement(prompt, now, backend.elsewhere)
-            if placement is not None and placement.match <= Match.REMEMBERED:
-                order = candidates.index(name)
-                rank = placement.match, -placement.known, backend.ledger.load, order, number
-                if best is None or rank < best[0]:
-                    best = rank, Choice(name, instance, _REASONS[placement.match], placement)
-            break
+        placement = holder.placement(prompt, now, backend.elsewhere)
+        if placement is None or placement.match > Match.REMEMBERED:
+            continue
+        where = _where(prompt_cache, backend, ask)
+        if where is not None:
+            number, instance = where
+            slot = -1 if placement.slot is None else placement.slot.number
+            load, order = backend.ledger.load, candidates.index(name)
+            rank = placement.match, -placement.known, load, order, number, slot
+            if best is None or rank < best[0]:
+                best = rank, Choice(name, instance, _REASONS[placement.match], placement)
     return best and best[1]
+
+
+def _where(prompt_cache: PromptCache, backend: Backend, ask: Ask) -> tuple[int, str] | None:
+    """Find the instance whose caches these are, and its place among those of the model."""
+    instances = backend.offered(ask.names)
+    for number, instance in enumerate(instances):
+        if backend.prompt_cache(instance, len(instances)) is prompt_cache:
+            return number, instance
+    return None
 
 
 def follow_pin(

@@ -36,15 +36,25 @@ class Match(IntEnum):
 class Slot:
     """One parallel sequence of a model, and the prompt in its cache."""
 
-    __slots__ = ("busy", "number", "prompt", "touched", "used_at")
+    __slots__ = ("busy", "number", "prompt", "prompt_cache", "touched", "used_at")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, prompt_cache: "PromptCache") -> None:
         self.number = number
+        self.prompt_cache = prompt_cache
         self.prompt: Prompt | None = None
         self.busy = False
         self.used_at = 0.0
         self.touched = False
         """Taken or given back since the server last report which of its slots are busy."""
+
+    def placement(
+        self, prompt: Prompt, _now: float, elsewhere: Collection[int] = ()
+    ) -> "Placement | None":
+        """Return the place that this is for a prompt which continues its own; else None."""
+        known = 0 if self.prompt is None else prompt.shared(self.prompt)
+        if known < WORTH_KEEPING or not self.prompt_cache.free(self, elsewhere):
+            return None
+        return Placement(self.prompt_cache, Match.CONTINUES, self, known)
 
     def worth(self, now: float) -> float:
         """Weigh what would be lost: much text counts, and how recently it was used."""
@@ -137,7 +147,7 @@ class PromptCache:
         *,
         stale_after: float,
         server: str = "",
-        index: "PrefixIndex[PromptCache]",
+        index: "PrefixIndex[Slot | PromptCache]",
     ) -> None:
         self.server = server
         self._index = index
@@ -158,7 +168,7 @@ class PromptCache:
                 if slot.number not in kept:
                     self._put(slot, None)
             numbers = sorted({*range(self._count), *kept})
-            self.slots = [kept.get(number) or Slot(number) for number in numbers]
+            self.slots = [kept.get(number) or Slot(number, self) for number in numbers]
 
     def forget(self) -> None:
         """Believe that nothing is held: the server was away."""
@@ -167,18 +177,15 @@ class PromptCache:
         for slot in self.slots:
             self._put(slot, None)
 
+    def free(self, slot: Slot, elsewhere: Collection[int]) -> bool:
+        """Whether a prompt may take a slot; those in `elsewhere` are busy with others' work."""
+        return not slot.busy and slot.number < self._count and slot.number not in elsewhere
+
     def placement(
         self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()
     ) -> Placement | None:
-        """Find the best place for a prompt; None where no slot is free.
-
-        Slots whose numbers are in `elsewhere` are busy with what did not come through us.
-        """
-        free = [
-            x
-            for x in self.slots
-            if not x.busy and x.number < self._count and x.number not in elsewhere
-        ]
+        """Find the best place for a prompt; None where no slot is free."""
+        free = [x for x in self.slots if self.free(x, elsewhere)]
         if self.slots and not free:
             return None
         continued, known = None, 0
@@ -289,16 +296,20 @@ class PromptCache:
 
     def _put(self, slot: Slot, prompt: Prompt | None) -> None:
         """Let a slot hold another prompt, or none."""
-        before = slot.prompt
-        if before is not None:
-            for prefix in _hashes(before):
-                self._index.discard(prefix, self)
+        before = () if slot.prompt is None else _hashes(slot.prompt)
+        after = () if prompt is None else _hashes(prompt)
+        for prefix in before:
+            if prefix not in after:
+                self._index.discard(prefix, slot)
         slot.prompt = prompt
-        if prompt is not None:
-            for prefix in _hashes(prompt):
-                self._index.add(prefix, self)
+        for prefix in after:
+            if prefix:
+                self._index.add(prefix, slot)
 
 
 def _hashes(prompt: Prompt) -> tuple[int, ...]:
-    """List the prefix hashes by which another prompt is known to go on where this one ended."""
+    """List the prefix hashes by which another prompt is known to go on where this one ended.
+
+    There may be zeros among them, which stand for no text at all.
+    """
     return prompt.whole, prompt.base, prompt.opening

@@ -54,6 +54,11 @@ class Placing(RuleBasedStateMachine):
         if not tried:
             assert considered is not None
             assert (considered.server, considered.instance) == (lease.server, lease.instance)
+            place = considered.placement
+            if lease.slot is not None:
+                assert place is not None
+                assert place.slot is not None
+                assert place.slot.number == lease.slot
         if lease.reason == "last_resort":
             hopeful = [self.balancer.backend(name) for name in valid & candidates]
             assert all(s.lacks((model,)) or s.draining for s in hopeful)

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
-from app.routing.prompt_cache import GUESSED_DEPTH, Match, Occupancy, Placement, PromptCache
+from app.routing.prompt_cache import GUESSED_DEPTH, Match, Occupancy, Placement, PromptCache, Slot
 
 SYSTEM = "system\n" + "You are kind. " * 40
 
@@ -196,17 +196,19 @@ def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
         )
     ),
 )
-def test_the_index_finds_every_cache_that_holds_what_is_continued_and_forgets_with_it(
+def test_the_index_finds_the_slot_or_cache_that_holds_what_is_continued_and_forgets_with_it(
     slots: int | None, turns: list[tuple[str, int, bool, int | None]]
 ) -> None:
-    index: PrefixIndex[PromptCache] = PrefixIndex()
+    index: PrefixIndex[Slot | PromptCache] = PrefixIndex()
     prompt_cache = PromptCache(slots, stale_after=180.0, index=index)
     for now, (who, number, worked, resized) in enumerate(turns):
         prompt = turn(who, number)
         placement = prompt_cache.placement(prompt, now)
         assert placement is not None
-        if placement.match <= Match.REMEMBERED:
-            assert index.find(prompt) == [prompt_cache]
+        if placement.match is Match.CONTINUES:
+            assert placement.slot in index.find(prompt)
+        if placement.match is Match.REMEMBERED:
+            assert prompt_cache in index.find(prompt)
         prompt_cache.take(placement, prompt, now).end(now, worked=worked)
         if resized is not None and slots is not None:
             prompt_cache.resize(resized)
