@@ -1,6 +1,6 @@
 """Invariants of placing and releasing, searched by Hypothesis."""
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -67,9 +67,10 @@ class Placing(RuleBasedStateMachine):
         self.held.append(lease)
         return lease
 
-    @rule(lease=leases)
-    def release(self, lease: Lease | None) -> None:
+    @rule(lease=leases, succeeded=st.booleans())
+    def release(self, lease: Lease | None, succeeded: bool = True) -> None:
         if lease is not None:
+            lease.succeeded = lease.succeeded or succeeded
             lease.release()
             if lease in self.held:
                 self.held.remove(lease)
@@ -130,3 +131,39 @@ class Placing(RuleBasedStateMachine):
 
 Placing.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestPlacing = Placing.TestCase
+
+
+SAYINGS = st.lists(st.sampled_from(["user hi", "user bye"]), min_size=1, max_size=4)
+
+
+@given(st.integers(1, 3), st.lists(st.tuples(SAYINGS, st.integers(0, 8)), max_size=30))
+def test_a_prompt_goes_where_a_look_at_all_servers_and_slots_would_send_it(
+    slots: int, steps: list[tuple[list[str], int]]
+) -> None:
+    clock = Clock()
+    servers = [Server(name, f"http://{name}") for name in LIMITS]
+    fleet = Fleet.of(servers, {"m": ["B", "C", "A"]}, fallback="C")
+    balancer = Balancer(fleet, clock=clock)
+    under_way: list[Lease] = []
+    for name in LIMITS:
+        balancer.observe(ModelsSeen(name, {"m", "m-2"}))
+        balancer.observe(HealthSeen(name, Sample(False, 0.0, clock())))
+        balancer.observe(SelfReport(name, LLAMA_CPP, slots=slots, busy_slots=frozenset()))
+        balancer.backend(name).ejection.quiet = True
+    for said, most in steps:
+        clock.tick(1)
+        ask = Ask("m", ("m",), "alice", "10.0.0.1", Prompt([SYSTEM, *said], opening=1))
+        choice = balancer.consider(ask)[1]
+        lease = balancer.place(ask)
+        assert isinstance(lease, Lease)
+        assert choice is not None
+        place = choice.placement
+        assert place is not None
+        slot = None if place.slot is None else place.slot.number
+        where = lease.server, lease.instance, lease.reason, lease.slot
+        assert (choice.server, choice.instance, choice.reason, slot) == where
+        under_way.append(lease)
+        while len(under_way) > min(most, len(LIMITS) * slots - 1):
+            ended = under_way.pop(0)
+            ended.succeeded = True
+            ended.release()
