@@ -139,7 +139,7 @@ def create_app(
         finished=batcher.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,
-        keepalive=settings.queue_keepalive,
+        keepalive=settings.stream_keepalive,
     )
 
     @contextlib.asynccontextmanager

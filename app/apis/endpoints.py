@@ -2,6 +2,8 @@
 
 from typing import Final, Literal, NamedTuple
 
+from app.apis.dialects import ANTHROPIC, OLLAMA, OLLAMA_CHAT, OPENAI, RESPONSES, Dialect
+
 CHAT_PATH: Final = "/v1/chat/completions"
 
 
@@ -19,15 +21,17 @@ class Api(NamedTuple):
     """Whether llama.cpp's server lets it name the slot that it takes."""
     tokens: bool = False
     """Whether it generates or embeds text, so that its usage can be missed."""
-    ollama: bool = False
-    """Whether it is Ollama's own: its streams are lines of JSON, its errors are one text."""
+    streams: bool = False
+    """Whether the response is a stream unless the request says otherwise."""
+    dialect: Dialect = OPENAI
+    """In what words its errors are written, and that its stream is alive."""
 
 
 APIS: Final[dict[str, Api]] = {
     # OpenAI's
     CHAT_PATH: Api("chat", slot=True, tokens=True),
     "/v1/completions": Api("plain", slot=True, tokens=True),
-    "/v1/responses": Api("input", slot=True, tokens=True),
+    "/v1/responses": Api("input", slot=True, tokens=True, dialect=RESPONSES),
     "/v1/embeddings": Api(tokens=True),
     "/v1/rerank": Api(),
     "/v1/reranking": Api(),
@@ -38,13 +42,13 @@ APIS: Final[dict[str, Api]] = {
     "/v1/images/generations": Api(routable=False),
     "/v1/images/variations": Api(routable=False),
     # Anthropic's
-    "/v1/messages": Api("chat", slot=True, tokens=True),
-    "/v1/messages/count_tokens": Api(works=False),
+    "/v1/messages": Api("chat", slot=True, tokens=True, dialect=ANTHROPIC),
+    "/v1/messages/count_tokens": Api(works=False, dialect=ANTHROPIC),
     # Ollama's
-    "/api/chat": Api("chat", tokens=True, ollama=True),
-    "/api/generate": Api("plain", tokens=True, ollama=True),
-    "/api/embed": Api(tokens=True, ollama=True),
-    "/api/embeddings": Api(routable=False, ollama=True),
+    "/api/chat": Api("chat", tokens=True, streams=True, dialect=OLLAMA_CHAT),
+    "/api/generate": Api("plain", tokens=True, streams=True, dialect=OLLAMA),
+    "/api/embed": Api(tokens=True, dialect=OLLAMA),
+    "/api/embeddings": Api(routable=False, dialect=OLLAMA),
     # llama.cpp's
     "/chat/completions": Api("chat", slot=True, tokens=True),
     "/completion": Api("plain", slot=True, tokens=True),

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from app.apis.errors import error_json, error_text
+from app.apis.dialects import Dialect
 from app.proxy.queue import QueueFull, QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
 from app.upstream.errors import TimedOut, UpstreamError
@@ -32,11 +32,13 @@ class ErrorResponse:
     rejection: Rejection | None = None
     fault: Fault | None = None
 
-    def body(self, *, ollama: bool) -> bytes:
-        """Write it in OpenAI's form, or in that of Ollama's own API."""
-        if ollama:
-            return error_text(self.message)
-        return error_json(self.status, self.type, self.message)
+    def body(self, dialect: Dialect) -> bytes:
+        """Write it as the body of a response."""
+        return dialect.error(self.status, self.type, self.message)
+
+    def event(self, dialect: Dialect) -> bytes:
+        """Write it as a piece of a stream."""
+        return dialect.error_event(self.status, self.type, self.message)
 
 
 def bad_request(message: str) -> ErrorResponse:

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
 from app.downstream.connection import BODILESS, ClientConnection, Request
@@ -27,7 +28,7 @@ from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.queue import WAIT, QueuedRequest, QueueFull, QueueTimeout, RequestQueue, Turn
 from app.proxy.request_heads import Fields, RequestHeads
 from app.proxy.retries import Retry, next_try
-from app.proxy.sse import EVENT_STREAM, JSON_LINES, EventStream, as_comment, as_event, content_type
+from app.proxy.sse import EventStream, content_type
 from app.proxy.tunnel import Tunnel
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Fault, Lease
@@ -44,6 +45,9 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE
 AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
+
+TICK: Final = 0.002
+"""How much too early a loop's timer may be, in seconds: uvloop's count milliseconds."""
 
 NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -98,6 +102,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_alive_at",
         "_beat",
         "_client",
         "_dialling",
@@ -156,6 +161,8 @@ class Exchange:
         self._queued: QueuedRequest | None = None
         self._queued_at = 0.0
         self._beat: asyncio.TimerHandle | None = None
+        self._alive_at = 0.0
+        """When the client's stream began, or was last shown to be alive, in the loop's seconds."""
         self._repeated = False
         """Whether it was sent twice: then to the same server, and to no other after that."""
         self._turned_away = False
@@ -166,7 +173,7 @@ class Exchange:
         """Seconds that the server wants to be left alone."""
         self._started = False
         """Whether a response to the client has begun."""
-        self._events = EventStream()
+        self._events = EventStream(api_of(record.endpoint).dialect)
         self._tunnel: Tunnel | None = None
 
     # Beginnings
@@ -247,6 +254,9 @@ class Exchange:
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
         self._model_request = request
+        self._events.model = request.named
+        if request.streams:
+            self._keep_alive_from(asyncio.get_running_loop().time())
         self._place(request)
 
     def _place(self, request: ModelRequest | UnroutedRequest) -> None:
@@ -315,8 +325,6 @@ class Exchange:
         self.state = State.QUEUED
         self._queued = queued
         self._queued_at = monotonic()
-        if shared.keepalive and record.stream and not api_of(record.endpoint).ollama:
-            self._beat_later()
 
     def _on_turn(self, turn: Turn) -> None:
         request = self._model_request
@@ -335,30 +343,44 @@ class Exchange:
         if queued is not None:
             self._record.waited += monotonic() - self._queued_at
             self._shared.queue.leave(queued)
-        beat, self._beat = self._beat, None
-        if beat is not None:
-            beat.cancel()
 
-    def _beat_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._beat = loop.call_later(self._shared.keepalive, self._keep_alive)
+    # Signs of life
+
+    def _keep_alive_from(self, heard_at: float) -> None:
+        """Show life to the client once nothing has come for as long as that, in seconds."""
+        self._alive_at = heard_at
+        if self._shared.keepalive:
+            at = heard_at + self._shared.keepalive
+            self._beat = asyncio.get_running_loop().call_at(at, self._keep_alive)
 
     def _keep_alive(self) -> None:
-        """Show life to a client that waits: begin its event stream, with a comment."""
-        comment = as_comment("waiting for a free server")
+        """Show life to a client whose stream is silent; begin the stream where there is none."""
+        now = asyncio.get_running_loop().time()
+        alive_at = self._alive_at
+        if self.state is State.RESPONDING and self._upstream is not None:
+            alive_at = max(alive_at, self._upstream.heard_at)
+        if now - alive_at < self._shared.keepalive - TICK:
+            self._keep_alive_from(alive_at)
+            return
+        events, client = self._events, self._client
+        piece = events.keepalive(self._fields.get(b"user-agent", b""))
         if not self._started:
             self._started = True
-            self._events.begin()
+            events.begin()
             headers = [
-                (b"content-type", EVENT_STREAM),
+                (b"content-type", api_of(self._record.endpoint).dialect.stream_type),
                 (b"x-request-id", self._record.id.encode()),
                 *UNBUFFERED,
             ]
-            self._client.start(200, headers, comment)
-        elif self._client.writable:
-            self._client.write(comment)
-        self._events.last = comment
-        self._beat_later()
+            client.start(200, headers, piece)
+        elif events.takes_ours and client.writable:
+            client.write(piece)
+        self._keep_alive_from(now)
+
+    def _stop_beating(self) -> None:
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            beat.cancel()
 
     # The server's connection
 
@@ -442,15 +464,20 @@ class Exchange:
         record.first_byte = monotonic()
         record.status = head.status
         kind = content_type(head)
-        streams, lines = kind.startswith(EVENT_STREAM), kind.startswith(JSON_LINES)
-        record.stream = record.stream or streams or lines
-        record.response = reader = ResponseReader(streams=streams or lines, lines=lines)
-        if self._events.go_on(head, streams=streams) is None:  # the client has had a head
+        lines = kind.startswith(OLLAMA.stream_type)
+        streams = lines or kind.startswith(OPENAI.stream_type)
+        record.stream = record.stream or streams
+        record.response = reader = ResponseReader(streams=streams, lines=lines)
+        if self._events.go_on(head, kind) is None:  # the client has had a head
             self._pass_on(body, complete=complete)
             return
         if head.status == 101:
             self._open_tunnel(head, body)
             return
+        if not streams:
+            self._stop_beating()
+        elif self._beat is None:
+            self._keep_alive_from(asyncio.get_running_loop().time())
         if body:
             reader.passes(body)
         self._started = True
@@ -463,7 +490,7 @@ class Exchange:
             self._complete()
             return
         keeps_up = client.start(head.status, headers, body)
-        self._events.last = body
+        self._events.passes(body)
         if complete:
             client.finish()
             self._complete()
@@ -479,7 +506,7 @@ class Exchange:
             response = self._record.response
             if body and response is not None:
                 response.passes(body)
-            events.last = body
+            events.passes(body)
         if complete:
             client.finish(body)
             self._complete()
@@ -573,7 +600,7 @@ class Exchange:
         record, client = self._record, self._client
         record.error = response.message
         record.rejection = response.rejection
-        ollama = api_of(record.endpoint).ollama
+        dialect = api_of(record.endpoint).dialect
         if not self._started:
             record.status = response.status
             headers = [
@@ -582,15 +609,15 @@ class Exchange:
                 *self._route(),
                 *response.headers,
             ]
-            client.respond(response.status, headers, response.body(ollama=ollama))
+            client.respond(response.status, headers, response.body(dialect))
         elif self.state is not State.RESPONDING:  # life was shown
             record.status = response.status
-            client.finish(as_event(response.body(ollama=ollama)))
+            client.finish(response.event(dialect))
         else:
             # The openai package raises an error on such an event; a mere end of the stream
             # it takes for the end of the response.
-            if self._events.between_events:
-                client.write(as_event(response.body(ollama=False)))
+            if self._events.takes_ours:
+                client.write(response.event(dialect))
             client.abort()
         self._end(response.outcome, error)
 
@@ -613,6 +640,7 @@ class Exchange:
             return
         self.state = State.ENDED
         self._stop_waiting()
+        self._stop_beating()
         dialling, self._dialling = self._dialling, None
         if dialling is not None:
             dialling.cancel()

@@ -1,5 +1,6 @@
 """A request that makes a model work: who asks for which model, and what goes out."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Final
 
 from app.apis.aliases import Aliases
 from app.apis.attribution import without_attribution
-from app.apis.endpoints import CHAT_PATH, api_of
+from app.apis.endpoints import CHAT_PATH, Api, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, system_text
@@ -54,11 +55,11 @@ class ModelRequest:
 
     __slots__ = (
         "_body",
-        "_named",
         "_path",
         "_rewrites",
         "_system",
         "ask",
+        "named",
         "streams",
         "username",
     )
@@ -77,9 +78,9 @@ class ModelRequest:
         self._body = body = _read(raw, content_type)
         self._rewrites = reading.rewrites
         get = body.get
-        self.streams = get("stream") is True
-        self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
         prompt, api = None, api_of(path)
+        self.streams = _streams(api, body)
+        self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
         if reading.prompts and api.prompt is not None:
             try:
                 prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
@@ -94,7 +95,7 @@ class ModelRequest:
             raise BadRequest("model must be a string")
         elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
-        self._named = named
+        self.named = named
         model = reading.aliases.model(named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
@@ -111,7 +112,7 @@ class ModelRequest:
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:
         """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
-        if not self._named:
+        if not self.named:
             return self._body.raw
         changes: dict[str, object] = {}
         if self._path in CHAT_PATHS:
@@ -122,15 +123,11 @@ class ModelRequest:
                 self._system,
                 has_grammar="grammar" in self._body,
             )
-        elif (
-            (api := api_of(self._path)).ollama
-            and api.prompt is not None
-            and (effort := self._rewrites.effort(self.ask.model))
-        ):
+        elif api_of(self._path).streams and (effort := self._rewrites.effort(self.ask.model)):
             changes["think"] = effort
         if slot is not None and self.ask.takes_slot:
             changes[SLOT] = slot
-        if instance == self._named and not changes:
+        if instance == self.named and not changes:
             return self._body.raw
         return self._body.edited({"model": instance, **changes})
 
@@ -138,18 +135,29 @@ class ModelRequest:
 class UnroutedRequest:
     """A request that makes a model work, but goes to the fallback as it is."""
 
-    __slots__ = ("ask", "raw", "streams", "username")
+    __slots__ = ("ask", "named", "raw", "streams", "username")
 
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
-        chat = rewrites.attribution and api_of(path).prompt == "chat"
+        api = api_of(path)
+        chat = rewrites.attribution and api.prompt == "chat"
         self.raw = without_attribution(raw) if chat else raw
         self.username: str | None = None
+        self.named = ""
         self.streams = False
+        if api.prompt is not None:
+            with contextlib.suppress(BadRequest):  # the server will say so
+                self.streams = _streams(api, Body(raw))
 
     def body_for(self, instance: str, slot: int | None = None) -> bytes:
         """Return the body, the same for wherever it goes."""
         return self.raw
+
+
+def _streams(api: Api, body: Body | Form) -> bool:
+    """Whether a request asks for a stream."""
+    streams = body.get("stream")
+    return streams is True or (streams is None and api.streams)
 
 
 def _read(raw: bytes, content_type: bytes) -> Body | Form:

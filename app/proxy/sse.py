@@ -1,82 +1,99 @@
-"""A stream of events to a client, and whether one of ours can stand in it."""
+"""A stream to a client, and whether a piece of ours can stand in it."""
 
 import json
 from typing import Final
 
-from app.apis.errors import error_json
+from app.apis.dialects import COMMENT, Dialect
 from app.upstream.connection import Head
 
-EVENT_STREAM: Final = b"text/event-stream"
-JSON_LINES: Final = b"application/x-ndjson"
-"""How Ollama's own API streams."""
-
 GATHERED_LIMIT: Final = 64 * 1024
-"""Longest error of a server that is told within an event stream, in bytes, piece by piece."""
+"""Longest error of a server that is passed on within a stream, in bytes, piece by piece."""
 
 _BINDING: Final = (b"content-length", b"content-encoding")
 """Headers that leave no room for bytes of ours in a body."""
 
+_TAIL: Final = 4
+"""As many bytes as the longest end of an event has."""
+
 
 class EventStream:
-    """What a client has got of a response, which may be a stream of events.
+    """What a client has got of a response, which may be a stream of events or of lines.
 
     We may have begun it before there was a response. One that cannot go on with it, since it is
-    an error or no stream, is gathered then, and told as the last event.
+    an error or no stream, is gathered then, and passed on as the last piece.
     """
 
-    __slots__ = ("_takes_ours", "early", "gathers", "last")
+    __slots__ = (
+        "_dialect",
+        "_gathered",
+        "_status",
+        "_tail",
+        "_takes_ours",
+        "early",
+        "gathers",
+        "model",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         self.early = False
         """Whether it was begun before there was a response."""
         self.gathers = False
         """Whether the response cannot go on with it."""
-        self.last = b""
-        """The piece that was sent last; of what is no stream, all that was gathered."""
+        self.model = ""
+        """The name by which the client has asked for the model."""
+        self._dialect = dialect
+        self._gathered = b""
+        self._status = 0
+        self._tail = b""
         self._takes_ours = False
 
     @property
-    def between_events(self) -> bool:
-        """Whether an event of ours may follow now."""
-        ended = self.gathers or self.last.endswith((b"\n\n", b"\r\n\r\n"))
-        return self._takes_ours and ended
+    def takes_ours(self) -> bool:
+        """Whether a piece of ours may follow now."""
+        return self._takes_ours and (self.gathers or self._dialect.ended(self._tail))
 
     def begin(self) -> None:
         """Begin before there is a response."""
         self.early = self._takes_ours = True
 
-    def go_on(self, head: Head, *, streams: bool) -> Head | None:
+    def go_on(self, head: Head, kind: bytes) -> Head | None:
         """Take notice of a response's beginning; None where the client has had one already."""
+        streams = kind.startswith(self._dialect.stream_type)
         if self.early:
             self.gathers = head.status != 200 or not streams
+            self._status = head.status
             return None
         self._takes_ours = streams and not any(name in _BINDING for name, _ in head.headers)
         return head
 
+    def passes(self, body: bytes) -> None:
+        """Take notice of a piece of the response."""
+        self._tail = body if len(body) >= _TAIL else self._tail[-_TAIL:] + body
+
     def gather(self, body: bytes) -> None:
         """Keep a piece of a response that is no stream."""
-        self.last += body[:GATHERED_LIMIT]
+        self._gathered += body[: max(0, GATHERED_LIMIT - len(self._gathered))]
 
     def gathered(self) -> bytes:
-        """Write a response that is no stream as an event: an error, in OpenAI's form."""
-        text = self.last.partition(b"\n\n")[2].decode(errors="replace")
+        """Write a response that is no stream as a piece of one: an error."""
+        text = self._gathered.decode(errors="replace")
         try:
             told = json.loads(text)
         except (ValueError, RecursionError):
             told = None
         if isinstance(told, dict) and "error" in told:
-            return as_event(json.dumps(told).encode())
-        return as_event(error_json(502, "upstream_error", text))
+            return self._dialect.passed_on(self._status, told)
+        return self._dialect.error_event(502, "upstream_error", text)
 
+    def keepalive(self, user_agent: bytes) -> bytes:
+        """Write a sign of life.
 
-def as_event(data: bytes) -> bytes:
-    """Write an event (WHATWG HTML, section 9.2.5); the data must be one line."""
-    return b"data: " + data + b"\n\n"
-
-
-def as_comment(text: str) -> bytes:
-    """Write a comment, which clients skip: a line that begins with a colon (section 9.2.6)."""
-    return f": {text}\n\n".encode()
+        OpenAI's packages count bytes, and the helpers in them take no event before the
+        server's first one.
+        """
+        if not self._tail and user_agent.startswith((b"OpenAI/", b"AsyncOpenAI/")):
+            return COMMENT
+        return self._dialect.keepalive(self.model)
 
 
 def content_type(head: Head) -> bytes:

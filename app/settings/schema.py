@@ -96,10 +96,11 @@ class Settings(BaseSettings):
     queue_max: int = Field(
         default=100, ge=0, description="How many requests may wait in the queue."
     )
-    queue_keepalive: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        default=0,
-        description="Seconds between comments to a client that waits for a stream; 0 for none. "
-        "The first comment fixes the status: it is 200, whatever follows.",
+    stream_keepalive: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=15,
+        description="Seconds of silence after which a client that waits for a stream gets a sign "
+        "of life, in the queue and from a server; 0 for none. The first one fixes the status: "
+        "it is 200, and an error after it is an event.",
     )
 
     affinity: Annotated[Literal["prompt", "client"], BeforeValidator(lower)] = Field(

@@ -17,7 +17,7 @@ SECRETS_DIR = Path("/run/secrets")
 NESTED = ("servers", "models")
 """Settings that may be written piece by piece: BALANCER_SERVERS__PC1__ADDR."""
 
-OLD_NAMES = {"models_ttl": "models_interval"}
+OLD_NAMES = {"models_ttl": "models_interval", "queue_keepalive": "stream_keepalive"}
 """Names that settings had once, which still mean them."""
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.fakes.sockets import Visit, chat, holding, listening, ok, post, until
+from tests.fakes.sockets import Visit, chat, holding, listening, ok
 from tests.fakes.stack import relaying
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("every_cut")]
 
 EVENT = b"data: {}\n\n"
 STREAM = b"content-type: text/event-stream"
-LIFE = b": waiting for a free server\n\n"
+LIFE = b": keep-alive\n\n"
 
 
 async def second_of_two(answer: bytes, **options: float) -> bytes:
@@ -66,24 +66,6 @@ async def test_an_end_of_the_wait_after_life_was_shown_is_an_event() -> None:
     told = await second_of_two(ok(), queue_timeout=0.3)
 
     assert b'data: {"error": {"message": "every server was busy' in told
-
-
-async def test_streams_that_are_no_events_are_waited_for_in_silence() -> None:
-    first, go = asyncio.Event(), asyncio.Event()
-
-    request = post(b'{"model":"m","stream":true}', b"/api/chat")
-    async with (
-        listening(holding(first, go, ok(b'{"done":true}\n'))) as port,
-        relaying(port, request_max=1, keepalive=0.01, routed_paths=("/api/chat",)) as stack,
-    ):
-        served = [asyncio.ensure_future(stack.ask(request))]
-        await first.wait()
-        served.append(asyncio.ensure_future(stack.ask(request)))
-        await until(lambda: len(stack.waiting))
-        go.set()
-        answers = await asyncio.gather(*served)
-
-    assert [answer.body for answer in answers] == [b'{"done":true}\n'] * 2
 
 
 async def test_a_client_that_leaves_after_life_was_shown_leaves_no_trace() -> None:

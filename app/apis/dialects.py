@@ -1,0 +1,155 @@
+"""What each API is told in its own words: errors, and that a stream is still alive."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, cast
+
+from app.apis.errors import error_json
+
+COMMENT: Final = b": keep-alive\n\n"
+"""A line that begins with a colon, which clients skip (WHATWG HTML, section 9.2.6)."""
+
+
+def as_event(data: bytes, name: bytes = b"") -> bytes:
+    """Write an event (WHATWG HTML, section 9.2.5); the data must be one line."""
+    return (b"event: " + name + b"\n" if name else b"") + b"data: " + data + b"\n\n"
+
+
+class Dialect:
+    """OpenAI's chat completions, and every API that nothing else is known of."""
+
+    stream_type: bytes = b"text/event-stream"
+
+    def error(self, status: int, kind: str, message: str) -> bytes:
+        """Write an error as a body."""
+        return error_json(status, kind, message)
+
+    def error_event(self, status: int, kind: str, message: str) -> bytes:
+        """Write an error as a piece of a stream."""
+        return as_event(self.error(status, kind, message))
+
+    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
+        """Write a server's error, the body of a response, as a piece of a stream."""
+        return as_event(json.dumps(error).encode())
+
+    def keepalive(self, _model: str) -> bytes:
+        """Write a piece that says nothing but that the stream is alive: here a comment."""
+        return COMMENT
+
+    def ended(self, tail: bytes) -> bool:
+        """Whether a piece may follow on the last bytes of a stream."""
+        return not tail or tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+
+
+class Responses(Dialect):
+    """OpenAI's responses."""
+
+    def error_event(self, status: int, kind: str, message: str) -> bytes:
+        """Write an `error` event.
+
+        OpenAI's packages raise where an event has a member `error`.
+        https://platform.openai.com/docs/api-reference/responses-streaming/error
+        """
+        event = {
+            "type": "error",
+            "code": kind,
+            "message": message,
+            "param": None,
+            "error": {"type": kind, "code": str(status), "message": message},
+        }
+        return as_event(json.dumps(event).encode(), b"error")
+
+    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
+        """Write a server's error as an `error` event."""
+        return self.error_event(status, *_words(error))
+
+    def keepalive(self, _model: str) -> bytes:
+        """Write an event of a type that clients skip: Codex counts events, and no comments."""
+        return as_event(b'{"type":"keepalive"}', b"keepalive")
+
+
+class Anthropic(Dialect):
+    """Anthropic's messages."""
+
+    def error(self, status: int, kind: str, message: str) -> bytes:
+        """Write an error as a body (https://docs.anthropic.com/en/api/errors)."""
+        named = _ANTHROPIC_ERRORS.get(status, "api_error" if status >= 500 else kind)
+        error = {"type": named, "message": message}
+        return json.dumps({"type": "error", "error": error}).encode()
+
+    def error_event(self, status: int, kind: str, message: str) -> bytes:
+        """Write an `error` event."""
+        return as_event(self.error(status, kind, message), b"error")
+
+    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
+        """Write a server's error as an `error` event; llama.cpp's is in OpenAI's form."""
+        if error.get("type") == "error":
+            return as_event(json.dumps(error).encode(), b"error")
+        return self.error_event(status, *_words(error))
+
+    def keepalive(self, _model: str) -> bytes:
+        """Write a `ping`, as Anthropic does.
+
+        https://docs.anthropic.com/en/docs/build-with-claude/streaming
+        """
+        return as_event(b'{"type": "ping"}', b"ping")
+
+
+class Ollama(Dialect):
+    """Ollama's own API, whose streams are lines of JSON and whose errors are one text."""
+
+    stream_type = b"application/x-ndjson"
+
+    def __init__(self, empty: Mapping[str, object]) -> None:
+        self._empty = empty
+        """What a piece of a response has in it that says nothing."""
+
+    def error(self, _status: int, _kind: str, message: str) -> bytes:
+        """Write an error as a body (https://github.com/ollama/ollama/blob/main/docs/api.md)."""
+        return json.dumps({"error": message}).encode()
+
+    def error_event(self, status: int, kind: str, message: str) -> bytes:
+        """Write an error as a line."""
+        return self.error(status, kind, message) + b"\n"
+
+    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
+        """Write a server's error as a line."""
+        return self.error_event(status, *_words(error))
+
+    def keepalive(self, model: str) -> bytes:
+        """Write a piece of a response without any text."""
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        piece = {"model": model, "created_at": at, **self._empty, "done": False}
+        return json.dumps(piece).encode() + b"\n"
+
+    def ended(self, tail: bytes) -> bool:
+        """Whether the last line is whole."""
+        return not tail or tail.endswith(b"\n")
+
+
+OPENAI: Final = Dialect()
+RESPONSES: Final = Responses()
+ANTHROPIC: Final = Anthropic()
+OLLAMA_CHAT: Final = Ollama({"message": {"role": "assistant", "content": ""}})
+OLLAMA: Final = Ollama({"response": ""})
+
+_ANTHROPIC_ERRORS: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _words(body: Mapping[str, object]) -> tuple[str, str]:
+    """Read the kind and the message of a server's error, in whatever form it is."""
+    error = body.get("error")
+    if isinstance(error, dict):
+        fields = cast("dict[str, object]", error)
+        return str(fields.get("type") or "upstream_error"), str(fields.get("message") or body)
+    return "upstream_error", str(error or body)
