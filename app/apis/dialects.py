@@ -46,22 +46,19 @@ class Responses(Dialect):
     """OpenAI's responses."""
 
     def error_event(self, status: int, kind: str, message: str) -> bytes:
-        """Write an `error` event.
+        """Write a `response.failed` event.
 
-        OpenAI's packages raise where an event has a member `error`.
-        https://platform.openai.com/docs/api-reference/responses-streaming/error
+        Codex takes notice of no other; OpenAI's packages raise where an event has an `error`.
+        https://platform.openai.com/docs/api-reference/responses-streaming/response/failed
         """
-        event = {
-            "type": "error",
-            "code": kind,
-            "message": message,
-            "param": None,
-            "error": {"type": kind, "code": str(status), "message": message},
-        }
-        return as_event(json.dumps(event).encode(), b"error")
+        failure = {"code": kind, "message": message}
+        response = {"object": "response", "status": "failed", "error": failure, "output": []}
+        error = {"type": kind, "code": str(status), "message": message}
+        event = {"type": "response.failed", "response": response, "error": error}
+        return as_event(json.dumps(event).encode(), b"response.failed")
 
     def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
-        """Write a server's error as an `error` event."""
+        """Write a server's error as a `response.failed` event."""
         return self.error_event(status, *_words(error))
 
     def keepalive(self, _model: str) -> bytes:

@@ -83,7 +83,8 @@ class EventStream:
             told = None
         if isinstance(told, dict) and "error" in told:
             return self._dialect.passed_on(self._status, told)
-        return self._dialect.error_event(502, "upstream_error", text)
+        status = self._status if self._status >= 400 else 502
+        return self._dialect.error_event(status, "upstream_error", text)
 
     def keepalive(self, user_agent: bytes) -> bytes:
         """Write a sign of life.

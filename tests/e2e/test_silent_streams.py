@@ -41,7 +41,7 @@ APIS = {
 }
 ERRORS = {
     CHAT: b'data: {"error": ',
-    RESPONSES: b'event: error\ndata: {"type": "error", ',
+    RESPONSES: b'event: response.failed\ndata: {"type": "response.failed", ',
     MESSAGES: b'event: error\ndata: {"type": "error", "error": {"type": ',
     OLLAMA_CHAT: b'{"error": "',
 }
