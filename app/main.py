@@ -121,7 +121,7 @@ def create_app(
             reasoning=settings.rewrite_reasoning,
             edit_suffix=settings.rewrite_edit_suffix,
             grammar=settings.rewrite_grammar,
-            attribution=settings.rewrite_attribution,
+            stable_prompts=settings.stable_prompts == "known",
         ),
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",

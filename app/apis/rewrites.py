@@ -31,7 +31,7 @@ class Rewrites:
     reasoning: bool = True
     edit_suffix: bool = True
     grammar: bool = True
-    attribution: bool = True
+    stable_prompts: bool = True
 
     def names(self, model: str) -> tuple[str, ...]:
         """List the names that a server may know the model by, the full one first."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from app.apis.aliases import Aliases
-from app.apis.attribution import without_attribution
 from app.apis.endpoints import CHAT_PATH, Api, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, system_text
 from app.apis.rewrites import Rewrites
+from app.apis.stable_prompts import stable
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING
@@ -29,6 +29,9 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 
 CHAT_PATHS: Final = (CHAT_PATH, "/chat/completions")
 """Chat completions, by OpenAI's path and by one that llama.cpp's server has as well."""
+
+CONVERSATIONS: Final = ("chat", "input")
+"""Kinds of prompts that have a system message, or instructions."""
 
 LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
@@ -73,12 +76,13 @@ class ModelRequest:
             BadRequest: the body is no JSON object and no form, or its model is no text.
         """
         self._path = path
-        if reading.rewrites.attribution and api_of(path).prompt == "chat":
-            raw = without_attribution(raw)
+        api = api_of(path)
+        if reading.rewrites.stable_prompts and api.prompt in CONVERSATIONS:
+            raw = stable(raw)
         self._body = body = _read(raw, content_type)
         self._rewrites = reading.rewrites
         get = body.get
-        prompt, api = None, api_of(path)
+        prompt = None
         self.streams = _streams(api, body)
         self._system = system = system_text(get)[:SYSTEM_TEXT_LIMIT]
         if reading.prompts and api.prompt is not None:
@@ -140,8 +144,8 @@ class UnroutedRequest:
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
         api = api_of(path)
-        chat = rewrites.attribution and api.prompt == "chat"
-        self.raw = without_attribution(raw) if chat else raw
+        changes = rewrites.stable_prompts and api.prompt in CONVERSATIONS
+        self.raw = stable(raw) if changes else raw
         self.username: str | None = None
         self.named = ""
         self.streams = False

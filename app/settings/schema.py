@@ -213,10 +213,11 @@ class Settings(BaseSettings):
         default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
     )
 
-    rewrite_attribution: bool = Field(
-        default=True,
-        description="Remove Claude Code's `x-anthropic-billing-header` line, which differs in "
-        "every request, from system prompts.",
+    stable_prompts: Annotated[Literal["known", "off"], BeforeValidator(lower)] = Field(
+        default="known",
+        description="What becomes of lines in system prompts that are new in every request, so "
+        "that no cache would hold the prompt. `known`: such as Claude Code's "
+        "`x-anthropic-billing-header` are taken out; `off`: they stay.",
     )
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 LINE = "x-anthropic-billing-header: cc_version=2.1.197.0d9; cc_entrypoint=cli; cch=%s;"
 TOOLS = 'You have tools.\\n "quoted" \u00e9 '
-OPENAI, ANTHROPIC = "/v1/chat/completions", "/v1/messages"
+OPENAI, ANTHROPIC, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 
 
 CASES = [
@@ -26,6 +26,13 @@ CASES = [
         OPENAI,
         f', {{"type":"text","text":"{LINE}"}}',
         '{"messages":[{"role":"system","content":[{"text":"a"}%s]}]}',
+    ),
+    (RESPONSES, LINE + "\\n", '{"instructions":"%sBe brief.","input":"hi"}'),
+    (RESPONSES, LINE + "\\n", '{"input":[{"role":"developer","content":"%sBe brief."}]}'),
+    (
+        RESPONSES,
+        f'{{"type":"input_text","text":"{LINE}"}},',
+        '{"input":[{"role":"system","content":[%s{"type":"input_text","text":"a"}]}]}',
     ),
 ]
 
@@ -67,7 +74,7 @@ async def test_the_same_words_elsewhere_are_somebody_s_own(template: str) -> Non
 async def test_the_rewrite_can_be_switched_off() -> None:
     body = b'{"model":"m","messages":[{"role":"system","content":"%b"}]}' % LINE.encode()
     host = ModelHost()
-    async with host.running(), balancing({"A": host}, rewrite_attribution="false") as balancer:
+    async with host.running(), balancing({"A": host}, stable_prompts="off") as balancer:
         await balancer.ask(post(body))
 
     assert host.seen[0].body == body

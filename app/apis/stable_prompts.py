@@ -1,8 +1,6 @@
-"""Claude Code's line of attribution, which makes a new prompt of each of its requests.
+"""Lines of system prompts that are new in every request, so that no cache would hold the prompt.
 
-Its system prompt begins with `x-anthropic-billing-header: cc_version=…; cc_entrypoint=…; cch=…;`,
-as a block of its own or as the first line of a text. The last value is another one in every
-request, so that no cache would hold the prompt. It means nothing to a server of one's own.
+They mean nothing to a server of one's own, and are taken out.
 """
 
 import json
@@ -12,8 +10,15 @@ from typing import Final
 
 from app.apis.json_body import elements, members
 
-MARK: Final = "x-anthropic-billing-header:"
-_MARK: Final = MARK.encode()
+KNOWN: Final = ("x-anthropic-billing-header:",)
+"""How the lines begin that are known to change.
+
+Claude Code's has `cc_version=…; cc_entrypoint=…; cch=…;`, the last one new in every request. It
+stands in front, as a block of its own or as the first line of a text, and its own switch is
+CLAUDE_CODE_ATTRIBUTION_HEADER=0: https://code.claude.com/docs/en/env-vars
+"""
+
+_MARKS: Final = tuple(mark.encode() for mark in KNOWN)
 _FIRST_LINE: Final = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
 """A JSON text up to the end of its first line."""
 
@@ -23,12 +28,12 @@ Edit = tuple[int, int]
 """What is taken out, from one character to another."""
 
 
-def without_attribution(raw: bytes) -> bytes:
-    """Take the line out of a body's system prompt; every other byte stays as it is.
+def stable(raw: bytes) -> bytes:
+    """Take the known lines out of a body's system prompt; every other byte stays as it is.
 
     What is no chat in JSON stays as it is, too.
     """
-    if _MARK not in raw:
+    if not any(mark in raw for mark in _MARKS):
         return raw
     try:
         text = raw.decode()
@@ -42,9 +47,9 @@ def without_attribution(raw: bytes) -> bytes:
 
 def _body(text: str) -> Iterator[Edit]:
     for name, start, end in members(text):
-        if name == "system":
+        if name in ("system", "instructions"):
             yield from _shifted(_content(text[start:end]), start)
-        elif name == "messages":
+        elif name in ("messages", "input") and text[start] == "[":
             for first, last in elements(text[start:end]):
                 message = text[start + first : start + last]
                 yield from _shifted(_message(message), start + first)
@@ -95,7 +100,7 @@ def _line_of_block(text: str) -> Edit | None:
 def _line(text: str) -> Edit | None:
     """Find the line in a JSON text, its end included; None where the text begins otherwise."""
     match = _FIRST_LINE.match(text)
-    if match is None or not match[1].startswith(MARK):
+    if match is None or not match[1].startswith(KNOWN):
         return None
     return match.start(1), match.end() if match[2] != '"' else match.end(1)
 
