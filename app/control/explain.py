@@ -12,6 +12,7 @@ from app.routing.prompt_cache import Match
 MATCHES = {
     Match.CONTINUES: "a free slot holds the prompt that this one continues",
     Match.REMEMBERED: "the server holds that prompt outside of its slots",
+    Match.CHANGED: "a free slot holds this conversation, with a text in it that differs",
     Match.EMPTY: "a slot is empty",
     Match.EVICTS: "every free slot holds somebody's conversation",
     None: "no slot is free",

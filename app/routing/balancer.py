@@ -31,7 +31,7 @@ from app.routing.observations import (
 )
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache, Slot
+from app.routing.prompt_cache import WORTH_KEEPING, PromptCache, Slot
 
 
 class Refusal(Enum):
@@ -359,7 +359,7 @@ class Balancer:
             if expected <= 0:
                 return  # so little says nothing
         held = 0 < expected <= report.cached
-        if prediction.match <= Match.REMEMBERED:
+        if prediction.share:
             result: Forecast = "hit" if held else "miss"
         else:
             result = "surprise" if held else "none"

@@ -12,6 +12,7 @@ from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCach
 Reason = Literal[
     "cached_prompt",
     "remembered_prompt",
+    "changed_prompt",
     "empty_slot",
     "evicted_prompt",
     "sticky",
@@ -27,6 +28,7 @@ Reason = Literal[
 _REASONS: Final[dict[Match, Reason]] = {
     Match.CONTINUES: "cached_prompt",
     Match.REMEMBERED: "remembered_prompt",
+    Match.CHANGED: "changed_prompt",
     Match.EMPTY: "empty_slot",
     Match.EVICTS: "evicted_prompt",
 }

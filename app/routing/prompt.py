@@ -6,6 +6,9 @@ from typing import Final
 BLOCK: Final = 256
 """Length of a block of text, in characters: some 60 tokens of English, 150 of Japanese."""
 
+SPAN: Final = 200
+"""By how many characters the front of a conversation, its system prompt say, may grow or shrink."""
+
 
 class Prompt:
     """Prefix hashes of a prompt: one after each message, and after each block of a long one.
@@ -16,7 +19,7 @@ class Prompt:
     texts collide.
     """
 
-    __slots__ = ("base", "opening", "prefixes", "size", "whole")
+    __slots__ = ("_front", "_said", "_topic", "base", "opening", "prefixes", "size", "whole")
 
     def __init__(self, messages: Sequence[str], opening: int | None = None) -> None:
         """Hash a prompt, message by message.
@@ -25,24 +28,40 @@ class Prompt:
         user's first. Messages must not be empty.
         """
         prefixes: dict[int, int] = {}
-        prefix = size = before = own = 0
+        said: dict[int, int] = {}
+        prefix = size = before = own = front = topic = 0
+        begun = False
         for index, message in enumerate(messages):
             length = len(message)
             before = 0
             if length <= BLOCK:
-                prefix = hash((prefix, message))
+                content = hash(message)
+                prefix = hash((prefix, content))
             else:
-                start = 0
+                start = content = 0
                 while start < length:
-                    before, prefix = prefix, hash((prefix, message[start : start + BLOCK]))
+                    block = hash(message[start : start + BLOCK])
+                    before, prefix = prefix, hash((prefix, block))
+                    content = hash((content, block))
                     start += BLOCK
                     prefixes[prefix] = size + start
                 if start == length:
                     before = 0
+            if index == opening:
+                begun = True
+                topic, front = content, size
             size += length
             prefixes[prefix] = size
             if index == opening:
                 own = prefix
+            if begun:
+                said[content] = said.get(content, 0) + length
+        self._said = said
+        """How many characters of the conversation each of its messages has, by its hash."""
+        self._topic = topic
+        """The hash of the first message of the conversation's own; 0 if it has none."""
+        self._front = front
+        """How many characters stand before it."""
         self.prefixes = prefixes
         """How many characters stand before each prefix hash."""
         self.size = size
@@ -71,10 +90,29 @@ class Prompt:
         if earlier.base in prefixes:
             return prefixes[earlier.base]
         if earlier.opening and earlier.opening == self.opening:
-            known = max(prefixes[prefix] for prefix in earlier.prefixes.keys() & prefixes.keys())
+            known = self.repeated(earlier)
             if 2 * known >= earlier.size:
                 return known
         return 0
+
+    def repeated(self, earlier: "Prompt") -> int:
+        """Count the characters at the beginning that both have in common."""
+        prefixes = self.prefixes
+        return max([prefixes[x] for x in earlier.prefixes.keys() & prefixes.keys()], default=0)
+
+    def changes(self, earlier: "Prompt") -> bool:
+        """Whether this is the conversation of an earlier prompt with a text in it that differs.
+
+        Such a text may be a clock in the system prompt, a reminder that moves from message to
+        message, or tools in another order.
+        """
+        if not earlier._topic or earlier._topic != self._topic:
+            return False
+        if abs(self._front - earlier._front) > SPAN:
+            return False  # a title for the conversation, say: another system prompt
+        said = self._said
+        again = sum([size for message, size in earlier._said.items() if message in said])
+        return 2 * again >= earlier.size - earlier._front
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.size} characters>"

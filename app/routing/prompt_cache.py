@@ -1,6 +1,6 @@
 """Which prompts a model server holds in its cache, slot by slot, as far as can be known."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -27,9 +27,11 @@ class Match(IntEnum):
     """A free slot holds the prompt that this one continues."""
     REMEMBERED = 1
     """The server holds that prompt outside of its slots, in RAM say."""
-    EMPTY = 2
+    CHANGED = 2
+    """A free slot holds the same conversation, with a text in it that differs."""
+    EMPTY = 3
     """A free slot holds nothing that anybody will come back to."""
-    EVICTS = 3
+    EVICTS = 4
     """Every free slot holds a conversation: one will have to be read again."""
 
 
@@ -94,12 +96,9 @@ class Placement:
 class Prediction:
     """What a request was placed for: held against what its response tells."""
 
-    __slots__ = ("match", "possible", "rank", "share")
+    __slots__ = ("possible", "rank", "share")
 
-    def __init__(
-        self, match: Match, share: float, rank: int | None = None, possible: float = 0.0
-    ) -> None:
-        self.match = match
+    def __init__(self, share: float, rank: int | None = None, possible: float = 0.0) -> None:
         self.share = share
         """The part of the prompt that should come from the cache, from 0 to 1."""
         self.rank = rank
@@ -117,7 +116,7 @@ class Occupancy:
         size = prompt.size or 1
         possible = prompt.prefixes[placement.continued] / size if placement.continued else 0.0
         share = placement.known / size
-        self.prediction = Prediction(placement.match, share, placement.rank, possible)
+        self.prediction = Prediction(share, placement.rank, possible)
         self.slot = placement.slot
         self._placement = placement
         self._prompt = prompt
@@ -195,10 +194,15 @@ class PromptCache:
         if continued is not None and known >= WORTH_KEEPING:
             return Placement(self, Match.CONTINUES, continued, known)
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
+        superseded = self._superseded(prompt, free)
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
         if rank is not None and rank < self.depth:
-            return Placement(self, Match.REMEMBERED, victim, prompt.prefixes[base], 0.0, base, rank)
+            place = superseded or victim
+            return Placement(self, Match.REMEMBERED, place, prompt.prefixes[base], 0.0, base, rank)
+        if superseded is not None and superseded.prompt is not None:
+            known = prompt.repeated(superseded.prompt)
+            return Placement(self, Match.CHANGED, superseded, known, 0.0, base, rank)
         if victim is None or not self._lives(victim, now):
             return Placement(self, Match.EMPTY, victim, 0, 0.0, base, rank)
         return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), base, rank)
@@ -211,7 +215,9 @@ class PromptCache:
             self._remember(prompt)
             return Occupancy(placement, prompt, None)
         before = slot.prompt
-        if before is not None and placement.match is not Match.CONTINUES:
+        if before is not None and not (
+            placement.match is Match.CONTINUES or prompt.changes(before)
+        ):
             self._remember(before)
         self._put(slot, prompt)
         slot.busy = slot.touched = True
@@ -247,6 +253,11 @@ class PromptCache:
         if not self.slots:
             return min(len(self._past), self.depth)
         return sum(slot.busy or self._lives(slot, now) for slot in self.slots)
+
+    def _superseded(self, prompt: Prompt, free: Sequence[Slot]) -> Slot | None:
+        """Find the slot whose prompt nobody will come back to, as this one is what became of it."""
+        found = [x for x in free if x.prompt is not None and prompt.changes(x.prompt)]
+        return max(found, key=lambda x: x.used_at) if found else None
 
     def _sacrifice(self, slot: Slot, now: float) -> tuple[bool, float]:
         return self._lives(slot, now), slot.worth(now)

@@ -96,3 +96,25 @@ async def test_a_conversation_comes_back_to_where_its_prompt_is() -> None:
 
     assert len({server for server, _ in went}) == 1
     assert {reason for _, reason in went[1:]} <= {"cached_prompt", "remembered_prompt"}
+
+
+async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody() -> None:
+    hosts = [ModelHost(), ModelHost()]
+    went: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    reasons = []
+    async with hosts[0].running(), hosts[1].running():
+        servers = {name: host.limited(2) for name, host in zip("AB", hosts, strict=True)}
+        async with balancing(servers) as balancer:
+            talks: dict[int, list[dict[str, str]]] = {who: [] for who in went}
+            for turn in range(4):
+                for who, said in talks.items():
+                    clock = {"role": "system", "content": f"It is 15:0{turn}:{who}0. {TOOLS * 50}"}
+                    said.append({"role": "user", "content": f"{who} asks {turn} " * 30})
+                    body = json.dumps({"model": "m", "messages": [clock, *said]}).encode()
+                    response = await balancer.ask(post(body))
+                    went[who].append(response["x-balancer-server"])
+                    reasons.append(response["x-balancer-reason"])
+                    said.append({"role": "assistant", "content": "hello"})
+
+    assert [len(set(servers)) for servers in went.values()] == [1, 1, 1]
+    assert reasons == ["empty_slot"] * 3 + ["changed_prompt"] * 9

@@ -50,6 +50,47 @@ def test_an_empty_prompt_continues_nothing_and_is_continued_by_nothing() -> None
     assert empty.shared(chat(SYSTEM)) == chat(SYSTEM).shared(empty) == empty.size == 0
 
 
+QUESTION, ANSWER = "user\nWhy? " + "x" * 300, "assistant\nSo. " + "y" * 900
+CLOCK = "system\nIt is %s. " + "You are kind. " * 100
+
+
+def test_a_conversation_behind_a_clock_is_the_same_one() -> None:
+    earlier = chat(CLOCK % "15:09:20", QUESTION)
+    later = chat(CLOCK % "15:10:01", QUESTION, ANSWER, "user\nGo on")
+
+    assert later.changes(earlier)
+    assert later.shared(earlier) == 0
+    assert later.repeated(earlier) == 0
+
+
+def test_a_conversation_whose_tools_come_in_another_order_is_the_same_one() -> None:
+    earlier = Prompt(['[{"a":1},{"b":2}]', SYSTEM, QUESTION], opening=2)
+
+    assert Prompt(['[{"b":2},{"a":1}]', SYSTEM, QUESTION, ANSWER], opening=2).changes(earlier)
+
+
+def test_a_conversation_in_whose_middle_a_text_moved_is_the_same_one() -> None:
+    reminder = "user\nRemember. " + "z" * 300
+    earlier = chat(SYSTEM, QUESTION, reminder, ANSWER, "user\nOn")
+    later = chat(SYSTEM, QUESTION, ANSWER, "user\nOn", "assistant\nDone", reminder)
+
+    assert later.changes(earlier)
+
+
+def test_a_title_for_a_conversation_is_another_one() -> None:
+    earlier = chat(SYSTEM, QUESTION)
+
+    assert not chat("system\nFind a title.", QUESTION).changes(earlier)
+
+
+def test_who_says_the_same_first_and_then_something_else_is_another() -> None:
+    long = chat(
+        CLOCK % "15:09:20", "user\nHi", *[f"assistant\n{n}" + "so " * 300 for n in range(5)]
+    )
+
+    assert not chat(CLOCK % "15:10:01", "user\nHi", "assistant\nHello", "user\nBye").changes(long)
+
+
 @given(st.lists(texts, min_size=1, max_size=5), st.lists(texts, max_size=3))
 def test_whatever_is_extended_is_known_as_a_whole(before: list[str], more: list[str]) -> None:
     earlier = Prompt(before)

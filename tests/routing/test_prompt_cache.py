@@ -45,6 +45,25 @@ def test_a_conversation_stays_in_its_slot() -> None:
             assert placement.known == turn(who, number - 1).size
 
 
+def at(clock: str, who: str, number: int = 1) -> Prompt:
+    """Write a turn behind a system prompt with a clock in it."""
+    said = [f"user\nI am {who}.", *(f"assistant\n{n} " + "blah " * 99 for n in range(1, number))]
+    return Prompt([f"{SYSTEM}It is {clock}.\n{SYSTEM}", *said], opening=1)
+
+
+def test_a_conversation_behind_another_front_takes_the_place_of_its_own_and_of_no_other() -> None:
+    server = Server(3)
+    alice = server.asked(at("09:00", "alice"))
+    bob = server.asked(at("09:01", "bob"))
+
+    placement = server.asked(at("09:02", "alice", 2))
+
+    assert (placement.match, placement.slot) == (Match.CHANGED, alice.slot)
+    assert 0 < placement.known < len(SYSTEM) + 6
+    assert server.asked(at("09:01", "bob", 2)).slot is bob.slot
+    assert server.asked(at("09:03", "carol")).match is Match.EMPTY
+
+
 def test_who_shares_a_system_prompt_gets_an_empty_slot_and_evicts_nobody() -> None:
     server = Server(2)
     first = server.asked(turn("alice"))
