@@ -1,7 +1,7 @@
 """Error responses: what a client gets that gets no server's response, or not all of it."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,12 @@ from app.upstream.errors import TimedOut, UpstreamError
 
 RETRY_AFTER: Final = 5, 60
 """A rejected client may try again after so many seconds at least, and at most."""
+
+LISTED: Final = 50
+"""How many models the error for an unknown one names."""
+
+LONGEST_NAME: Final = 256
+"""How much of an unknown name is repeated, in characters."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -81,6 +87,13 @@ def servers_down(model: str, servers: Collection[str]) -> ErrorResponse:
     message = f'"{model}" is on {", ".join(servers)} alone, which cannot be reached now'
     retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]),)
     return ErrorResponse(503, "server_unavailable", message, "upstream_error", retry)
+
+
+def unknown_model(name: str, there: Sequence[str]) -> ErrorResponse:
+    """Respond to a request for a model that no server has; `there` are those that there are."""
+    names = ", ".join(there[:LISTED]) + (", …" if len(there) > LISTED else "")
+    message = f'no server has the model "{name[:LONGEST_NAME]}"; there are: {names or "none"}'
+    return ErrorResponse(404, "not_found_error", message, "client_error", rejection="no_route")
 
 
 def loop_detected(server: str) -> ErrorResponse:

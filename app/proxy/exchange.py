@@ -31,6 +31,7 @@ from app.proxy.retries import Retry, next_try
 from app.proxy.sse import EventStream, content_type
 from app.proxy.tunnel import Tunnel
 from app.routing.balancer import Balancer, Refusal
+from app.routing.catalog import listed, offered
 from app.routing.ledger import Fault, Lease
 from app.routing.observations import CacheReuse, ProbeFailed
 from app.telemetry.record import Outcome, Record
@@ -453,8 +454,27 @@ class Exchange:
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         if head is None:
             self._pass_on(body, complete=complete)
+        elif head.status == 404 and self._lacks_model(body):
+            self._refuse_unknown(complete=complete)
         elif head.status not in AWAY or not self._goes_elsewhere(head, complete=complete):
             self._begin_response(head, body, complete=complete)
+
+    def _lacks_model(self, body: bytes) -> bool:
+        """Whether a server has turned a request away for a model that no server lists."""
+        request, lease = self._model_request, self._lease
+        if request is None or lease is None or not request.named:
+            return False
+        there = listed(self._shared.balancer.backends())
+        return there.isdisjoint(request.ask.names) and lease.instance.encode() in body
+
+    def _refuse_unknown(self, *, complete: bool) -> None:
+        """Tell the client which models there are."""
+        if complete:
+            self._upstream = None  # it is kept
+        request = self._model_request
+        assert request is not None
+        there = offered(self._shared.balancer.backends())
+        self.refuse(error_responses.unknown_model(request.named, there))
 
     def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:
         self.state = State.RESPONDING

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.model_host import ModelHost, complete, status
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, chat, closed_port
+from tests.fakes.sockets import Message, Visit, chat, closed_port, post
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +43,38 @@ async def test_an_agents_own_names_stand_for_the_models_that_there_are() -> None
 
     assert host.asked_for == ["qwen3-coder", "qwen3:4b", "qwen3:4b"]
     assert [model["id"] for model in listed] == ["qwen3-coder", "qwen3:4b"]
+
+
+async def test_a_name_that_nothing_serves_gets_an_error_that_lists_what_there_is() -> None:
+    async def refuse(visit: Visit, message: Message) -> bytes | None:
+        name = json.loads(message.body)["model"]
+        return status(404, body=json.dumps({"error": f"model {name!r} not found"}).encode())
+
+    host = ModelHost(refuse, ["qwen", "qwen-2", "phi"])
+    async with host.running(), balancing({"A": host}, routed_paths="all") as balancer:
+        openais = await balancer.ask(chat("gpt"))
+        anthropics = await balancer.ask(post(b'{"model":"gpt"}', b"/v1/messages"))
+        ollamas = await balancer.ask(post(b'{"model":"gpt"}', b"/api/chat"))
+        listed = await balancer.ask(chat("qwen"))
+
+    message = 'no server has the model "gpt"; there are: phi, qwen'
+    error = {"message": message, "type": "not_found_error", "code": 404}
+    assert json.loads(openais.body) == {"error": error}
+    error = {"type": "not_found_error", "message": message}
+    assert json.loads(anthropics.body) == {"type": "error", "error": error}
+    assert json.loads(ollamas.body) == {"error": message}
+    assert json.loads(listed.body) == {"error": "model 'qwen' not found"}
+
+
+async def test_a_404_that_is_not_about_the_model_is_the_servers_own() -> None:
+    async def refuse(visit: Visit, message: Message) -> bytes | None:
+        return status(404, body=b'{"error":"no such path"}')
+
+    host = ModelHost(refuse)
+    async with host.running(), balancing({"A": host}) as balancer:
+        response = await balancer.ask(chat("gpt"))
+
+    assert response.body == b'{"error":"no such path"}'
 
 
 async def test_no_other_model_answers_for_one_whose_server_is_down() -> None:
