@@ -704,7 +704,7 @@ class Exchange:
             if status in (429, 503):
                 lease.retry_after = self._retry_after
         if connection is not None and connection.lingers:
-            lease.lingers = True
+            lease.linger()
             connection.when_gone(lease.release)
         else:
             lease.release()

@@ -16,7 +16,7 @@ Place = Callable[[], Lease | Refusal]
 Need = tuple[str, tuple[str, ...]]
 """A model, and the servers that are out: requests with the same need find the same."""
 
-WAIT: Final = (Refusal.FULL, Refusal.UNASKED)
+WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.UNASKED)
 """What passes."""
 
 LOOKAHEAD: Final = 16
@@ -126,8 +126,12 @@ class RequestQueue:
     def hand_out(self) -> None:
         """Hand free places to requests that wait: each client gets one, then another."""
         full: set[Need] = set()
-        while (request := self._next(full)) is not None:
+        stays: set[QueuedRequest] = set()
+        while (request := self._next(full, stays)) is not None:
             turn = request.place()
+            if turn is Refusal.BEING_LEFT:
+                stays.add(request)
+                continue
             if turn in WAIT:
                 full.add(request.need)  # lest all with the same need ask again
                 continue
@@ -165,8 +169,8 @@ class RequestQueue:
             "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
 
-    def _next(self, full: set[Need]) -> QueuedRequest | None:
-        """Find whose turn it is; None where nobody could have a place.
+    def _next(self, full: set[Need], stays: set[QueuedRequest]) -> QueuedRequest | None:
+        """Find whose turn it is; None where nobody could have a place, or wants one.
 
         Among the next few clients with the same need, one whose prompt is in the cache of the
         free place goes first, unless it has overtaken one of those before it already, or one
@@ -174,7 +178,7 @@ class RequestQueue:
         """
         overtaken: list[QueuedRequest] = []
         barred: set[str] = set()
-        for request in itertools.islice(self._firsts(full), LOOKAHEAD):
+        for request in itertools.islice(self._firsts(full, stays), LOOKAHEAD):
             if overtaken and request.need != overtaken[0].need:
                 continue  # what it could have may be none that the very next one could have
             if request.client not in barred and request.held():
@@ -187,11 +191,11 @@ class RequestQueue:
                 break
         return overtaken[0] if overtaken else None
 
-    def _firsts(self, full: set[Need]) -> Iterator[QueuedRequest]:
+    def _firsts(self, full: set[Need], stays: set[QueuedRequest]) -> Iterator[QueuedRequest]:
         """Go through the clients in the order of their turns: the first request that can go."""
         for line in self._lines.values():
             for request in line:
-                if request.need not in full:
+                if request.need not in full and request not in stays:
                     yield request
                     break
 

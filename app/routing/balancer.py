@@ -39,6 +39,8 @@ class Refusal(Enum):
 
     FULL = "full"
     """Every server that may take the request is at its limit: wait."""
+    BEING_LEFT = "being left"
+    """What it continues is at a full server, whose request for a client that left ends: wait."""
     UNASKED = "unasked"
     """A server that may take the request was not asked for its models yet: wait."""
     DOWN = "down"
@@ -150,6 +152,8 @@ class Balancer:
         now = self._clock()
         choice = self._recall(ask, tried, now)
         if choice is None:
+            if self._is_being_left(ask, tried, now):
+                return Refusal.BEING_LEFT
             candidates, choice = self._choose(ask, tried, now)
             if choice is None:
                 return self._refusal(ask, candidates, tried)
@@ -264,6 +268,20 @@ class Balancer:
             return None
         return recall(ask, prompt, holders, self._backends, names, now, tried)
 
+    def _is_being_left(self, ask: Ask, tried: Collection[str], now: float) -> bool:
+        """Whether a full server is about to have room for what a request continues there."""
+        names = self.fleet.candidates(ask.model) if ask.routed else None
+        if names is None or ask.prompt is None:
+            return False
+        for holder in self._index.find(ask.prompt):
+            if isinstance(holder, Slot) and holder.being_left:
+                name = holder.prompt_cache.server
+                backend = self._backends[name]
+                reachable = name in names and name not in tried and backend.accepting
+                if reachable and holder.placement(ask.prompt, now, backend.elsewhere) is not None:
+                    return backend.ledger.full
+        return False
+
     def _choose(
         self, ask: Ask, tried: Collection[str], now: float
     ) -> tuple[list[Backend], Choice | None]:
@@ -330,7 +348,7 @@ class Balancer:
 
         lease = _lease(ask, choice, now, let_go)
         lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
-        lease.prediction = None if occupancy is None else occupancy.prediction
+        lease.occupancy = occupancy
         ledger.enter(lease)
         backend.note(choice.instance, now)
         if not backend.ejection.quiet:

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from app.routing.observations import CacheReuse
-from app.routing.prompt_cache import Prediction
+from app.routing.prompt_cache import Occupancy, Prediction
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 """What a server did wrong with a request that reached it."""
@@ -25,8 +25,8 @@ class Lease:
         "instance",
         "lingers",
         "model",
+        "occupancy",
         "open",
-        "prediction",
         "reason",
         "retry_after",
         "reuse",
@@ -56,8 +56,8 @@ class Lease:
         self.since = since
         self.slot: int | None = None
         """The number of the slot that the server is asked to use."""
-        self.prediction: Prediction | None = None
-        """What its cache is believed to hold."""
+        self.occupancy: Occupancy | None = None
+        """Its prompt in the server's cache, where that is followed."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
         self.succeeded = False
@@ -72,6 +72,17 @@ class Lease:
         self.reuse: CacheReuse | None = None
         """What the response report of the cache, if anything."""
         self._let_go = let_go
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """What the server's cache is believed to hold of the prompt."""
+        return None if self.occupancy is None else self.occupancy.prediction
+
+    def linger(self) -> None:
+        """Note that the client is gone; the place stays taken until the server has noticed."""
+        self.lingers = True
+        if self.occupancy is not None:
+            self.occupancy.left = True
 
     def release(self) -> None:
         """Free the place."""

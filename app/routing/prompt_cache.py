@@ -38,23 +38,34 @@ class Match(IntEnum):
 class Slot:
     """One parallel sequence of a model, and the prompt in its cache."""
 
-    __slots__ = ("busy", "number", "prompt", "prompt_cache", "touched", "used_at")
+    __slots__ = ("number", "occupancy", "prompt", "prompt_cache", "touched", "used_at")
 
     def __init__(self, number: int, prompt_cache: "PromptCache") -> None:
         self.number = number
         self.prompt_cache = prompt_cache
         self.prompt: Prompt | None = None
-        self.busy = False
+        self.occupancy: Occupancy | None = None
+        """Whose it is now; None while it is free."""
         self.used_at = 0.0
         self.touched = False
         """Taken or given back since the server last report which of its slots are busy."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has it."""
+        return self.occupancy is not None
+
+    @property
+    def being_left(self) -> bool:
+        """Whether the client of the request that has it is gone: the server stops any moment."""
+        return self.occupancy is not None and self.occupancy.left
 
     def placement(
         self, prompt: Prompt, _now: float, elsewhere: Collection[int] = ()
     ) -> "Placement | None":
         """Return the place that this is for a prompt which continues its own; else None."""
         known = 0 if self.prompt is None else prompt.shared(self.prompt)
-        if known < WORTH_KEEPING or not self.prompt_cache.free(self, elsewhere):
+        if known < WORTH_KEEPING or not self.prompt_cache.open_to_its_own(self, elsewhere):
             return None
         return Placement(self.prompt_cache, Match.CONTINUES, self, known)
 
@@ -110,7 +121,7 @@ class Prediction:
 class Occupancy:
     """A prompt at the place that was found for it, until its response ends."""
 
-    __slots__ = ("_before", "_placement", "_prompt", "prediction", "slot")
+    __slots__ = ("_before", "_placement", "_prompt", "left", "prediction", "slot")
 
     def __init__(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         size = prompt.size or 1
@@ -118,6 +129,8 @@ class Occupancy:
         share = placement.known / size
         self.prediction = Prediction(share, placement.rank, possible)
         self.slot = placement.slot
+        self.left = False
+        """Whether its client is gone."""
         self._placement = placement
         self._prompt = prompt
         self._before = before
@@ -125,8 +138,8 @@ class Occupancy:
     def end(self, now: float, *, worked: bool) -> None:
         """Free the place; it holds the prompt from now on if the server has worked on it."""
         slot = self.slot
-        if slot is not None:
-            slot.busy = False
+        if slot is not None and slot.occupancy is self:
+            slot.occupancy = None
             slot.touched = True
             slot.used_at = now
         if not worked:
@@ -176,23 +189,30 @@ class PromptCache:
         for slot in self.slots:
             self._put(slot, None)
 
-    def free(self, slot: Slot, elsewhere: Collection[int]) -> bool:
-        """Whether a prompt may take a slot; those in `elsewhere` are busy with others' work."""
-        return not slot.busy and slot.number < self._count and slot.number not in elsewhere
+    def open_to_its_own(self, slot: Slot, elsewhere: Collection[int]) -> bool:
+        """Whether a slot may take a prompt that continues its own.
+
+        A client that gave up and asks the same again is not kept waiting by its first request.
+        Slots in `elsewhere` are busy with others' work.
+        """
+        if slot.number >= self._count or slot.number in elsewhere:
+            return False
+        return not slot.busy or slot.being_left
 
     def placement(
         self, prompt: Prompt, now: float, elsewhere: Collection[int] = ()
     ) -> Placement | None:
         """Find the best place for a prompt; None where no slot is free."""
-        free = [x for x in self.slots if self.free(x, elsewhere)]
-        if self.slots and not free:
-            return None
+        own = [x for x in self.slots if self.open_to_its_own(x, elsewhere)]
         continued, known = None, 0
-        for slot in free:
+        for slot in own:
             if slot.prompt is not None and (shared := prompt.shared(slot.prompt)) > known:
                 continued, known = slot, shared
         if continued is not None and known >= WORTH_KEEPING:
             return Placement(self, Match.CONTINUES, continued, known)
+        free = [x for x in own if not x.busy]
+        if self.slots and not free:
+            return None
         victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
         superseded = self._superseded(prompt, free)
         base = self._recall(prompt)
@@ -220,9 +240,10 @@ class PromptCache:
         ):
             self._remember(before)
         self._put(slot, prompt)
-        slot.busy = slot.touched = True
+        slot.occupancy = occupancy = Occupancy(placement, prompt, before)
+        slot.touched = True
         slot.used_at = now
-        return Occupancy(placement, prompt, before)
+        return occupancy
 
     def undo(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         """Believe what was believed before a prompt took its place, unless all was forgotten."""

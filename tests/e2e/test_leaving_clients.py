@@ -88,6 +88,46 @@ async def test_a_server_that_is_late_to_stop_gets_no_more_than_its_limit() -> No
     assert host.peak <= 2
 
 
+async def test_who_asks_the_same_again_waits_for_its_place_and_nobody_else_does() -> None:
+    stop = asyncio.Event()
+
+    async def works(visit: Visit, message: Message) -> bytes | None:
+        if stop.is_set() or b"long" not in message.body:
+            return await complete(visit, message)
+        await stop.wait()
+        return None
+
+    hosts = [ModelHost(works), ModelHost(works)]
+    request = chat(messages=[{"role": "user", "content": "long " * 100}])
+    async with hosts[0].running(), hosts[1].running():
+        servers = {name: host.limited(1) for name, host in zip("AB", hosts, strict=True)}
+        async with balancing(servers, cancel_timeout=30) as balancer:
+            async with balancer.client() as client:
+                await client.say(request)
+                await balancer.until(lambda: hosts[0].active)
+                client.writer.transport.abort()
+            await balancer.until(lambda: _lingers(balancer))
+            again = asyncio.ensure_future(balancer.ask(request))
+            await balancer.until(lambda: _waits(balancer))
+            other = await balancer.ask(chat(messages=[{"role": "user", "content": "else " * 100}]))
+            stop.set()
+            response = await again
+
+    assert other["x-balancer-server"] == "B"
+    assert response["x-balancer-server"] == "A"
+    assert response["x-balancer-reason"] == "cached_prompt"
+
+
+async def _lingers(balancer: Running) -> bool:
+    lingering: list[int] = await balancer.backends("lingering")
+    return sum(lingering) == 1
+
+
+async def _waits(balancer: Running) -> bool:
+    queue: dict[str, int] = (await balancer.snapshot())["queue"]
+    return queue["waiting"] == 1
+
+
 async def test_a_place_is_free_as_soon_as_the_server_has_closed() -> None:
     async def works(visit: Visit, message: Message) -> bytes | None:
         if b"leaves" in message.body:

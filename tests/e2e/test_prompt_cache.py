@@ -1,5 +1,6 @@
 """Conversations on real llama.cpp servers: each keeps the slot that holds its prompt."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,30 @@ def test_conversations_behind_one_address_keep_a_slot_each(running: Running) -> 
 
     eventually(lambda: sum(told["hit"] for told in backends(running, "forecasts")) == 8)
     assert backends(running, "request_max") == [2, 2]
+
+
+def test_a_client_that_gives_up_and_asks_again_gets_there_in_the_end(running: Running) -> None:
+    def ask(text: str, patience: float) -> httpx.Response:
+        body = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": text}]}
+        return httpx.post(f"{running.url}{CHAT}", json=body, timeout=patience).raise_for_status()
+
+    began = time.monotonic()
+    ask("other " * 480, 60)
+    patience = (time.monotonic() - began) / 3  # a third of what it takes to read such a prompt
+
+    places = []
+    for _ in range(30):
+        try:
+            answer = ask("wordy " * 480, patience)
+        except httpx.ReadTimeout:
+            last = running.snapshot()["decisions"][0]
+            places.append((last["server"], last["slot"]))
+        else:
+            break
+
+    assert answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"] > 1000
+    assert places
+    assert {*places} == {places[0]}
 
 
 def test_anthropic_s_messages_are_routed_and_keep_their_slot_too(tmp_path: Path) -> None:
