@@ -66,6 +66,9 @@ MEDIA: Final = frozenset(
 """Types of parts, in OpenAI's and Anthropic's APIs, that are no text."""
 
 
+BRIEF: Final = 512
+"""Most tokens that agents ask for where they want a title, tags or a word on a command."""
+
 DEPTH: Final = 4
 """How deeply parts within parts are read as such: compiled, nobody counts our recursions."""
 
@@ -77,6 +80,15 @@ def system_text(get: Get) -> str:
         if isinstance(message, dict) and message.get("role") in ("system", "developer"):
             return _text(message.get("content"), "\n")
     return _text(get("system"), "\n") or _text(get("instructions"), "\n")
+
+
+def brief(get: Get) -> bool:
+    """Whether a request asks for few tokens, in whatever way an API says how many."""
+    options = get("options")  # Ollama's
+    most = options.get("num_predict") if isinstance(options, dict) else None
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"):
+        most = get(name) if most is None else most
+    return isinstance(most, int) and 0 < most <= BRIEF
 
 
 def _conversation(tools: object, system: object, messages: object) -> Prompt | None:

@@ -11,7 +11,7 @@ from app.apis.aliases import Aliases
 from app.apis.endpoints import CHAT_PATH, Api, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
-from app.apis.prompts import PROMPTS, system_text
+from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import stable
 from app.routing.choice import Ask
@@ -90,6 +90,8 @@ class ModelRequest:
                 prompt = PROMPTS[api.prompt](get) if len(raw) >= WORTH_KEEPING else SHORT
             except RecursionError:
                 raise BadRequest(TOO_DEEP) from None
+        if prompt is not None and prompt is not SHORT:
+            prompt.brief = brief(get)
         # They are long, and the response may take minutes.
         body.forget("messages", "tools", "prompt", "input")
         named = get("model")

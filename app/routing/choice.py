@@ -201,7 +201,8 @@ def follow_pin(
     open_ = backend.health.healthy and backend.accepting and not backend.ledger.full
     if not open_ or not _surely_able(backend, ask):
         return None
-    return _where_it_was(pin, ask, [backend], now)
+    choice = _where_it_was(pin, ask, [backend], now)
+    return None if choice is None or _evicts(choice.placement) else choice
 
 
 def _surely_able(backend: Backend, ask: Ask) -> bool:
@@ -300,6 +301,8 @@ def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Ch
         and (choice := _by_prompt(ask, ask.prompt, room, now))
     ):
         return choice
+    if len(room) > 1:
+        room = _sparing(ask, room, now)
     if pin is not None and (choice := _where_it_was(pin, ask, room, now)):
         return choice
     preferred = _preferred(ask, room)
@@ -308,6 +311,22 @@ def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Ch
         or next((_least_busy(s, ask, "idle", now) for s in preferred if _idle(s)), None)
         or _least_busy(min(preferred, key=lambda s: s.ledger.load), ask, "least_loaded", now)
     )
+
+
+def _evicts(placement: Placement | None) -> bool:
+    return placement is not None and placement.match is Match.EVICTS
+
+
+def _sparing(ask: Ask, room: Sequence[Backend], now: float) -> Sequence[Backend]:
+    """Leave out servers where a short prompt would evict a conversation, if others need not."""
+    sparing = []
+    for s in room:
+        places = [_at(s, instance, ask, "idle", now) for instance in s.offered(ask.names)]
+        if not all(_evicts(place.placement) for place in places):
+            sparing.append(s)
+    tier = min(s.server.tier for s in room)
+    ready = any(s.server.tier == tier and not s.must_load(ask.names) for s in sparing)
+    return sparing if ready else room
 
 
 def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) -> Choice | None:

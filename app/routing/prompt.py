@@ -19,7 +19,17 @@ class Prompt:
     texts collide.
     """
 
-    __slots__ = ("_front", "_said", "_topic", "base", "opening", "prefixes", "size", "whole")
+    __slots__ = (
+        "_front",
+        "_said",
+        "_topic",
+        "base",
+        "brief",
+        "opening",
+        "prefixes",
+        "size",
+        "whole",
+    )
 
     def __init__(self, messages: Sequence[str], opening: int | None = None) -> None:
         """Hash a prompt, message by message.
@@ -27,6 +37,8 @@ class Prompt:
         `opening` is the index of the first message of the conversation that is its own: the
         user's first. Messages must not be empty.
         """
+        self.brief = False
+        """Whether few tokens are asked for, as of a title or of tags for a conversation."""
         prefixes: dict[int, int] = {}
         said: dict[int, int] = {}
         prefix = size = before = own = front = topic = 0

@@ -213,7 +213,8 @@ class PromptCache:
         free = [x for x in own if not x.busy]
         if self.slots and not free:
             return None
-        victim = min(free, key=lambda x: self._sacrifice(x, now)) if free else None
+        brief = prompt.brief
+        victim = min(free, key=lambda x: self._sacrifice(x, now, brief=brief)) if free else None
         superseded = self._superseded(prompt, free)
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
@@ -280,7 +281,10 @@ class PromptCache:
         found = [x for x in free if x.prompt is not None and prompt.changes(x.prompt)]
         return max(found, key=lambda x: x.used_at) if found else None
 
-    def _sacrifice(self, slot: Slot, now: float) -> tuple[bool, float]:
+    def _sacrifice(self, slot: Slot, now: float, *, brief: bool) -> tuple[bool, float]:
+        """Rank what would be lost; a side request costs nobody a long conversation."""
+        if brief and slot.prompt is not None:
+            return self._lives(slot, now), slot.prompt.size
         return self._lives(slot, now), slot.worth(now)
 
     def _lives(self, slot: Slot, now: float) -> bool:

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.apis.prompts import chat_prompt, plain_prompt, response_prompt
+from app.apis.prompts import brief, chat_prompt, plain_prompt, response_prompt
 
 LONG = "All work and no play. " * 20
 json_values = st.recursive(
@@ -102,3 +103,19 @@ def test_any_json_can_be_read(messages: object, tools: object) -> None:
 @given(st.lists(st.fixed_dictionaries({}, optional={"role": json_values, "content": json_values})))
 def test_any_messages_can_be_read(messages: list[dict[str, object]]) -> None:
     chat_prompt({"messages": messages}.get)
+
+
+@pytest.mark.parametrize(
+    ("body", "few"),
+    [
+        ({"max_tokens": 50}, True),
+        ({"max_completion_tokens": 512}, True),
+        ({"max_output_tokens": 513}, False),
+        ({"options": {"num_predict": 20}}, True),
+        ({"options": {"num_predict": -1}}, False),
+        ({"max_tokens": "50"}, False),
+        ({}, False),
+    ],
+)
+def test_a_request_is_brief_that_asks_for_few_tokens(body: dict[str, object], few: bool) -> None:
+    assert brief(body.get) is few
