@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, cast
 
+from app.apis.context import Overflow
 from app.apis.errors import error_json
 
 COMMENT: Final = b": keep-alive\n\n"
@@ -20,6 +21,8 @@ class Dialect:
     """OpenAI's chat completions, and every API that nothing else is known of."""
 
     stream_type: bytes = b"text/event-stream"
+    fails_in_streams: bool = False
+    """Whether clients are told within a stream, not by a status, that a prompt is too long."""
 
     def error(self, status: int, kind: str, message: str) -> bytes:
         """Write an error as a body."""
@@ -28,6 +31,12 @@ class Dialect:
     def error_event(self, status: int, kind: str, message: str) -> bytes:
         """Write an error as a piece of a stream."""
         return as_event(self.error(status, kind, message))
+
+    def too_long(self, overflow: Overflow) -> str:
+        """Say that a prompt is too long, as clients know it that compact their conversations."""
+        context = f" is {overflow.context} tokens" if overflow.context else " is exceeded"
+        tokens = f" of {overflow.tokens} tokens" if overflow.tokens else ""
+        return f"This model's maximum context length{context}; your prompt{tokens} is too long."
 
     def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
         """Write a server's error, the body of a response, as a piece of a stream."""
@@ -44,6 +53,8 @@ class Dialect:
 
 class Responses(Dialect):
     """OpenAI's responses."""
+
+    fails_in_streams = True
 
     def error_event(self, status: int, kind: str, message: str) -> bytes:
         """Write a `response.failed` event.
@@ -78,6 +89,12 @@ class Anthropic(Dialect):
     def error_event(self, status: int, kind: str, message: str) -> bytes:
         """Write an `error` event."""
         return as_event(self.error(status, kind, message), b"error")
+
+    def too_long(self, overflow: Overflow) -> str:
+        """Say that a prompt is too long: Claude Code looks for these words."""
+        if overflow.tokens and overflow.context:
+            return f"prompt is too long: {overflow.tokens} tokens > {overflow.context} maximum"
+        return "prompt is too long"
 
     def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
         """Write a server's error as an `error` event; llama.cpp's is in OpenAI's form."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from app.apis.context import KIND, Overflow
 from app.apis.dialects import Dialect
 from app.proxy.queue import QueueFull, QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
@@ -94,6 +95,11 @@ def unknown_model(name: str, there: Sequence[str]) -> ErrorResponse:
     names = ", ".join(there[:LISTED]) + (", …" if len(there) > LISTED else "")
     message = f'no server has the model "{name[:LONGEST_NAME]}"; there are: {names or "none"}'
     return ErrorResponse(404, "not_found_error", message, "client_error", rejection="no_route")
+
+
+def too_long(overflow: Overflow, dialect: Dialect) -> ErrorResponse:
+    """Respond to a prompt that fits into no server's context."""
+    return ErrorResponse(400, KIND, dialect.too_long(overflow), "client_error")
 
 
 def loop_detected(server: str) -> ErrorResponse:

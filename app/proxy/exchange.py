@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
@@ -32,9 +33,10 @@ from app.proxy.sse import EventStream, content_type
 from app.proxy.tunnel import Tunnel
 from app.routing.balancer import Balancer, Refusal
 from app.routing.catalog import listed, offered
-from app.routing.ledger import Fault, Lease
-from app.routing.observations import CacheReuse, ProbeFailed
-from app.telemetry.record import Outcome, Record
+from app.routing.ledger import Fault as ServerFault
+from app.routing.ledger import Lease
+from app.routing.observations import CacheReuse, ContextSeen, ProbeFailed
+from app.telemetry.record import Fault, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
 from app.upstream.errors import Unreachable, UpstreamError
@@ -366,17 +368,21 @@ class Exchange:
         events, client = self._events, self._client
         piece = events.keepalive(self._fields.get(b"user-agent", b""))
         if not self._started:
-            self._started = True
-            events.begin()
-            headers = [
-                (b"content-type", api_of(self._record.endpoint).dialect.stream_type),
-                (b"x-request-id", self._record.id.encode()),
-                *UNBUFFERED,
-            ]
-            client.start(200, headers, piece)
+            self._begin_stream(piece)
         elif events.takes_ours and client.writable:
             client.write(piece)
         self._keep_alive_from(now)
+
+    def _begin_stream(self, piece: bytes) -> None:
+        """Begin a stream before there is a response that it could pass on."""
+        self._started = True
+        self._events.begin()
+        headers = [
+            (b"content-type", api_of(self._record.endpoint).dialect.stream_type),
+            (b"x-request-id", self._record.id.encode()),
+            *UNBUFFERED,
+        ]
+        self._client.start(200, headers, piece)
 
     def _stop_beating(self) -> None:
         beat, self._beat = self._beat, None
@@ -456,6 +462,8 @@ class Exchange:
             self._pass_on(body, complete=complete)
         elif head.status == 404 and self._lacks_model(body):
             self._refuse_unknown(complete=complete)
+        elif head.status in STATUSES and self._is_too_long(head, body, complete=complete):
+            pass
         elif head.status not in AWAY or not self._goes_elsewhere(head, complete=complete):
             self._begin_response(head, body, complete=complete)
 
@@ -595,24 +603,49 @@ class Exchange:
     def _goes_elsewhere(self, head: Head, *, complete: bool) -> bool:
         """Try another server once, if one has room, since the client has got nothing yet."""
         self._retry_after = retry_after(head.headers, time())
+        self._record.status = head.status
+        fault: Fault = "status_429" if head.status == 429 else "status_5xx"
+        return self._try_another((), fault, complete=complete)
+
+    def _is_too_long(self, head: Head, body: bytes, *, complete: bool) -> bool:
+        """Try a server where a prompt may fit, or tell the client so that it compacts it."""
+        request, lease, record = self._model_request, self._lease, self._record
+        found = overflow(body) if request is not None and lease is not None else None
+        if found is None or request is None or lease is None:
+            return False
+        balancer = self._shared.balancer
+        if found.context:
+            balancer.observe(ContextSeen(lease.server, lease.instance, found.context))
+        record.status = head.status
+        too_small = balancer.too_small(request.ask, found.tokens or found.context + 1)
+        if not self._try_another(too_small, "context", complete=complete):
+            if complete:
+                self._upstream = None  # it is kept
+            dialect = api_of(record.endpoint).dialect
+            if dialect.fails_in_streams and record.stream and not self._started:
+                self._begin_stream(b"")
+            self.refuse(error_responses.too_long(found, dialect))
+        return True
+
+    def _try_another(self, others: tuple[str, ...], fault: Fault, *, complete: bool) -> bool:
+        """Send the request to another server, once, but to none of these `others`."""
         record, request = self._record, self._model_request
         if request is None or self._lease is None or self._turned_away or self._repeated:
             return False
         self._turned_away = True
-        record.status = head.status
         tried = (*record.failures, record.server)
-        lease = self._shared.balancer.place_again(request.ask, tried)
+        lease = self._shared.balancer.place_again(request.ask, (*tried, *others))
         if lease is None:
             return False
         record.failures = tried
-        record.faults += ("status_429" if head.status == 429 else "status_5xx",)
+        record.faults += (fault,)
         if complete:
             self._upstream = None  # it is kept
         self._let_go(None, completed=True)
         try:
             self._assign(request, lease)
-        except Exception as fault:  # noqa: BLE001 - logged, and the client is told
-            self.on_failed(fault)
+        except Exception as error:  # noqa: BLE001 - logged, and the client is told
+            self.on_failed(error)
         return True
 
     def refuse(self, response: ErrorResponse, error: UpstreamError | None = None) -> None:
@@ -722,7 +755,7 @@ class Exchange:
         return CacheReuse(usage.prompt, usage.cached, seconds)
 
 
-_FAULTS: Final[Mapping[str, Fault]] = {
+_FAULTS: Final[Mapping[str, ServerFault]] = {
     "read_timeout": "read_timeout",
     "reset": "reset",
     "protocol": "protocol",

@@ -95,6 +95,7 @@ class Backend:
         self._asked: set[str] = set()
         self._stale_after = stale_after
         self._prompt_caches: OrderedDict[str, PromptCache] = OrderedDict()
+        self._contexts: dict[str, int] = {}
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     # What it tells
@@ -172,8 +173,20 @@ class Backend:
         self.self_report = None
         self._asked.clear()
         self._loads.clear()
+        self._contexts.clear()
         self._forget_others()
         self._forget_caches()
+
+    def note_context(self, instance: str, tokens: int) -> None:
+        """Note how many tokens the context of an instance has; the last ones are remembered."""
+        if len(self._contexts) >= MOST_INSTANCES:
+            self._contexts.clear()
+        self._contexts[ONE_MODEL if self._one_model else instance] = tokens
+
+    def holds(self, names: tuple[str, ...], tokens: int) -> bool:
+        """Whether a prompt may fit into its context, as far as that is known."""
+        asked = (ONE_MODEL,) if self._one_model else self.offered(names)
+        return any(self._contexts.get(name, tokens) >= tokens for name in asked)
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""

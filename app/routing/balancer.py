@@ -22,6 +22,7 @@ from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
 from app.routing.observations import (
     CacheReuse,
+    ContextSeen,
     HealthSeen,
     Introduced,
     ModelsSeen,
@@ -179,6 +180,10 @@ class Balancer:
         self._retries.give_back()
         return None
 
+    def too_small(self, ask: Ask, tokens: int) -> tuple[str, ...]:
+        """Name the servers that are known to have a shorter context than a prompt."""
+        return tuple(n for n, s in self._backends.items() if not s.holds(ask.names, tokens))
+
     def holding(self, ask: Ask) -> list[str]:
         """Name the servers that are known to have a model, up or down."""
         names = self.fleet.candidates(ask.model) or () if ask.routed else ()
@@ -216,6 +221,8 @@ class Balancer:
             case ModelsSeen(models=models):
                 backend.health.answered()
                 backend.list_models(models)
+            case ContextSeen(instance=instance, tokens=tokens):
+                backend.note_context(instance, tokens)
             case SelfReport():
                 self._observe_report(backend, observation)
         self._note_change(backend, before, reason)

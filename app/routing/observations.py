@@ -73,6 +73,15 @@ class SelfReport:
         return self.active if self.busy_slots is None else len(self.busy_slots)
 
 
+@dataclass(frozen=True, slots=True)
+class ContextSeen:
+    """A server said how many tokens its context has."""
+
+    server: str
+    instance: str
+    tokens: int
+
+
 class CacheReuse:
     """What a response report of the work that its prompt was."""
 
@@ -87,4 +96,4 @@ class CacheReuse:
         """From sending the request to the first token, where that was seen."""
 
 
-Observation = ProbeFailed | HealthSeen | ModelsSeen | Introduced | SelfReport
+Observation = ProbeFailed | HealthSeen | ModelsSeen | Introduced | SelfReport | ContextSeen

@@ -15,9 +15,16 @@ Outcome = Literal[
 ]
 
 Fault = Literal[
-    "connect", "connect_timeout", "read_timeout", "reset", "protocol", "status_5xx", "status_429"
+    "connect",
+    "connect_timeout",
+    "read_timeout",
+    "reset",
+    "protocol",
+    "status_5xx",
+    "status_429",
+    "context",
 ]
-"""What was wrong with a server."""
+"""What was wrong with a server; with `context`, the prompt was too long for it."""
 
 Rejection = Literal["no_route", "queue_full", "queue_timeout"]
 """Why the request was sent to no server."""
