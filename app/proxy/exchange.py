@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from app.proxy.headers import (
     route_headers,
     unbuffered,
 )
+from app.proxy.keepalive import Keepalive
 from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.queue import WAIT, QueuedRequest, QueueFull, QueueTimeout, RequestQueue, Turn
 from app.proxy.request_heads import Fields, RequestHeads
@@ -48,9 +50,6 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE
 AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
-
-TICK: Final = 0.002
-"""How much too early a loop's timer may be, in seconds: uvloop's count milliseconds."""
 
 NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -105,14 +104,13 @@ class Exchange:
     """
 
     __slots__ = (
-        "_alive_at",
-        "_beat",
         "_client",
         "_dialling",
         "_events",
         "_fields",
         "_held",
         "_held_size",
+        "_keepalive",
         "_lease",
         "_loop",
         "_model_request",
@@ -163,9 +161,6 @@ class Exchange:
         self._dialling: asyncio.Task[Connection] | None = None
         self._queued: QueuedRequest | None = None
         self._queued_at = 0.0
-        self._beat: asyncio.TimerHandle | None = None
-        self._alive_at = 0.0
-        """When the client's stream began, or was last shown to be alive, in the loop's seconds."""
         self._repeated = False
         """Whether it was sent twice: then to the same server, and to no other after that."""
         self._turned_away = False
@@ -177,6 +172,7 @@ class Exchange:
         self._started = False
         """Whether a response to the client has begun."""
         self._events = EventStream(api_of(record.endpoint).dialect)
+        self._keepalive = Keepalive(shared.keepalive, self._heard_at, self._show_life)
         self._tunnel: Tunnel | None = None
 
     # Beginnings
@@ -259,7 +255,7 @@ class Exchange:
         self._model_request = request
         self._events.model = request.named
         if request.streams:
-            self._keep_alive_from(asyncio.get_running_loop().time())
+            self._keepalive.begin()
         self._place(request)
 
     def _place(self, request: ModelRequest | UnroutedRequest) -> None:
@@ -349,29 +345,19 @@ class Exchange:
 
     # Signs of life
 
-    def _keep_alive_from(self, heard_at: float) -> None:
-        """Show life to the client once nothing has come for as long as that, in seconds."""
-        self._alive_at = heard_at
-        if self._shared.keepalive:
-            at = heard_at + self._shared.keepalive
-            self._beat = asyncio.get_running_loop().call_at(at, self._keep_alive)
+    def _heard_at(self) -> float:
+        """Return when the server was heard last, once the client gets its response."""
+        upstream = self._upstream
+        return 0.0 if upstream is None or self.state is not State.RESPONDING else upstream.heard_at
 
-    def _keep_alive(self) -> None:
-        """Show life to a client whose stream is silent; begin the stream where there is none."""
-        now = asyncio.get_running_loop().time()
-        alive_at = self._alive_at
-        if self.state is State.RESPONDING and self._upstream is not None:
-            alive_at = max(alive_at, self._upstream.heard_at)
-        if now - alive_at < self._shared.keepalive - TICK:
-            self._keep_alive_from(alive_at)
-            return
+    def _show_life(self) -> None:
+        """Write a piece of a stream that says nothing; begin the stream where there is none."""
         events, client = self._events, self._client
         piece = events.keepalive(self._fields.get(b"user-agent", b""))
         if not self._started:
             self._begin_stream(piece)
         elif events.takes_ours and client.writable:
             client.write(piece)
-        self._keep_alive_from(now)
 
     def _begin_stream(self, piece: bytes) -> None:
         """Begin a stream before there is a response that it could pass on."""
@@ -383,11 +369,6 @@ class Exchange:
             *UNBUFFERED,
         ]
         self._client.start(200, headers, piece)
-
-    def _stop_beating(self) -> None:
-        beat, self._beat = self._beat, None
-        if beat is not None:
-            beat.cancel()
 
     # The server's connection
 
@@ -473,7 +454,10 @@ class Exchange:
         if request is None or lease is None or not request.named:
             return False
         there = listed(self._shared.balancer.backends())
-        return there.isdisjoint(request.ask.names) and lease.instance.encode() in body
+        if not there or not there.isdisjoint(request.ask.names):
+            return False
+        named = re.escape(lease.instance.encode())
+        return re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is not None
 
     def _refuse_unknown(self, *, complete: bool) -> None:
         """Tell the client which models there are."""
@@ -502,10 +486,10 @@ class Exchange:
         if head.status == 101:
             self._open_tunnel(head, body)
             return
-        if not streams:
-            self._stop_beating()
-        elif self._beat is None:
-            self._keep_alive_from(asyncio.get_running_loop().time())
+        if streams:
+            self._keepalive.begin()
+        else:
+            self._keepalive.end()
         if body:
             reader.passes(body)
         self._started = True
@@ -693,7 +677,7 @@ class Exchange:
             return
         self.state = State.ENDED
         self._stop_waiting()
-        self._stop_beating()
+        self._keepalive.end()
         dialling, self._dialling = self._dialling, None
         if dialling is not None:
             dialling.cancel()

@@ -41,7 +41,7 @@ async def test_a_prompt_that_is_too_long_goes_to_a_server_where_it_fits() -> Non
     assert response.status == 200
     assert response["x-balancer-server"] == "B"
     assert (len(small.seen), len(large.seen)) == (1, 1)
-    assert errors['server="A",reason="context"'] == 1
+    assert errors['reason="context",server="A"'] == 1
 
 
 async def test_a_prompt_is_tried_once_more_and_not_where_it_is_known_not_to_fit() -> None:
