@@ -172,7 +172,7 @@ class Exchange:
         self._started = False
         """Whether a response to the client has begun."""
         self._events = EventStream(api_of(record.endpoint).dialect)
-        self._keepalive = Keepalive(shared.keepalive, self._heard_at, self._show_life)
+        self._keepalive: Keepalive | None = None
         self._tunnel: Tunnel | None = None
 
     # Beginnings
@@ -255,7 +255,7 @@ class Exchange:
         self._model_request = request
         self._events.model = request.named
         if request.streams:
-            self._keepalive.begin()
+            self._begin_keepalive()
         self._place(request)
 
     def _place(self, request: ModelRequest | UnroutedRequest) -> None:
@@ -344,6 +344,16 @@ class Exchange:
             self._shared.queue.leave(queued)
 
     # Signs of life
+
+    def _begin_keepalive(self) -> None:
+        seconds = self._shared.keepalive
+        if seconds and self._keepalive is None:
+            self._keepalive = Keepalive(seconds, self._heard_at, self._show_life)
+
+    def _end_keepalive(self) -> None:
+        keepalive, self._keepalive = self._keepalive, None  # it leads back here
+        if keepalive is not None:
+            keepalive.end()
 
     def _heard_at(self) -> float:
         """Return when the server was heard last, once the client gets its response."""
@@ -487,9 +497,9 @@ class Exchange:
             self._open_tunnel(head, body)
             return
         if streams:
-            self._keepalive.begin()
+            self._begin_keepalive()
         else:
-            self._keepalive.end()
+            self._end_keepalive()
         if body:
             reader.passes(body)
         self._started = True
@@ -677,7 +687,7 @@ class Exchange:
             return
         self.state = State.ENDED
         self._stop_waiting()
-        self._keepalive.end()
+        self._end_keepalive()
         dialling, self._dialling = self._dialling, None
         if dialling is not None:
             dialling.cancel()

@@ -9,10 +9,9 @@ TICK: Final = 0.002
 
 
 class Keepalive:
-    """Calls `show` whenever nothing has come for `interval` seconds.
+    """Calls `show` whenever nothing has come for `interval` seconds, until its end.
 
-    `heard_at` returns when something came last, in the loop's seconds. An interval of 0 means
-    never.
+    `heard_at` returns when something came last, in the loop's seconds.
     """
 
     __slots__ = ("_alive_at", "_heard_at", "_interval", "_show", "_timer")
@@ -23,19 +22,11 @@ class Keepalive:
         self._interval = interval
         self._heard_at = heard_at
         self._show = show
-        self._alive_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Count from now on, if it does not yet."""
-        if self._interval and self._timer is None:
-            self._wait_from(asyncio.get_running_loop().time())
+        self._wait_from(asyncio.get_running_loop().time())
 
     def end(self) -> None:
         """Call nothing any more."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        self._timer.cancel()
 
     def _wait_from(self, alive_at: float) -> None:
         self._alive_at = alive_at
