@@ -84,10 +84,9 @@ def system_text(get: Get) -> str:
 
 def brief(get: Get) -> bool:
     """Whether a request asks for few tokens, in whatever way an API says how many."""
-    options = get("options")  # Ollama's
-    most = options.get("num_predict") if isinstance(options, dict) else None
-    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"):
-        most = get(name) if most is None else most
+    most = get("max_tokens") or get("max_completion_tokens") or get("max_output_tokens")
+    if most is None and isinstance(options := get("options"), dict):  # Ollama's
+        most = options.get("num_predict")
     return isinstance(most, int) and 0 < most <= BRIEF
 
 

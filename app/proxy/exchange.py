@@ -451,12 +451,17 @@ class Exchange:
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         if head is None:
             self._pass_on(body, complete=complete)
-        elif head.status == 404 and self._lacks_model(body):
-            self._refuse_unknown(complete=complete)
-        elif head.status in STATUSES and self._is_too_long(head, body, complete=complete):
-            pass
-        elif head.status not in AWAY or not self._goes_elsewhere(head, complete=complete):
+        elif head.status < 400 or not self._is_ours(head, body, complete=complete):
             self._begin_response(head, body, complete=complete)
+
+    def _is_ours(self, head: Head, body: bytes, *, complete: bool) -> bool:
+        """Deal with an error that is not just passed on, if it is one."""
+        if head.status in AWAY:
+            return self._goes_elsewhere(head, complete=complete)
+        if head.status == 404 and self._lacks_model(body):
+            self._refuse_unknown(complete=complete)
+            return True
+        return head.status in STATUSES and self._is_too_long(head, body, complete=complete)
 
     def _lacks_model(self, body: bytes) -> bool:
         """Whether a server has turned a request away for a model that no server lists."""

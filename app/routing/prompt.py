@@ -42,36 +42,32 @@ class Prompt:
         prefixes: dict[int, int] = {}
         said: dict[int, int] = {}
         prefix = size = before = own = front = topic = 0
-        begun = False
         for index, message in enumerate(messages):
             length = len(message)
             before = 0
+            block = message
             if length <= BLOCK:
-                content = hash(message)
-                prefix = hash((prefix, content))
+                prefix = hash((prefix, message))
             else:
-                start = content = 0
+                start = 0
                 while start < length:
-                    block = hash(message[start : start + BLOCK])
+                    block = message[start : start + BLOCK]
                     before, prefix = prefix, hash((prefix, block))
-                    content = hash((content, block))
                     start += BLOCK
                     prefixes[prefix] = size + start
                 if start == length:
                     before = 0
-            if index == opening:
-                begun = True
-                topic, front = content, size
             size += length
             prefixes[prefix] = size
-            if index == opening:
-                own = prefix
-            if begun:
+            if opening is not None and index >= opening:
+                content = hash(block)
                 said[content] = said.get(content, 0) + length
+                if index == opening:
+                    own, topic, front = prefix, content, size - length
         self._said = said
-        """How many characters of the conversation each of its messages has, by its hash."""
+        """How many characters the conversation's own messages have, by hashes of their ends."""
         self._topic = topic
-        """The hash of the first message of the conversation's own; 0 if it has none."""
+        """The hash of the end of the conversation's first own message; 0 if it has none."""
         self._front = front
         """How many characters stand before it."""
         self.prefixes = prefixes
