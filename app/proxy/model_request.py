@@ -150,8 +150,8 @@ class UnroutedRequest:
         self.raw = stable(raw) if changes else raw
         self.username: str | None = None
         self.named = ""
-        self.streams = False
-        if api.prompt is not None:
+        self.streams = api.streams
+        if api.prompt is not None and b'"stream"' in raw:
             with contextlib.suppress(BadRequest):  # the server will say so
                 self.streams = _streams(api, Body(raw))
 

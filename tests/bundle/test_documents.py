@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -150,6 +151,23 @@ def test_the_file_with_three_servers_is_right(
     printed = " ".join(capsys.readouterr().out.split())
     assert "PC2 http://192.168.1.21:8081" in printed
     assert "RESERVE http://192.168.1.30:11434" in printed
+
+
+def test_the_files_for_coding_agents_are_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What is in them was tried with the agents themselves."""
+    monkeypatch.chdir(tmp_path)
+    text = DOCUMENTS["docs/clients.md"]
+    [block] = blocks("env", text)
+    (tmp_path / ".env").write_text(block)
+
+    assert main(["check"]) == 0
+    assert "claude-haiku.*" in capsys.readouterr().out
+    configured = [json.loads(file) for file in blocks("json", text)]
+    configured += [tomllib.loads(file) for file in blocks("toml", text)]
+    assert len(configured) == 3
+    assert all(f"http://{HERE}/v1" in json.dumps(file) for file in configured)
 
 
 def test_the_example_of_a_new_kind_of_server_is_one(tmp_path: Path) -> None:
