@@ -10,6 +10,7 @@ from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
 from app.routing.health_window import Sample
 from app.routing.ledger import Lease
+from app.routing.prompt_change import PromptChange
 from app.telemetry.gpu.sampler import GpuSampler
 
 SnapshotJson = dict[str, Any]
@@ -108,9 +109,17 @@ def _lease(lease: Lease, at: Calendar) -> SnapshotJson:
         "client": lease.client,
         "reason": lease.reason,
         "expected_share": None if lease.prediction is None else round(lease.prediction.share, 3),
+        "change": change_of_prompt(lease.change),
         "age_seconds": round(at.age(lease.since), 3),
         "lingers": lease.lingers,
     }
+
+
+def change_of_prompt(change: PromptChange | None) -> SnapshotJson | None:
+    """Write what changed in a conversation, without any of its text."""
+    if change is None:
+        return None
+    return {"kind": change.kind, "message": change.message, "character": change.character}
 
 
 def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson:

@@ -32,7 +32,8 @@ from app.routing.observations import (
 )
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.prompt_cache import WORTH_KEEPING, PromptCache, Slot
+from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache, Slot
+from app.routing.prompt_change import find_change
 
 
 class Refusal(Enum):
@@ -336,8 +337,11 @@ class Balancer:
         backend = self._backends[choice.server]
         self._retries.earn()
         ledger, placement = backend.ledger, choice.placement
-        occupancy = None
+        occupancy = change = None
         if placement is not None and ask.prompt is not None:
+            if placement.match is Match.CHANGED and placement.slot is not None:
+                earlier = placement.slot.prompt
+                change = None if earlier is None else find_change(earlier, ask.prompt)
             backend.keep(choice.instance, placement.prompt_cache)
             occupancy = placement.prompt_cache.take(placement, ask.prompt, now)
 
@@ -356,6 +360,7 @@ class Balancer:
         lease = _lease(ask, choice, now, let_go)
         lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
         lease.occupancy = occupancy
+        lease.change = change
         ledger.enter(lease)
         backend.note(choice.instance, now)
         if not backend.ejection.quiet:

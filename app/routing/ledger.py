@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from app.routing.observations import CacheReuse
 from app.routing.prompt_cache import Occupancy, Prediction
+from app.routing.prompt_change import PromptChange
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 """What a server did wrong with a request that reached it."""
@@ -20,6 +21,7 @@ class Lease:
 
     __slots__ = (
         "_let_go",
+        "change",
         "client",
         "fault",
         "instance",
@@ -58,6 +60,8 @@ class Lease:
         """The number of the slot that the server is asked to use."""
         self.occupancy: Occupancy | None = None
         """Its prompt in the server's cache, where that is followed."""
+        self.change: PromptChange | None = None
+        """What changed in the conversation, so that its prompt is read again."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
         self.succeeded = False

@@ -14,9 +14,9 @@ class Prompt:
     """Prefix hashes of a prompt: one after each message, and after each block of a long one.
 
     A prefix hash is that of all text before it, so two prompts begin alike exactly as far as they
-    have prefix hashes in common. The text itself is not kept. The hashes mean something in this
-    process alone: Python's hash of a text is keyed by a random secret, so nobody can make two
-    texts collide.
+    have prefix hashes in common. Of the text only the front is kept, so that it can be said what
+    changed in it. The hashes mean something in this process alone: Python's hash of a text is
+    keyed by a random secret, so nobody can make two texts collide.
     """
 
     __slots__ = (
@@ -25,6 +25,8 @@ class Prompt:
         "_topic",
         "base",
         "brief",
+        "ends",
+        "front",
         "opening",
         "prefixes",
         "size",
@@ -41,6 +43,7 @@ class Prompt:
         """Whether few tokens are asked for, as of a title or of tags for a conversation."""
         prefixes: dict[int, int] = {}
         said: dict[int, int] = {}
+        ends: list[int] = []
         prefix = size = before = own = front = topic = 0
         for index, message in enumerate(messages):
             length = len(message)
@@ -58,12 +61,17 @@ class Prompt:
                 if start == length:
                     before = 0
             size += length
+            ends.append(size)
             prefixes[prefix] = size
             if opening is not None and index >= opening:
                 content = hash(block)
                 said[content] = said.get(content, 0) + length
                 if index == opening:
                     own, topic, front = prefix, content, size - length
+        self.front = tuple(messages[:opening]) if opening else ()
+        """The messages before the conversation's own first one: tools, system messages."""
+        self.ends = ends
+        """Where each message ends, in characters."""
         self._said = said
         """How many characters the conversation's own messages have, by hashes of their ends."""
         self._topic = topic
@@ -121,6 +129,10 @@ class Prompt:
         said = self._said
         again = sum([size for message, size in earlier._said.items() if message in said])
         return 2 * again >= earlier.size - earlier._front
+
+    def says_all_of(self, earlier: "Prompt") -> bool:
+        """Whether every message of an earlier prompt is somewhere in this one."""
+        return earlier._said.keys() <= self._said.keys()
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.size} characters>"

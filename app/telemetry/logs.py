@@ -199,6 +199,10 @@ def _facts(record: Record) -> dict[str, object]:
         facts["reason"] = record.reason
         if record.instance != record.model:
             facts["instance"] = record.instance[:256]
+        if record.lease is not None and (change := record.lease.change) is not None:
+            facts["prompt_change"] = change.kind
+            facts["changed_message"] = change.message
+            facts["changed_character"] = change.character
     if record.failures:
         facts["unreachable"] = record.failures
     if record.first_byte is not None and record.sent is not None:

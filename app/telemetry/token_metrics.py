@@ -57,6 +57,17 @@ class TokenMetrics:
             "prompt_tokens_cached", "Prompt tokens that came from a cache.", "server", "model"
         )
         self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
+        self._changed = counter(
+            "changed_prompts",
+            "Requests whose conversation was read again because a text in it had changed: a clock, "
+            "a hash, the order of tools, a message's place, or another.",
+            *("server", "model", "kind"),
+        )
+        self._read_again = counter(
+            "changed_prompt_tokens",
+            "Prompt tokens of these requests that did not come from a cache.",
+            *("server", "model", "kind"),
+        )
         self._usage = counter(
             "usage_reports",
             "Responses that reported their tokens, and those that did not although they cost some.",
@@ -89,6 +100,11 @@ class TokenMetrics:
         elif response.streams:
             self._tokenless.labels(model, _ENDS.get(record.outcome or "", "error")).value += 1
         usage = response.usage()
+        if record.lease is not None and record.lease.change is not None:
+            about = record.server, model, record.lease.change.kind
+            self._changed.labels(*about).value += 1
+            if usage is not None:
+                self._read_again.labels(*about).value += usage.prompt - (usage.cached or 0)
         if usage is not None:
             tokens.usage_present.value += 1
             tokens.prompt.value += usage.prompt

@@ -121,6 +121,7 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
             "client": "alice",
             "reason": "free_instance",
             "expected_share": None,
+            "change": None,
             "age_seconds": 60.0,
             "lingers": False,
         }

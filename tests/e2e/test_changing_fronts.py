@@ -116,5 +116,17 @@ async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody
                     reasons.append(response["x-balancer-reason"])
                     said.append({"role": "assistant", "content": "hello"})
 
+            changed = await balancer.metrics("changed_prompts_total")
+            later = body.replace(b"15:03", b"15:04")
+            explained = await balancer.ask(post(later, b"/llmhealth-explain"))
+            lines = [line for line in balancer.events("request") if "prompt_change" in line]
+
     assert [len(set(servers)) for servers in went.values()] == [1, 1, 1]
     assert reasons == ["empty_slot"] * 3 + ["changed_prompt"] * 9
+    assert sum(changed.values()) == 9
+    assert all('kind="clock"' in labels for labels in changed)
+    assert {line["prompt_change"] for line in lines} == {"clock"}
+    assert {line["changed_message"] for line in lines} == {0}
+    servers_told = json.loads(explained.body)["servers"]
+    places = [place["change"] for told in servers_told for place in told["instances"]]
+    assert {"kind": "clock", "message": 0, "character": len("system\nIt is 15:0")} in places
