@@ -244,6 +244,16 @@ OVERVIEW = Dashboard(
                     },
                 ),
                 Panel(
+                    "Prompts read again",
+                    "Tokens per second of conversations that were read again because a text in them had changed, by its kind. docs/clients.md says what to do.",
+                    {
+                        "{{kind}}": or_none(
+                            rate("changed_prompt_tokens_total", MODEL, by="kind"), "kind"
+                        )
+                    },
+                    stacked=True,
+                ),
+                Panel(
                     "In progress",
                     "Requests being handled, waiting ones included, and those of them that are at a server.",
                     {
@@ -273,6 +283,13 @@ OVERVIEW = Dashboard(
                     "Clients that were known",
                     "What came of the look for a client's pin; `unusable` where its server was down or full.",
                     {"{{result}}": rate("sticky_lookups_total", by="result")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Prompts that changed",
+                    "Requests per second whose conversation is in a slot, but with another text in it, by what changed.",
+                    {"{{kind}}": or_none(rate("changed_prompts_total", MODEL, by="kind"), "kind")},
                     unit="reqps",
                     stacked=True,
                 ),

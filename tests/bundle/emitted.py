@@ -12,6 +12,7 @@ from app.routing.fleet import Fleet, Server
 from app.routing.health_window import Sample as Probe
 from app.routing.ledger import Lease
 from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
+from app.routing.prompt_change import PromptChange
 from app.telemetry.gpu.reader import Gpu
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
@@ -72,7 +73,11 @@ def _records() -> list[Record]:
         stream.passes(piece)
 
     record = functools.partial(records.record, **where, **times, status=200)
+    changed = record(stream=True, response=stream, outcome="success")
+    assert changed.lease is not None
+    changed.lease.change = PromptChange("clock", 0, 0)
     return [
+        changed,
         record(stream=True, response=stream, outcome="success"),
         record(stream=True, response=silent, outcome="client_disconnect"),
         record(outcome="success", response=ResponseReader(streams=False)),
