@@ -51,6 +51,9 @@ AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
 
+ERROR_LIMIT: Final = 64 * 1024
+"""How much of a server's error is read before it is passed on, in bytes."""
+
 NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
 
@@ -106,6 +109,7 @@ class Exchange:
     __slots__ = (
         "_client",
         "_dialling",
+        "_error",
         "_events",
         "_fields",
         "_held",
@@ -165,6 +169,8 @@ class Exchange:
         """Whether it was sent twice: then to the same server, and to no other after that."""
         self._turned_away = False
         """Whether a server has turned it away, and another was found."""
+        self._error: tuple[Head, bytes] | None = None
+        """A server's error, until all of it has come."""
         self._unreachable: Unreachable | None = None
         """The last server's error, where no connection came about."""
         self._retry_after = 0.0
@@ -449,6 +455,9 @@ class Exchange:
     # The response
 
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
+        if head is None and self._error is not None:
+            head, begun = self._error
+            body = begun + body
         if head is None:
             self._pass_on(body, complete=complete)
         elif head.status < 400 or not self._is_ours(head, body, complete=complete):
@@ -456,12 +465,17 @@ class Exchange:
 
     def _is_ours(self, head: Head, body: bytes, *, complete: bool) -> bool:
         """Deal with an error that is not just passed on, if it is one."""
+        self._error = None
         if head.status in AWAY:
             return self._goes_elsewhere(head, complete=complete)
-        if head.status == 404 and self._lacks_model(body):
-            self._refuse_unknown(complete=complete)
+        if self._lease is None or not (head.status == 404 or head.status in STATUSES):
+            return False
+        if not complete and len(body) < ERROR_LIMIT:
+            self._error = head, body  # what it says may come later
             return True
-        return head.status in STATUSES and self._is_too_long(head, body, complete=complete)
+        if head.status == 404:
+            return self._lacks_model(body) and self._refuse_unknown(complete=complete)
+        return self._is_too_long(head, body, complete=complete)
 
     def _lacks_model(self, body: bytes) -> bool:
         """Whether a server has turned a request away for a model that no server lists."""
@@ -474,7 +488,7 @@ class Exchange:
         named = re.escape(lease.instance.encode())
         return re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is not None
 
-    def _refuse_unknown(self, *, complete: bool) -> None:
+    def _refuse_unknown(self, *, complete: bool) -> bool:
         """Tell the client which models there are."""
         if complete:
             self._upstream = None  # it is kept
@@ -482,6 +496,7 @@ class Exchange:
         assert request is not None
         there = offered(self._shared.balancer.backends())
         self.refuse(error_responses.unknown_model(request.named, there))
+        return True
 
     def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:
         self.state = State.RESPONDING

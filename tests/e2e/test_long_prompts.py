@@ -1,10 +1,11 @@
 """A prompt that is too long for a server goes to one where it fits, or its client is told."""
 
+import asyncio
 import json
 
 import pytest
 
-from tests.fakes.model_host import ModelHost, complete, status
+from tests.fakes.model_host import ModelHost, status
 from tests.fakes.process import balancing
 from tests.fakes.sockets import Message, Visit, chat, post
 
@@ -13,12 +14,10 @@ pytestmark = pytest.mark.anyio
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
 
-def limited(context: int, tokens: int = 500) -> ModelHost:
-    """Run a server of llama.cpp's kind of error: it takes prompts that are "short"."""
+def limited(context: int, tokens: int = 500, *, late: bool = False) -> ModelHost:
+    """Run a server of llama.cpp's kind of error, which may come in pieces."""
 
     async def handle(visit: Visit, message: Message) -> bytes | None:
-        if b"short" in message.body:
-            return await complete(visit, message)
         error = {
             "code": 400,
             "message": f"request ({tokens} tokens) exceeds the available context size",
@@ -26,13 +25,21 @@ def limited(context: int, tokens: int = 500) -> ModelHost:
             "n_prompt_tokens": tokens,
             "n_ctx": context,
         }
-        return status(400, body=json.dumps({"error": error}).encode())
+        response = status(400, body=json.dumps({"error": error}).encode())
+        if not late:
+            return response
+        head, _, body = response.partition(b"\r\n\r\n")
+        for part in (head + b"\r\n\r\n", body[:20]):
+            await visit.say(part)
+            await asyncio.sleep(0.05)  # so that they come one by one
+        return body[20:]
 
     return ModelHost(handle)
 
 
-async def test_a_prompt_that_is_too_long_goes_to_a_server_where_it_fits() -> None:
-    small, large = limited(400), ModelHost()
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_prompt_that_is_too_long_goes_to_a_server_where_it_fits(late: bool) -> None:
+    small, large = limited(400, late=late), ModelHost()
     async with small.running(), large.running():
         async with balancing({"A": small, "B": large}) as balancer:
             response = await balancer.ask(chat())

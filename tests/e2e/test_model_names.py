@@ -48,7 +48,10 @@ async def test_an_agents_own_names_stand_for_the_models_that_there_are() -> None
 async def test_a_name_that_nothing_serves_gets_an_error_that_lists_what_there_is() -> None:
     async def refuse(visit: Visit, message: Message) -> bytes | None:
         name = json.loads(message.body)["model"]
-        return status(404, body=json.dumps({"error": f"model {name!r} not found"}).encode())
+        body = json.dumps({"error": f"model {name!r} not found"}).encode()
+        await visit.say(b"HTTP/1.1 404 X\r\ncontent-length: %d\r\n\r\n" % len(body))
+        await asyncio.sleep(0.05)  # so that the body comes later
+        return body
 
     host = ModelHost(refuse, ["qwen", "qwen-2", "phi"])
     async with host.running(), balancing({"A": host}, routed_paths="all") as balancer:
