@@ -359,7 +359,9 @@ class Balancer:
 
         lease = _lease(ask, choice, now, let_go)
         lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
-        lease.occupancy = occupancy
+        if occupancy is not None:
+            lease.occupancy = occupancy
+            lease.prediction = occupancy.prediction
         lease.change = change
         ledger.enter(lease)
         backend.note(choice.instance, now)

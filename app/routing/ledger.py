@@ -29,6 +29,7 @@ class Lease:
         "model",
         "occupancy",
         "open",
+        "prediction",
         "reason",
         "retry_after",
         "reuse",
@@ -58,8 +59,10 @@ class Lease:
         self.since = since
         self.slot: int | None = None
         """The number of the slot that the server is asked to use."""
+        self.prediction: Prediction | None = None
+        """What the server's cache is believed to hold."""
         self.occupancy: Occupancy | None = None
-        """Its prompt in the server's cache, where that is followed."""
+        """Its prompt in that cache, until it is released."""
         self.change: PromptChange | None = None
         """What changed in the conversation, so that its prompt is read again."""
         self.fault: Fault | None = None
@@ -77,11 +80,6 @@ class Lease:
         """What the response report of the cache, if anything."""
         self._let_go = let_go
 
-    @property
-    def prediction(self) -> Prediction | None:
-        """What the server's cache is believed to hold of the prompt."""
-        return None if self.occupancy is None else self.occupancy.prediction
-
     def linger(self) -> None:
         """Note that the client is gone; the place stays taken until the server has noticed."""
         self.lingers = True
@@ -92,7 +90,9 @@ class Lease:
         """Free the place."""
         if self.open:
             self.open = False
-            self._let_go(self)
+            let_go, self._let_go = self._let_go, _released  # it holds the prompt
+            let_go(self)
+            self.occupancy = None
 
     def __enter__(self) -> Self:
         return self
@@ -185,3 +185,7 @@ class Ledger:
     def __repr__(self) -> str:
         limit = "no limit" if self.limit is None else f"limit {self.limit}"
         return f"<Ledger {self.total} in flight, {limit}>"
+
+
+def _released(_: Lease) -> None:
+    """Stand for what was to be done at a release, once it is done."""
