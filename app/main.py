@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -18,7 +18,9 @@ from fastapi.routing import APIRoute
 
 import app
 from app.apis.aliases import Aliases
+from app.apis.fronts import Fronts
 from app.apis.rewrites import Rewrites
+from app.apis.stable_prompts import known, untouched
 from app.control import admin, routes
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
@@ -121,7 +123,7 @@ def create_app(
             reasoning=settings.rewrite_reasoning,
             edit_suffix=settings.rewrite_edit_suffix,
             grammar=settings.rewrite_grammar,
-            stable_prompts=settings.stable_prompts == "known",
+            stabilise=_stabilise(settings),
         ),
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
@@ -202,6 +204,13 @@ def create_app(
         if isinstance(route, APIRoute)
     ]
     return App(Dispatch(asgi.handler(control), proxy, own), control)
+
+
+def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
+    """Return what makes the system texts of conversations stable."""
+    if settings.stable_prompts == "learn":
+        return Fronts(time.monotonic, logs.front_kept).settle
+    return known if settings.stable_prompts == "known" else untouched
 
 
 def serve(settings: Settings) -> None:

@@ -4,8 +4,11 @@ A name may carry more than the model: `gpt-oss:20b-high` asks for high reasoning
 `…-edit` or `…-apply`, which editors use, for a response without the channels' marks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from app.apis.stable_prompts import known
 
 EFFORTS: Final = ("low", "medium", "high")
 EDIT_SUFFIXES: Final = ("-apply", "-edit")
@@ -31,7 +34,8 @@ class Rewrites:
     reasoning: bool = True
     edit_suffix: bool = True
     grammar: bool = True
-    stable_prompts: bool = True
+    stabilise: Callable[[bytes, str], bytes] = known
+    """What makes the system text of a conversation's body stable, for which client."""
 
     def names(self, model: str) -> tuple[str, ...]:
         """List the names that a server may know the model by, the full one first."""

@@ -25,10 +25,15 @@ _FIRST_LINE: Final = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
 _SYSTEM: Final = ("system", "developer")
 
 Edit = tuple[int, int]
-"""What is taken out, from one character to another."""
+"""A part of a body, such as what is taken out, from one character to another."""
 
 
-def stable(raw: bytes) -> bytes:
+def untouched(raw: bytes, _client: str) -> bytes:
+    """Leave a body as it is."""
+    return raw
+
+
+def known(raw: bytes, _client: str = "") -> bytes:
     """Take the known lines out of a body's system prompt; every other byte stays as it is.
 
     What is no chat in JSON stays as it is, too.
@@ -38,7 +43,7 @@ def stable(raw: bytes) -> bytes:
     try:
         text = raw.decode()
         edits = [*_body(text)]
-    except (ValueError, RecursionError, StopIteration, AssertionError):
+    except (ValueError, LookupError, RecursionError, StopIteration, AssertionError):
         return raw
     for start, end in sorted(edits, reverse=True):
         text = text[:start] + text[end:]
@@ -56,12 +61,20 @@ def _body(text: str) -> Iterator[Edit]:
 
 
 def _message(text: str) -> Iterator[Edit]:
-    if text[:1] != "{":
-        return
-    found = {name: (start, end) for name, start, end in members(text)}
-    if "role" in found and "content" in found and json.loads(_cut(text, found["role"])) in _SYSTEM:
-        start, _ = found["content"]
-        yield from _shifted(_content(_cut(text, found["content"])), start)
+    place = system_content(text)
+    if place is not None:
+        yield from _shifted(_content(_cut(text, place)), place[0])
+
+
+def system_content(message: str) -> Edit | None:
+    """Find the content of a message, as it stands in a body, if the message is the system's."""
+    if message[:1] != "{":
+        return None
+    found = {name: (start, end) for name, start, end in members(message)}
+    role = found.get("role")
+    if role is None or json.loads(_cut(message, role)) not in _SYSTEM:
+        return None
+    return found.get("content")
 
 
 def _content(text: str) -> Iterator[Edit]:

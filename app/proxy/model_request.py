@@ -13,7 +13,6 @@ from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
-from app.apis.stable_prompts import stable
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING
@@ -77,8 +76,8 @@ class ModelRequest:
         """
         self._path = path
         api = api_of(path)
-        if reading.rewrites.stable_prompts and api.prompt in CONVERSATIONS:
-            raw = stable(raw)
+        if api.prompt in CONVERSATIONS:
+            raw = reading.rewrites.stabilise(raw, address)
         self._body = body = _read(raw, content_type)
         self._rewrites = reading.rewrites
         get = body.get
@@ -146,8 +145,7 @@ class UnroutedRequest:
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
         api = api_of(path)
-        changes = rewrites.stable_prompts and api.prompt in CONVERSATIONS
-        self.raw = stable(raw) if changes else raw
+        self.raw = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
         self.named = ""
         self.streams = api.streams

@@ -213,11 +213,13 @@ class Settings(BaseSettings):
         default=True, description="Keep gpt-oss in its final channel for the agents Cline and Roo."
     )
 
-    stable_prompts: Annotated[Literal["known", "off"], BeforeValidator(lower)] = Field(
+    stable_prompts: Annotated[Literal["known", "learn", "off"], BeforeValidator(lower)] = Field(
         default="known",
-        description="What becomes of lines in system prompts that are new in every request, so "
-        "that no cache would hold the prompt. `known`: such as Claude Code's "
-        "`x-anthropic-billing-header` are taken out; `off`: they stay.",
+        description="What becomes of text in system prompts that is new in every request, so that "
+        "no cache would hold the prompt. `known`: lines such as Claude Code's "
+        "`x-anthropic-billing-header` are taken out. `learn`: besides, where requests of a "
+        "conversation differ in one short span, such as a clock, it stays as it was for up to "
+        "10 minutes. `off`: all stays.",
     )
 
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(

@@ -83,6 +83,12 @@ def task_failed(task: str, **about: object) -> None:
     structlog.get_logger(__name__).exception("task.failed", task=task, **about)
 
 
+def front_kept(client: str, text: int, character: int) -> None:
+    """Log that a conversation's system text goes out as it was at first, and where it differs."""
+    log = structlog.get_logger(__name__)
+    log.info("prompt.front_kept", client=client, text=text, character=character)
+
+
 def server_changed(backend: Backend, before: Status) -> None:
     """Log that a server's status has changed, from `before`; not that it is merely busy."""
     changed = backend.changed

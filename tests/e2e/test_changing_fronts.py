@@ -130,3 +130,69 @@ async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody
     servers_told = json.loads(explained.body)["servers"]
     places = [place["change"] for told in servers_told for place in told["instances"]]
     assert {"kind": "clock", "message": 0, "character": len("system\nIt is 15:0")} in places
+
+
+CLOCKED = [
+    (OPENAI, '{"messages":[{"role":"system","content":"It is 15:0%d.\\nBe kind."},%s]}'),
+    (
+        ANTHROPIC,
+        '{"system":[{"type":"text","text":"Hi"},{"text":"At \u00e9 15:0%d"}],"messages":[%s]}',
+    ),
+    (RESPONSES, '{"instructions" : "15:0%d", "input":[%s]}'),
+]
+
+
+@pytest.mark.parametrize(("path", "template"), CLOCKED)
+@pytest.mark.parametrize("routed", ["all", OPENAI])
+async def test_a_learnt_span_goes_out_as_it_was_in_the_conversations_first_request(
+    path: str, template: str, routed: str
+) -> None:
+    said = '{"role":"user","content":"hi"}'
+    turns = [said, f'{said},{{"role":"assistant","content":"15:03"}}', f"{said}, {said}"]
+    host = ModelHost()
+    async with (
+        host.running(),
+        balancing({"A": host}, stable_prompts="learn", routed_paths=routed) as balancer,
+    ):
+        template = template.replace("{", '{"model":"m",', 1)
+        for minute, turn in enumerate(turns):
+            await balancer.ask(post((template % (minute, turn)).encode(), path.encode()))
+        [event] = balancer.events("prompt.front_kept")
+
+    assert [message.body.decode() for message in host.seen] == [template % (0, t) for t in turns]
+    assert (event["client"], event["text"]) == ("127.0.0.1", 1 if path == ANTHROPIC else 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a" * 300, "b" * 300),
+        ("It is 15:00. Be kind.", "It is 15:01. Be kind. " + "Be brief. " * 30),
+    ],
+)
+async def test_a_system_text_that_changes_in_more_than_a_short_span_goes_out_as_it_is(
+    first: str, second: str
+) -> None:
+    bodies = [
+        json.dumps({"model": "m", "system": text, "messages": [{"role": "user", "content": "hi"}]})
+        for text in (first, second)
+    ]
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}, stable_prompts="learn") as balancer:
+        for body in bodies:
+            await balancer.ask(post(body.encode()))
+
+    assert [message.body.decode() for message in host.seen] == bodies
+
+
+async def test_conversations_are_held_to_no_other_conversations_text() -> None:
+    bodies = [
+        json.dumps({"model": "m", "system": text, "messages": [{"role": "user", "content": said}]})
+        for text, said in (("It is 15:00.", "hi"), ("It is 15:01.", "hello"))
+    ]
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}, stable_prompts="learn") as balancer:
+        for body in bodies:
+            await balancer.ask(post(body.encode()))
+
+    assert [message.body.decode() for message in host.seen] == bodies

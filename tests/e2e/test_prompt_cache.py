@@ -46,6 +46,10 @@ class Conversation:
         self._name = name
         self.place: tuple[str, ...] = ()
 
+    def front(self, text: str) -> None:
+        """Put something before the system prompt."""
+        self._messages[0] = {"role": "system", "content": text + SYSTEM}
+
     def body(self, text: str) -> dict[str, object]:
         said = {"role": "user", "content": f"{self._name} says: {text} " * 5}
         return {"model": "tiny", "max_tokens": 8, "messages": [*self._messages, said]}
@@ -76,6 +80,29 @@ def test_conversations_behind_one_address_keep_a_slot_each(running: Running) -> 
 
     eventually(lambda: sum(told["hit"] for told in backends(running, "forecasts")) == 8)
     assert backends(running, "request_max") == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("front", "setting"),
+    [
+        ("It is 15:0{}:20.\n", "learn"),
+        ("x-anthropic-billing-header: cc_version=2.1; cch=a{}1f0;\n", "known"),
+    ],
+)
+def test_a_front_that_changes_costs_no_cache(tmp_path: Path, front: str, setting: str) -> None:
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port()) as url:
+        with balancer({"A": {"addr": url}}, {"tiny.*": ["A"]}, stable_prompts=setting) as found:
+            eventually(lambda: backends(found, "kind") == ["llamacpp"])
+            people = [Conversation(found.url, name) for name in ("Alice", "Bob")]
+            before = dict.fromkeys(people, 0)
+            for turn in range(3):
+                for one in people:
+                    one.front(front.format(turn))
+                    prompt, cached = one.say(f"turn {turn}")
+                    assert cached >= 0.98 * before[one]
+                    before[one] = prompt
 
 
 def test_a_client_that_gives_up_and_asks_again_gets_there_in_the_end(running: Running) -> None:
