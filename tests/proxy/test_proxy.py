@@ -439,7 +439,7 @@ async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
 
     async with (
         listening(holding(arrived, go)) as port,
-        relaying(port, request_max=1, capacity=1, queue_timeout=0.2) as stack,
+        relaying(port, request_max=1, capacity=1, queue_timeout=1.0) as stack,
     ):
         served = asyncio.ensure_future(stack.ask(chat()))
         await arrived.wait()
