@@ -1,6 +1,6 @@
 """Which server and instance a client used last for a model: where its prompt cache is."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 
 
@@ -26,7 +26,7 @@ class Pins:
         self._ttl = ttl
         self._capacity = capacity
         # Ordered by last use, so what has expired stands in front.
-        self._pins: OrderedDict[tuple[str, str], Pin] = OrderedDict()
+        self._pins: dict[tuple[str, str], Pin] = {}
         self.evictions = Counter(ttl=0, capacity=0)
         """Pins that were forgotten, by reason."""
 
@@ -44,10 +44,11 @@ class Pins:
     def put(self, client: str, model: str, pin: Pin) -> None:
         """Set or refresh a pin."""
         key = client, model
-        self._pins[key] = pin
-        self._pins.move_to_end(key)
-        if len(self._pins) > self._capacity:
-            self._pins.popitem(last=False)
+        pins = self._pins
+        pins.pop(key, None)
+        pins[key] = pin
+        if len(pins) > self._capacity:
+            del pins[next(iter(pins))]
             self.evictions["capacity"] += 1
 
     def items(self, now: float) -> Iterator[tuple[str, str, Pin]]:
@@ -58,8 +59,8 @@ class Pins:
 
     def _expire(self, now: float) -> None:
         while self._pins:
-            oldest = next(iter(self._pins.values()))
+            key, oldest = next(iter(self._pins.items()))
             if now - oldest.at < self._ttl:
                 return
-            self._pins.popitem(last=False)
+            del self._pins[key]
             self.evictions["ttl"] += 1
