@@ -18,7 +18,7 @@ def as_event(data: bytes, name: bytes = b"") -> bytes:
 
 
 class Dialect:
-    """OpenAI's chat completions, and every API that nothing else is known of."""
+    """What the APIs of OpenAI have in common, and the others where they say nothing else."""
 
     stream_type: bytes = b"text/event-stream"
     fails_in_streams: bool = False
@@ -40,7 +40,7 @@ class Dialect:
 
     def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
         """Write a server's error, the body of a response, as a piece of a stream."""
-        return as_event(json.dumps(error).encode())
+        return self.error_event(status, *_words(error))
 
     def keepalive(self, _model: str) -> bytes:
         """Write a piece that says nothing but that the stream is alive: here a comment."""
@@ -49,6 +49,14 @@ class Dialect:
     def ended(self, tail: bytes) -> bool:
         """Whether a piece may follow on the last bytes of a stream."""
         return not tail or tail.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+
+
+class Chat(Dialect):
+    """OpenAI's chat completions, and every API that nothing else is known of."""
+
+    def passed_on(self, _status: int, error: Mapping[str, object]) -> bytes:
+        """Write a server's error as it is, with all that it says."""
+        return as_event(json.dumps(error).encode())
 
 
 class Responses(Dialect):
@@ -67,10 +75,6 @@ class Responses(Dialect):
         error = {"type": kind, "code": str(status), "message": message}
         event = {"type": "response.failed", "response": response, "error": error}
         return as_event(json.dumps(event).encode(), b"response.failed")
-
-    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
-        """Write a server's error as a `response.failed` event."""
-        return self.error_event(status, *_words(error))
 
     def keepalive(self, _model: str) -> bytes:
         """Write an event of a type that clients skip: Codex counts events, and no comments."""
@@ -100,7 +104,7 @@ class Anthropic(Dialect):
         """Write a server's error as an `error` event; llama.cpp's is in OpenAI's form."""
         if error.get("type") == "error":
             return as_event(json.dumps(error).encode(), b"error")
-        return self.error_event(status, *_words(error))
+        return super().passed_on(status, error)
 
     def keepalive(self, _model: str) -> bytes:
         """Write a `ping`, as Anthropic does.
@@ -127,10 +131,6 @@ class Ollama(Dialect):
         """Write an error as a line."""
         return self.error(status, kind, message) + b"\n"
 
-    def passed_on(self, status: int, error: Mapping[str, object]) -> bytes:
-        """Write a server's error as a line."""
-        return self.error_event(status, *_words(error))
-
     def keepalive(self, model: str) -> bytes:
         """Write a piece of a response without any text."""
         at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -142,7 +142,7 @@ class Ollama(Dialect):
         return not tail or tail.endswith(b"\n")
 
 
-OPENAI: Final = Dialect()
+OPENAI: Final = Chat()
 RESPONSES: Final = Responses()
 ANTHROPIC: Final = Anthropic()
 OLLAMA_CHAT: Final = Ollama({"message": {"role": "assistant", "content": ""}})

@@ -10,7 +10,7 @@ from typing import Final
 
 from app.apis.json_body import elements, members
 from app.apis.stable_prompts import Edit, known, system_content
-from app.routing.prompt_change import common_length
+from app.routing.prompt_change import common_ends
 
 SPAN: Final = 200
 """Longest text that is held to what it was, in characters of JSON."""
@@ -82,8 +82,7 @@ class Fronts:
             return None
         number = changed[0]
         was, now_is = front.texts[number], texts[number]
-        at = common_length(was, now_is)
-        rest = common_length(was[at:][::-1], now_is[at:][::-1])
+        at, rest = common_ends(was, now_is)
         if max(len(was), len(now_is)) - at - rest > SPAN:
             return None
         if not front.told:

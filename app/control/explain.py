@@ -7,8 +7,7 @@ from app.control.snapshot import Calendar, change_json, change_of_prompt
 from app.routing.backend import Backend
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask, Choice, available
-from app.routing.prompt_cache import Match, Placement
-from app.routing.prompt_change import PromptChange, find_change
+from app.routing.prompt_cache import Match
 
 MATCHES = {
     Match.CONTINUES: "a free slot holds the prompt that this one continues",
@@ -89,15 +88,8 @@ def _instance(
     placement = prompt_cache.placement(ask.prompt, now, backend.elsewhere)
     share = 0.0 if placement is None else placement.known / (ask.prompt.size or 1)
     return report | {
-        "change": change_of_prompt(_change(ask, placement)),
+        "change": change_of_prompt(None if placement is None else placement.change(ask.prompt)),
         "cache": MATCHES[None if placement is None else placement.match],
         "expected_share": round(share, 3),
         "slots": len(prompt_cache.slots) or None,
     }
-
-
-def _change(ask: Ask, placement: Placement | None) -> PromptChange | None:
-    if placement is None or placement.match is not Match.CHANGED or ask.prompt is None:
-        return None
-    earlier = None if placement.slot is None else placement.slot.prompt
-    return None if earlier is None else find_change(earlier, ask.prompt)

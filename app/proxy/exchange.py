@@ -380,7 +380,7 @@ class Exchange:
         self._started = True
         self._events.begin()
         headers = [
-            (b"content-type", api_of(self._record.endpoint).dialect.stream_type),
+            (b"content-type", self._events.dialect.stream_type),
             (b"x-request-id", self._record.id.encode()),
             *UNBUFFERED,
         ]
@@ -455,9 +455,9 @@ class Exchange:
     # The response
 
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
-        if head is None and self._error is not None:
-            head, begun = self._error
-            body = begun + body
+        error, self._error = self._error, None
+        if head is None and error is not None:
+            head, body = error[0], error[1] + body
         if head is None:
             self._pass_on(body, complete=complete)
         elif head.status < 400 or not self._is_ours(head, body, complete=complete):
@@ -465,37 +465,31 @@ class Exchange:
 
     def _is_ours(self, head: Head, body: bytes, *, complete: bool) -> bool:
         """Deal with an error that is not just passed on, if it is one."""
-        self._error = None
-        if head.status in AWAY:
-            return self._goes_elsewhere(head, complete=complete)
-        if self._lease is None or not (head.status == 404 or head.status in STATUSES):
-            return False
-        if not complete and len(body) < ERROR_LIMIT:
+        explained = self._lease is not None and (head.status == 404 or head.status in STATUSES)
+        if explained and not complete and len(body) < ERROR_LIMIT:
             self._error = head, body  # what it says may come later
             return True
-        if head.status == 404:
-            return self._lacks_model(body) and self._refuse_unknown(complete=complete)
-        return self._is_too_long(head, body, complete=complete)
+        if complete:
+            self._upstream = None  # it is kept
+        if head.status in AWAY:
+            return self._goes_elsewhere(head)
+        if not explained:
+            return False
+        return self._lacks_model(body) if head.status == 404 else self._is_too_long(head, body)
 
     def _lacks_model(self, body: bytes) -> bool:
-        """Whether a server has turned a request away for a model that no server lists."""
+        """Tell the client which models there are, if a server lacks one that no server lists."""
         request, lease = self._model_request, self._lease
         if request is None or lease is None or not request.named:
             return False
-        there = listed(self._shared.balancer.backends())
+        backends = [*self._shared.balancer.backends()]
+        there = listed(backends)
         if not there or not there.isdisjoint(request.ask.names):
             return False
         named = re.escape(lease.instance.encode())
-        return re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is not None
-
-    def _refuse_unknown(self, *, complete: bool) -> bool:
-        """Tell the client which models there are."""
-        if complete:
-            self._upstream = None  # it is kept
-        request = self._model_request
-        assert request is not None
-        there = offered(self._shared.balancer.backends())
-        self.refuse(error_responses.unknown_model(request.named, there))
+        if re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is None:
+            return False
+        self.refuse(error_responses.unknown_model(request.named, offered(backends)))
         return True
 
     def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:
@@ -614,17 +608,17 @@ class Exchange:
             ProbeFailed(record.server, "models", unreachable=True, reason=f"request: {reason}")
         )
 
-    def _goes_elsewhere(self, head: Head, *, complete: bool) -> bool:
+    def _goes_elsewhere(self, head: Head) -> bool:
         """Try another server once, if one has room, since the client has got nothing yet."""
         self._retry_after = retry_after(head.headers, time())
         self._record.status = head.status
         fault: Fault = "status_429" if head.status == 429 else "status_5xx"
-        return self._try_another((), fault, complete=complete)
+        return self._try_another((), fault)
 
-    def _is_too_long(self, head: Head, body: bytes, *, complete: bool) -> bool:
+    def _is_too_long(self, head: Head, body: bytes) -> bool:
         """Try a server where a prompt may fit, or tell the client so that it compacts it."""
         request, lease, record = self._model_request, self._lease, self._record
-        found = overflow(body) if request is not None and lease is not None else None
+        found = overflow(body)
         if found is None or request is None or lease is None:
             return False
         balancer = self._shared.balancer
@@ -632,16 +626,14 @@ class Exchange:
             balancer.observe(ContextSeen(lease.server, lease.instance, found.context))
         record.status = head.status
         too_small = balancer.too_small(request.ask, found.tokens or found.context + 1)
-        if not self._try_another(too_small, "context", complete=complete):
-            if complete:
-                self._upstream = None  # it is kept
-            dialect = api_of(record.endpoint).dialect
+        if not self._try_another(too_small, "context"):
+            dialect = self._events.dialect
             if dialect.fails_in_streams and record.stream and not self._started:
                 self._begin_stream(b"")
             self.refuse(error_responses.too_long(found, dialect))
         return True
 
-    def _try_another(self, others: tuple[str, ...], fault: Fault, *, complete: bool) -> bool:
+    def _try_another(self, others: tuple[str, ...], fault: Fault) -> bool:
         """Send the request to another server, once, but to none of these `others`."""
         record, request = self._record, self._model_request
         if request is None or self._lease is None or self._turned_away or self._repeated:
@@ -653,8 +645,6 @@ class Exchange:
             return False
         record.failures = tried
         record.faults += (fault,)
-        if complete:
-            self._upstream = None  # it is kept
         self._let_go(None, completed=True)
         try:
             self._assign(request, lease)
@@ -667,7 +657,7 @@ class Exchange:
         record, client = self._record, self._client
         record.error = response.message
         record.rejection = response.rejection
-        dialect = api_of(record.endpoint).dialect
+        dialect = self._events.dialect
         if not self._started:
             record.status = response.status
             headers = [

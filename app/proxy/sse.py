@@ -24,11 +24,11 @@ class EventStream:
     """
 
     __slots__ = (
-        "_dialect",
         "_gathered",
         "_status",
         "_tail",
         "_takes_ours",
+        "dialect",
         "early",
         "gathers",
         "model",
@@ -41,7 +41,7 @@ class EventStream:
         """Whether the response cannot go on with it."""
         self.model = ""
         """The name by which the client has asked for the model."""
-        self._dialect = dialect
+        self.dialect = dialect
         self._gathered = b""
         self._status = 0
         self._tail = b""
@@ -50,7 +50,7 @@ class EventStream:
     @property
     def takes_ours(self) -> bool:
         """Whether a piece of ours may follow now."""
-        return self._takes_ours and (self.gathers or self._dialect.ended(self._tail))
+        return self._takes_ours and (self.gathers or self.dialect.ended(self._tail))
 
     def begin(self) -> None:
         """Begin before there is a response."""
@@ -58,7 +58,7 @@ class EventStream:
 
     def go_on(self, head: Head, kind: bytes) -> Head | None:
         """Take notice of a response's beginning; None where the client has had one already."""
-        streams = kind.startswith(self._dialect.stream_type)
+        streams = kind.startswith(self.dialect.stream_type)
         if self.early:
             self.gathers = head.status != 200 or not streams
             self._status = head.status
@@ -82,9 +82,9 @@ class EventStream:
         except (ValueError, RecursionError):
             told = None
         if isinstance(told, dict) and "error" in told:
-            return self._dialect.passed_on(self._status, told)
+            return self.dialect.passed_on(self._status, told)
         status = self._status if self._status >= 400 else 502
-        return self._dialect.error_event(status, "upstream_error", text)
+        return self.dialect.error_event(status, "upstream_error", text)
 
     def keepalive(self, user_agent: bytes) -> bytes:
         """Write a sign of life.
@@ -94,7 +94,7 @@ class EventStream:
         """
         if not self._tail and user_agent.startswith((b"OpenAI/", b"AsyncOpenAI/")):
             return COMMENT
-        return self._dialect.keepalive(self.model)
+        return self.dialect.keepalive(self.model)
 
 
 def content_type(head: Head) -> bytes:

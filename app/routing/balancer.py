@@ -32,8 +32,7 @@ from app.routing.observations import (
 )
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.prompt_cache import WORTH_KEEPING, Match, PromptCache, Slot
-from app.routing.prompt_change import find_change
+from app.routing.prompt_cache import WORTH_KEEPING, PromptCache, Slot
 
 
 class Refusal(Enum):
@@ -339,9 +338,7 @@ class Balancer:
         ledger, placement = backend.ledger, choice.placement
         occupancy = change = None
         if placement is not None and ask.prompt is not None:
-            if placement.match is Match.CHANGED and placement.slot is not None:
-                earlier = placement.slot.prompt
-                change = None if earlier is None else find_change(earlier, ask.prompt)
+            change = placement.change(ask.prompt)
             backend.keep(choice.instance, placement.prompt_cache)
             occupancy = placement.prompt_cache.take(placement, ask.prompt, now)
 

@@ -301,7 +301,7 @@ def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Ch
         and (choice := _by_prompt(ask, ask.prompt, room, now))
     ):
         return choice
-    if len(room) > 1:
+    if ask.prompt is not None and len(room) > 1:
         room = _sparing(ask, room, now)
     if pin is not None and (choice := _where_it_was(pin, ask, room, now)):
         return choice
@@ -319,13 +319,12 @@ def _evicts(placement: Placement | None) -> bool:
 
 def _sparing(ask: Ask, room: Sequence[Backend], now: float) -> Sequence[Backend]:
     """Leave out servers where a short prompt would evict a conversation, if others need not."""
-    sparing = []
-    for s in room:
-        places = [_at(s, instance, ask, "idle", now) for instance in s.offered(ask.names)]
-        if not all(_evicts(place.placement) for place in places):
-            sparing.append(s)
+    names = ask.names
+    sparing = [
+        s for s in room if not all(_evicts(_slot(s, at, ask, now)) for at in s.offered(names))
+    ]
     tier = min(s.server.tier for s in room)
-    ready = any(s.server.tier == tier and not s.must_load(ask.names) for s in sparing)
+    ready = any(s.server.tier == tier and not s.must_load(names) for s in sparing)
     return sparing if ready else room
 
 
@@ -423,9 +422,13 @@ def _least_busy(backend: Backend, ask: Ask, reason: Reason, now: float) -> Choic
 
 def _at(backend: Backend, instance: str, ask: Ask, reason: Reason, now: float) -> Choice:
     """Complete a choice by the slot that fits best."""
-    placement = None
+    return Choice(backend.server.name, instance, reason, _slot(backend, instance, ask, now))
+
+
+def _slot(backend: Backend, instance: str, ask: Ask, now: float) -> Placement | None:
+    """Find the slot that fits best; None where none is free, or slots are not followed."""
     known = backend.self_report is not None
-    if ask.prompt is not None and (known or ask.prompt.size >= WORTH_KEEPING):
-        prompt_cache = backend.prompt_cache(instance, len(backend.offered(ask.names)))
-        placement = prompt_cache.placement(ask.prompt, now, backend.elsewhere)
-    return Choice(backend.server.name, instance, reason, placement)
+    if ask.prompt is None or not (known or ask.prompt.size >= WORTH_KEEPING):
+        return None
+    prompt_cache = backend.prompt_cache(instance, len(backend.offered(ask.names)))
+    return prompt_cache.placement(ask.prompt, now, backend.elsewhere)

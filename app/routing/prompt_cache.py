@@ -6,6 +6,7 @@ from typing import Final
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
+from app.routing.prompt_change import PromptChange, find_change
 
 WORTH_KEEPING: Final = 256
 """Prompts shorter than this, in characters, are read again faster than they are looked for."""
@@ -102,6 +103,13 @@ class Placement:
         """The base of the prompt that is continued, where it has left its slot."""
         self.rank = rank
         """How many prompts left their slots after that one."""
+
+    def change(self, prompt: Prompt) -> PromptChange | None:
+        """Find what changed in the conversation that the slot holds; None if nothing did."""
+        earlier = None if self.slot is None else self.slot.prompt
+        if self.match is not Match.CHANGED or earlier is None:
+            return None
+        return find_change(earlier, prompt)
 
 
 class Prediction:

@@ -35,7 +35,7 @@ def find_change(earlier: Prompt, later: Prompt) -> PromptChange:
     """Find where one prompt of a conversation began to differ from another."""
     for message, (before, after) in enumerate(zip(earlier.front, later.front, strict=False)):
         if before != after:
-            return PromptChange(_kind(before, after), message, common_length(before, after))
+            return PromptChange(_kind(before, after), message, _common(before, after))
     both = min(len(earlier.front), len(later.front))
     if len(earlier.front) != len(later.front):
         return PromptChange("other", both, 0)
@@ -48,8 +48,7 @@ def find_change(earlier: Prompt, later: Prompt) -> PromptChange:
 def _kind(before: str, after: str) -> Kind:
     if before[:1] == after[:1] == "[" and _elements(before) == _elements(after):
         return "tools"
-    start = common_length(before, after)
-    end = common_length(before[start:][::-1], after[start:][::-1])
+    start, end = common_ends(before, after)
     spans = [_words(text, start, len(text) - end) for text in (before, after)]
     if all(len(span) <= SPAN for span in spans):
         if all(_CLOCK.search(span) for span in spans):
@@ -68,7 +67,13 @@ def _words(text: str, start: int, end: int) -> str:
     return text[start:end]
 
 
-def common_length(a: str, b: str) -> int:
+def common_ends(a: str, b: str) -> tuple[int, int]:
+    """Count the characters that two texts have in common before and after where they differ."""
+    start = _common(a, b)
+    return start, _common(a[start:][::-1], b[start:][::-1])
+
+
+def _common(a: str, b: str) -> int:
     """Count the characters at the beginning that two texts have in common."""
     low, high = 0, min(len(a), len(b))
     while low < high:
