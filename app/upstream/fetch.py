@@ -24,7 +24,7 @@ class Response:
         self._silence = silence
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._deadline = asyncio.timeout(silence)
+        self._timer = self._loop.call_later(silence, self._on_silence)
 
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
         if self._ended.done():
@@ -39,7 +39,8 @@ class Response:
             self.body = b"".join(self._pieces)
             self._ended.set_result(None)
         else:
-            self._deadline.reschedule(self._loop.time() + self._silence)
+            self._timer.cancel()
+            self._timer = self._loop.call_later(self._silence, self._on_silence)
 
     def on_failed(self, error: Exception) -> None:
         if not self._ended.done():
@@ -54,10 +55,12 @@ class Response:
             UpstreamError: there is no response, or not all of it.
         """
         try:
-            async with self._deadline:
-                await self._ended
-        except TimeoutError:
-            raise TimedOut(f"silent for {self._silence:g} s") from None
+            await self._ended
+        finally:
+            self._timer.cancel()
+
+    def _on_silence(self) -> None:
+        self.on_failed(TimedOut(f"silent for {self._silence:g} s"))
 
 
 async def fetch(

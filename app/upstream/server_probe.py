@@ -123,17 +123,20 @@ class ServerProbe:
 
     async def probe(self) -> None:
         """Ask the server what is due, both sides at once."""
-        due = []
-        if self._agent is not None:
-            due.append(self._ask("health", self._health(self._agent)))
+        agent = self._agent
         if (
-            self._agent is None
+            agent is None
             or self._backend.health.failing
             or self._backend.models is None
             or self._clock() - self._listed_at >= self._pace.models_interval
         ):
-            due.append(self._ask("models", self._models()))
-        await asyncio.gather(*due)
+            models = self._ask("models", self._models())
+            if agent is None:
+                await models
+            else:
+                await asyncio.gather(self._ask("health", self._health(agent)), models)
+        else:
+            await self._ask("health", self._health(agent))
 
     async def ask_for_report(self) -> None:
         """Ask a server that can be reached what it tells of itself.
