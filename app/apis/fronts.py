@@ -54,7 +54,7 @@ class Fronts:
         try:
             text = raw.decode()
             places, opening = _read(text)
-        except (ValueError, LookupError, RecursionError, StopIteration, AssertionError):
+        except (ValueError, RecursionError):
             return raw  # no JSON: the server will say so
         if not opening or not places or sum(end - start for start, end in places) > LONGEST:
             return raw

@@ -140,23 +140,45 @@ def _judge(raw: bytes) -> dict[str, object]:
 
 
 def elements(text: str) -> Iterator[tuple[int, int]]:
-    """Walk over the elements of an array that is known to be right: start and end."""
+    """Walk over the elements of an array: start and end.
+
+    Raises:
+        ValueError: what was walked over is no JSON.
+    """
     step = _open_list(text)
     while step is not None and step[1] != "]":
         start = step.end()
-        _, end = _scan(text, start)
+        end = _end(text, start)
         yield start, end
         step = _next(text, end)
+    if step is None:
+        raise ValueError("the array has no end")
 
 
 def members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Walk over the members of an object that is known to be right: name, start and end."""
+    """Walk over the members of an object: name, start and end.
+
+    Raises:
+        ValueError: what was walked over is no JSON.
+    """
     step = _open(text)
     while step is not None and step[1] != "}":
         step = _name(text, step.end())
-        assert step is not None
+        if step is None:
+            raise ValueError("a member has no name")
         name = json.loads(f'"{step[1]}"') if "\\" in step[1] else step[1]
         start = step.end()
-        _, end = _scan(text, start)
+        end = _end(text, start)
         yield name, start, end
         step = _comma(text, end)
+    if step is None:
+        raise ValueError("the object has no end")
+
+
+def _end(text: str, start: int) -> int:
+    """Find the end of the value that begins there."""
+    try:
+        end: int = _scan(text, start)[1]
+    except StopIteration:
+        raise ValueError(f"no value at character {start}") from None
+    return end

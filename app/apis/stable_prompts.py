@@ -43,7 +43,7 @@ def known(raw: bytes, _client: str = "") -> bytes:
     try:
         text = raw.decode()
         edits = [*_body(text)]
-    except (ValueError, LookupError, RecursionError, StopIteration, AssertionError):
+    except (ValueError, RecursionError):
         return raw
     for start, end in sorted(edits, reverse=True):
         text = text[:start] + text[end:]

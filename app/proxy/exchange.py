@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from app.apis.asked_name import AskedName
 from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
@@ -21,6 +22,7 @@ from app.proxy import error_responses
 from app.proxy.error_responses import ErrorResponse
 from app.proxy.headers import (
     UNBUFFERED,
+    editable,
     response_headers,
     retry_after,
     route_headers,
@@ -53,6 +55,12 @@ RFC 6585 section 4): another may take the request."""
 
 ERROR_LIMIT: Final = 64 * 1024
 """How much of a server's error is read before it is passed on, in bytes."""
+
+NAMED_LIMIT: Final = 1024 * 1024
+"""How much of a response is read before it is passed on, so that the asked name can be written
+into it, in bytes."""
+
+JSON: Final = b"application/json"
 
 NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -107,9 +115,9 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asked_name",
         "_client",
         "_dialling",
-        "_error",
         "_events",
         "_fields",
         "_held",
@@ -134,6 +142,7 @@ class Exchange:
         "_unreachable",
         "_upgrades",
         "_upstream",
+        "_whole",
         "state",
     )
 
@@ -169,8 +178,10 @@ class Exchange:
         """Whether it was sent twice: then to the same server, and to no other after that."""
         self._turned_away = False
         """Whether a server has turned it away, and another was found."""
-        self._error: tuple[Head, bytes] | None = None
-        """A server's error, until all of it has come."""
+        self._whole: tuple[Head, bytes] | None = None
+        """A response that is read as a whole, until all of it has come."""
+        self._asked_name: AskedName | None = None
+        """Writes the name that was asked for into the response, where the server got another."""
         self._unreachable: Unreachable | None = None
         """The last server's error, where no connection came about."""
         self._retry_after = 0.0
@@ -293,6 +304,8 @@ class Exchange:
             self.refuse(error_responses.bad_request(str(error)))
             return
         record.size = len(body)
+        renamed = bool(request.named) and request.named != lease.instance
+        self._asked_name = AskedName(request.named) if renamed else None
         self._pool = pool = self._shared.pools[lease.server]
         self._write_head(pool, b"%d" % len(body))
         self._out += body
@@ -455,19 +468,47 @@ class Exchange:
     # The response
 
     def on_response(self, head: Head | None, body: bytes, *, complete: bool) -> None:
-        error, self._error = self._error, None
-        if head is None and error is not None:
-            head, body = error[0], error[1] + body
+        whole, self._whole = self._whole, None
+        if head is None and whole is not None:
+            head, body = whole[0], whole[1] + body
         if head is None:
             self._pass_on(body, complete=complete)
-        elif head.status < 400 or not self._is_ours(head, body, complete=complete):
+        elif head.status >= 400:
+            if not self._is_ours(head, body, complete=complete):
+                self._begin_response(head, body, complete=complete)
+        elif self._asked_name is None or complete or not self._is_named_as_a_whole(head, body):
             self._begin_response(head, body, complete=complete)
+        else:
+            self._whole = head, body
+
+    def _named(self, head: Head, body: bytes, *, streams: bool, complete: bool) -> bytes:
+        """Write the asked name into the beginning of a response, where that can be done."""
+        asked_name = self._asked_name
+        if asked_name is None:
+            return body
+        possible = head.status == 200 and editable(head.headers, whole=complete)
+        if streams and possible:
+            return asked_name.piece(body, last=complete)
+        self._asked_name = None
+        if complete and possible and content_type(head).startswith(JSON):
+            return asked_name.whole(body)
+        return body
+
+    def _is_named_as_a_whole(self, head: Head, body: bytes) -> bool:
+        """Whether all of a response must be there before the asked name is written into it."""
+        length = dict(head.headers).get(b"content-length", b"")
+        return (
+            head.status == 200
+            and content_type(head).startswith(JSON)
+            and len(body) <= NAMED_LIMIT
+            and (not length.isdigit() or int(length) <= NAMED_LIMIT)
+        )
 
     def _is_ours(self, head: Head, body: bytes, *, complete: bool) -> bool:
         """Deal with an error that is not just passed on, if it is one."""
         explained = self._lease is not None and (head.status == 404 or head.status in STATUSES)
         if explained and not complete and len(body) < ERROR_LIMIT:
-            self._error = head, body  # what it says may come later
+            self._whole = head, body  # what it says may come later
             return True
         if complete:
             self._upstream = None  # it is kept
@@ -518,6 +559,7 @@ class Exchange:
             reader.passes(body)
         self._started = True
         whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
+        body = self._named(head, body, streams=streams, complete=complete)
         headers = self._headers(head, whole=whole)
         if reader.streams:
             headers.extend(unbuffered(headers))
@@ -542,6 +584,8 @@ class Exchange:
             response = self._record.response
             if body and response is not None:
                 response.passes(body)
+            if self._asked_name is not None:
+                body = self._asked_name.piece(body, last=complete)
             events.passes(body)
         if complete:
             client.finish(body)
@@ -661,7 +705,7 @@ class Exchange:
         if not self._started:
             record.status = response.status
             headers = [
-                (b"content-type", b"application/json"),
+                (b"content-type", JSON),
                 (b"x-request-id", record.id.encode()),
                 *self._route(),
                 *response.headers,

@@ -97,6 +97,17 @@ def request_head(
     return b"".join(lines)
 
 
+def editable(headers: Headers, *, whole: bool = False) -> bool:
+    """Whether a body of ours may be longer than the server's: no encoding, no length told.
+
+    The length of a body that is there as a `whole` can be told anew.
+    """
+    for name, _ in headers:
+        if name == b"content-encoding" or (name == b"content-length" and not whole):
+            return False
+    return True
+
+
 def unbuffered(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return what a stream's headers lack, so that proxies pass it on as it comes."""
     names = [name for name, _ in headers]

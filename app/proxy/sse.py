@@ -4,13 +4,11 @@ import json
 from typing import Final
 
 from app.apis.dialects import COMMENT, Dialect
+from app.proxy.headers import editable
 from app.upstream.connection import Head
 
 GATHERED_LIMIT: Final = 64 * 1024
 """Longest error of a server that is passed on within a stream, in bytes, piece by piece."""
-
-_BINDING: Final = (b"content-length", b"content-encoding")
-"""Headers that leave no room for bytes of ours in a body."""
 
 _TAIL: Final = 4
 """As many bytes as the longest end of an event has."""
@@ -63,7 +61,7 @@ class EventStream:
             self.gathers = head.status != 200 or not streams
             self._status = head.status
             return None
-        self._takes_ours = streams and not any(name in _BINDING for name, _ in head.headers)
+        self._takes_ours = streams and editable(head.headers)
         return head
 
     def passes(self, body: bytes) -> None:

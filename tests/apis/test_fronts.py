@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.apis.fronts import CONVERSATIONS, LIFETIME, Fronts
+from app.apis.stable_prompts import known
 from tests.fakes.clock import Clock
 
 json_values = st.recursive(
@@ -63,3 +64,15 @@ def test_any_body_stays_json_and_keeps_its_messages(bodies: list[dict[str, objec
 @given(st.binary())
 def test_what_is_no_json_stays_as_it_is(raw: bytes) -> None:
     assert fronts()[0].settle(raw, "a") == raw
+
+
+@given(st.integers(0, 400))
+def test_a_body_that_breaks_off_stays_as_it_is(end: int) -> None:
+    line = "x-anthropic-billing-header: cch=1;\nBe brief."
+    blocks = [{"type": "text", "text": line}]
+    messages = [{"role": "developer", "content": blocks}, {"role": "user", "content": "hi"}]
+    raw = json.dumps({"model": "m", "messages": messages, "instructions": line}).encode()
+    broken = raw[: min(end, len(raw) - 1)]
+
+    assert known(broken) == broken
+    assert fronts()[0].settle(broken, "me") == broken

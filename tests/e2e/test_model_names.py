@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from tests.fakes.model_host import ModelHost, complete, status
+from tests.fakes.model_host import STREAM_END, ModelHost, complete, status
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, chat, closed_port, post
+from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, closed_port, ok, post
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +43,35 @@ async def test_an_agents_own_names_stand_for_the_models_that_there_are() -> None
 
     assert host.asked_for == ["qwen3-coder", "qwen3:4b", "qwen3:4b"]
     assert [model["id"] for model in listed] == ["qwen3-coder", "qwen3:4b"]
+
+
+async def test_a_response_names_the_model_that_was_asked_for() -> None:
+    whole = b'{"id":"1","choices":[],"model":"qwen"}'
+    events = [b'data: {"model":"qwen",', b'"choices":[]}\n\ndata: {"mo', b'del":"qwen"}\n\n']
+
+    async def handle(visit: Visit, message: Message) -> bytes | None:
+        if json.loads(message.body).get("stream"):
+            await visit.say(SSE)
+            for piece in events:
+                await visit.say(chunk(piece))
+                await asyncio.sleep(0.05)  # so that they come one by one
+            return STREAM_END
+        response = ok(whole, b"content-type: application/json")
+        await visit.say(response[:-20])
+        await asyncio.sleep(0.05)
+        return response[-20:]
+
+    host = ModelHost(handle, ["qwen"])
+    aliases = json.dumps({"claude-.*": "qwen"})
+    async with host.running(), balancing({"A": host}, aliases=aliases) as balancer:
+        response = await balancer.ask(chat("claude-opus"))
+        own = await balancer.ask(chat("qwen"))
+        stream = await balancer.ask(chat("claude-opus", stream=True))
+
+    assert response.body == whole.replace(b"qwen", b"claude-opus")
+    assert own.body == whole
+    end = b"data: [DONE]\n\n"
+    assert stream.body == b"".join([*events, end]).replace(b"qwen", b"claude-opus")
 
 
 async def test_a_name_that_nothing_serves_gets_an_error_that_lists_what_there_is() -> None:
