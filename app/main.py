@@ -38,6 +38,7 @@ from app.settings import Settings
 from app.telemetry import logs, metrics
 from app.telemetry.access import AccessStats
 from app.telemetry.batcher import Batcher
+from app.telemetry.changed_prompts import ChangedPrompts
 from app.telemetry.gpu.find import find_reader
 from app.telemetry.gpu.reader import GpuReader
 from app.telemetry.gpu.sampler import GpuSampler
@@ -112,10 +113,12 @@ def create_app(
         failed=logs.task_failed,
     )
     stats = AccessStats()
+    changed_prompts = ChangedPrompts()
     batcher = Batcher(
         meters.finished,
         logs.RequestLog().finished,
         stats.finished,
+        changed_prompts.finished,
     )
     reading = Reading(
         username_finder(re.compile(settings.username_pattern)),
@@ -169,8 +172,15 @@ def create_app(
         return stats.snapshot()
 
     def state() -> SnapshotJson:
-        may_drain = settings.admin_key is not None
-        return snapshot(balancer, queue, sampler, time.time(), may_drain=may_drain)
+        batcher.flush()
+        return snapshot(
+            balancer,
+            queue,
+            sampler,
+            time.time(),
+            changed_prompts=changed_prompts.worst(),
+            may_drain=settings.admin_key is not None,
+        )
 
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     routers = [

@@ -65,6 +65,12 @@ MEDIA: Final = frozenset(
 )
 """Types of parts, in OpenAI's and Anthropic's APIs, that are no text."""
 
+REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+"""Members of a message that hold a model's reasoning: llama.cpp's and vLLM's, vLLM's newer one,
+Ollama's."""
+
+REASONING_TYPES: Final = ("thinking", "redacted_thinking", "reasoning")
+"""Types of parts in Anthropic's API, and of items in OpenAI's responses, that hold it."""
 
 BRIEF: Final = 512
 """Most tokens that agents ask for where they want a title, tags or a word on a command."""
@@ -95,16 +101,38 @@ def _conversation(tools: object, system: object, messages: object) -> Prompt | N
         return None
     texts = []
     opening = None
+    reasoned = []
     if tools:
         texts.append(_written(tools))
     if system:
         texts.append(_message({"role": "system", "content": system}))
     for message in messages:
         if isinstance(message, dict):
-            if opening is None and message.get("role") == "user":
-                opening = len(texts)
+            role = message.get("role")
+            if role == "user":
+                if opening is None:
+                    opening = len(texts)
+            elif _reasons(message):
+                reasoned.append(len(texts))
+                if message.get("type") in REASONING_TYPES:
+                    continue  # the next item is what came of it
             texts.append(_message(message))
-    return Prompt(texts, opening)
+    return Prompt(texts, opening, reasoned)
+
+
+def _reasons(message: dict[str, object]) -> bool:
+    """Whether a message holds a model's reasoning.
+
+    It is no part of the prompt here: clients and templates leave it out sooner or later.
+    """
+    for name in REASONING:
+        if message.get(name):
+            return True
+    parts: list[object] = [message]
+    content = message.get("content")
+    if isinstance(content, list):
+        parts += content
+    return any(isinstance(x, dict) and x.get("type") in REASONING_TYPES for x in parts)
 
 
 def _message(message: dict[str, object]) -> str:
@@ -134,6 +162,8 @@ def _part(part: object, depth: int) -> str:
         return _written(part)
     if isinstance(text := part.get("text"), str):
         return text
+    if part.get("type") in REASONING_TYPES:
+        return ""
     content = part.get("content")
     if isinstance(content, list) and depth:  # what a tool gave, in parts again
         rest = {name: value for name, value in part.items() if name != "content"}

@@ -1,5 +1,6 @@
 """The state of everything at one moment, for scripts and for the monitor page."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ from app.routing.balancer import Balancer, Forecast, Source
 from app.routing.fleet import Server
 from app.routing.health_window import Sample
 from app.routing.ledger import Lease
-from app.routing.prompt_change import PromptChange
+from app.routing.prompt_change import ADVICE, PromptChange
 from app.telemetry.gpu.sampler import GpuSampler
 
 SnapshotJson = dict[str, Any]
@@ -22,11 +23,13 @@ def snapshot(
     sampler: GpuSampler,
     now: float,
     *,
+    changed_prompts: Sequence[SnapshotJson] = (),
     may_drain: bool = False,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
-    `may_drain` tells whether a key allows to drain servers.
+    `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
+    key allows to drain servers.
     """
     backends = list(balancer.backends())
     fleet = balancer.fleet
@@ -71,6 +74,7 @@ def snapshot(
         "queue": waiting.snapshot(),
         "leases": [_lease(lease, at) for backend in backends for lease in backend.ledger.leases()],
         "decisions": [_lease(lease, at) for lease in reversed(balancer.decisions)],
+        "changed_prompts": list(changed_prompts),
     }
 
 
@@ -119,7 +123,12 @@ def change_of_prompt(change: PromptChange | None) -> SnapshotJson | None:
     """Write what changed in a conversation, without any of its text."""
     if change is None:
         return None
-    return {"kind": change.kind, "message": change.message, "character": change.character}
+    return {
+        "kind": change.kind,
+        "message": change.message,
+        "character": change.character,
+        "advice": ADVICE[change.kind],
+    }
 
 
 def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson:

@@ -298,6 +298,7 @@ class Exchange:
         self._lease = record.lease = lease
         record.sent = None
         record.status = 0
+        record.user_agent = self._fields.get(b"user-agent", b"")
         try:
             body = request.body_for(lease.instance, lease.slot)
         except BadRequest as error:

@@ -372,6 +372,8 @@ class Balancer:
         read = report.prompt - (report.cached or 0)
         if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
             backend.read_prompt(read, report.seconds)
+        speed = backend.prefill
+        lease.reading_seconds = report.seconds or (speed and read / speed)
         if report.cached is None or not report.prompt:
             return
         kind = None if backend.self_report is None else backend.self_report.kind
@@ -390,6 +392,8 @@ class Balancer:
         held = 0 < expected <= report.cached
         if prediction.share:
             result: Forecast = "hit" if held else "miss"
+            if not held and lease.change is None and lease.occupancy is not None:
+                lease.change = lease.occupancy.dropped(report.cached / report.prompt)
         else:
             result = "surprise" if held else "none"
         self.forecasts[name, result] += 1

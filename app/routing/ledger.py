@@ -30,6 +30,7 @@ class Lease:
         "occupancy",
         "open",
         "prediction",
+        "reading_seconds",
         "reason",
         "retry_after",
         "reuse",
@@ -65,6 +66,8 @@ class Lease:
         """Its prompt in that cache, until it is released."""
         self.change: PromptChange | None = None
         """What changed in the conversation, so that its prompt is read again."""
+        self.reading_seconds: float | None = None
+        """How long the server read what was not in its cache: measured, or by its speed."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
         self.succeeded = False

@@ -29,15 +29,22 @@ class Prompt:
         "front",
         "opening",
         "prefixes",
+        "reasoned",
         "size",
         "whole",
     )
 
-    def __init__(self, messages: Sequence[str], opening: int | None = None) -> None:
+    def __init__(
+        self,
+        messages: Sequence[str],
+        opening: int | None = None,
+        reasoned: Sequence[int] = (),
+    ) -> None:
         """Hash a prompt, message by message.
 
         `opening` is the index of the first message of the conversation that is its own: the
-        user's first. Messages must not be empty.
+        user's first; `reasoned` are those of the messages that came with a model's reasoning.
+        Messages must not be empty.
         """
         self.brief = False
         """Whether few tokens are asked for, as of a title or of tags for a conversation."""
@@ -68,6 +75,8 @@ class Prompt:
                 said[content] = said.get(content, 0) + length
                 if index == opening:
                     own, topic, front = prefix, content, size - length
+        self.reasoned = tuple(reasoned)
+        """Which messages came with a model's reasoning, which is no part of the prompt here."""
         self.front = tuple(messages[:opening]) if opening else ()
         """The messages before the conversation's own first one: tools, system messages."""
         self.ends = ends
@@ -126,9 +135,23 @@ class Prompt:
             return False
         if abs(self._front - earlier._front) > SPAN:
             return False  # a title for the conversation, say: another system prompt
+        return 2 * self._says_again(earlier) >= earlier.size - earlier._front
+
+    def reads_again(self, earlier: "Prompt") -> int:
+        """Count the characters that a cache of the earlier prompt holds in vain.
+
+        They are in this prompt as well, but behind a text that differs. There are none where
+        it merely goes on, or where it goes on from an earlier point in another way.
+        """
+        prefixes = self.prefixes
+        if earlier.whole in prefixes or earlier.base in prefixes:
+            return 0
+        ahead = max(0, self.repeated(earlier) - earlier._front)
+        return max(0, self._says_again(earlier) - ahead)
+
+    def _says_again(self, earlier: "Prompt") -> int:
         said = self._said
-        again = sum([size for message, size in earlier._said.items() if message in said])
-        return 2 * again >= earlier.size - earlier._front
+        return sum([size for message, size in earlier._said.items() if message in said])
 
     def says_all_of(self, earlier: "Prompt") -> bool:
         """Whether every message of an earlier prompt is somewhere in this one."""

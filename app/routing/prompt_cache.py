@@ -6,7 +6,7 @@ from typing import Final
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
-from app.routing.prompt_change import PromptChange, find_change
+from app.routing.prompt_change import PromptChange, find_change, find_dropped
 
 WORTH_KEEPING: Final = 256
 """Prompts shorter than this, in characters, are read again faster than they are looked for."""
@@ -105,9 +105,14 @@ class Placement:
         """How many prompts left their slots after that one."""
 
     def change(self, prompt: Prompt) -> PromptChange | None:
-        """Find what changed in the conversation that the slot holds; None if nothing did."""
+        """Find what changed in the conversation that the slot holds; None if nothing did.
+
+        What is said anew at its end is no change.
+        """
         earlier = None if self.slot is None else self.slot.prompt
-        if self.match is not Match.CHANGED or earlier is None:
+        if earlier is None or self.match not in (Match.CONTINUES, Match.CHANGED):
+            return None
+        if self.match is Match.CONTINUES and prompt.reads_again(earlier) < WORTH_KEEPING:
             return None
         return find_change(earlier, prompt)
 
@@ -142,6 +147,10 @@ class Occupancy:
         self._placement = placement
         self._prompt = prompt
         self._before = before
+
+    def dropped(self, cached: float) -> PromptChange | None:
+        """Find the reasoning that was left out, where only a share of the prompt was cached."""
+        return find_dropped(self._before, self._prompt, cached)
 
     def end(self, now: float, *, worked: bool) -> None:
         """Free the place; it holds the prompt from now on if the server has worked on it."""

@@ -3,13 +3,28 @@
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from app.routing.prompt import SPAN, Prompt
 
-Kind = Literal["clock", "hash", "tools", "moved", "other"]
-"""A time or date; a word of letters and digits; tools in another order; a message elsewhere."""
+Kind = Literal["clock", "hash", "tools", "moved", "reasoning", "other"]
+"""A time or date; a word of letters and digits; tools in another order; a message elsewhere;
+reasoning that was left out."""
+
+ADVICE: Final[Mapping[str, str]] = {
+    "clock": "Have the time at the end of the prompt, or set BALANCER_STABLE_PROMPTS=learn.",
+    "hash": "Switch it off at the client, or set BALANCER_STABLE_PROMPTS=learn.",
+    "tools": "Have the client send its tools in one order, and keep it for a conversation.",
+    "moved": "Have reminders stay where they were said first, or come last.",
+    "reasoning": "Have the template keep reasoning, or let the model reason less.",
+    "other": "Compare two of the client's prompts at this place.",
+}
+"""What helps, by what changed."""
+
+NEAR: Final = 0.1
+"""By how much a share in tokens may differ from that in characters."""
 
 _CLOCK: Final = re.compile(
     r"\d{1,2}:\d\d|\d{4}-\d\d|\d{1,2}[./]\d{1,2}[./]\d\d|(?i:[ap]m\b|mon|tue|wed|thu|fri|sat|sun)"
@@ -43,6 +58,20 @@ def find_change(earlier: Prompt, later: Prompt) -> PromptChange:
     message = bisect_right(later.ends, known)
     character = known - (later.ends[message - 1] if message else 0)
     return PromptChange("moved" if later.says_all_of(earlier) else "other", message, character)
+
+
+def find_dropped(earlier: Prompt | None, later: Prompt, cached: float) -> PromptChange | None:
+    """Find the message whose reasoning was left out, where a server's cache held less than known.
+
+    `cached` is the share of the prompt that it held: up to such a message, by the client's or a
+    template's doing, more or less.
+    """
+    for message in sorted({*later.reasoned, *(earlier.reasoned if earlier else ())}):
+        if message < len(later.ends):
+            start = later.ends[message - 1] if message else 0
+            if abs(start / later.size - cached) <= NEAR:
+                return PromptChange("reasoning", message, 0)
+    return None
 
 
 def _kind(before: str, after: str) -> Kind:

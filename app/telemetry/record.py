@@ -47,6 +47,8 @@ class Record:
         self.address = address
         self.started = started
         self.username: str | None = None
+        self.user_agent = b""
+        """What the client calls itself (RFC 9110 section 10.1.5)."""
         self.model = ""
         self.stream = False
         """Whether an event stream was asked for, or came."""

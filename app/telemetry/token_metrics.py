@@ -60,12 +60,17 @@ class TokenMetrics:
         self._changed = counter(
             "changed_prompts",
             "Requests whose conversation was read again because a text in it had changed: a clock, "
-            "a hash, the order of tools, a message's place, or another.",
+            "a hash, the order of tools, a message's place, left out reasoning, or another.",
             *("server", "model", "kind"),
         )
         self._read_again = counter(
             "changed_prompt_tokens",
             "Prompt tokens of these requests that did not come from a cache.",
+            *("server", "model", "kind"),
+        )
+        self._reading = counter(
+            "changed_prompt_seconds",
+            "Seconds in which they were read: to the first token, or by the server's speed.",
             *("server", "model", "kind"),
         )
         self._usage = counter(
@@ -103,6 +108,7 @@ class TokenMetrics:
         if record.lease is not None and record.lease.change is not None:
             about = record.server, model, record.lease.change.kind
             self._changed.labels(*about).value += 1
+            self._reading.labels(*about).value += record.lease.reading_seconds or 0.0
             if usage is not None:
                 self._read_again.labels(*about).value += usage.prompt - (usage.cached or 0)
         if usage is not None:

@@ -254,6 +254,16 @@ OVERVIEW = Dashboard(
                     stacked=True,
                 ),
                 Panel(
+                    "Time of prompts read again",
+                    "Seconds of servers' work per second in which such conversations were read.",
+                    {
+                        "{{kind}}": or_none(
+                            rate("changed_prompt_seconds_total", MODEL, by="kind"), "kind"
+                        )
+                    },
+                    stacked=True,
+                ),
+                Panel(
                     "In progress",
                     "Requests being handled, waiting ones included, and those of them that are at a server.",
                     {

@@ -119,3 +119,41 @@ def test_any_messages_can_be_read(messages: list[dict[str, object]]) -> None:
 )
 def test_a_request_is_brief_that_asks_for_few_tokens(body: dict[str, object], few: bool) -> None:
     assert brief(body.get) is few
+
+
+@pytest.mark.parametrize(
+    "reasoned",
+    [
+        {"role": "assistant", "content": LONG, "reasoning_content": "Let me see."},
+        {"role": "assistant", "content": LONG, "reasoning": "Let me see."},
+        {"role": "assistant", "content": LONG, "thinking": "Let me see."},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Let me see.", "signature": "x"},
+                {"type": "text", "text": LONG},
+            ],
+        },
+    ],
+)
+def test_reasoning_is_noticed_and_makes_no_other_prompt(reasoned: dict[str, object]) -> None:
+    plain = {"role": "assistant", "content": LONG}
+    with_it = chat_prompt({"messages": [user("Hi"), reasoned, user("On")]}.get)
+    without = chat_prompt({"messages": [user("Hi"), plain, user("On")]}.get)
+
+    assert with_it is not None
+    assert without is not None
+    assert with_it.whole == without.whole
+    assert (with_it.reasoned, without.reasoned) == ((1,), ())
+
+
+def test_an_item_of_reasoning_is_noticed_at_what_came_of_it() -> None:
+    reasoning = {"type": "reasoning", "summary": [], "encrypted_content": "x"}
+    call = {"type": "function_call", "name": "look", "arguments": "{}"}
+    with_it = response_prompt({"input": [user("Hi"), reasoning, call]}.get)
+    without = response_prompt({"input": [user("Hi"), call]}.get)
+
+    assert with_it is not None
+    assert without is not None
+    assert with_it.whole == without.whole
+    assert with_it.reasoned == (1,)

@@ -119,6 +119,7 @@ async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody
             changed = await balancer.metrics("changed_prompts_total")
             later = body.replace(b"15:03", b"15:04")
             explained = await balancer.ask(post(later, b"/llmhealth-explain"))
+            [worst] = (await balancer.snapshot())["changed_prompts"]
             lines = [line for line in balancer.events("request") if "prompt_change" in line]
 
     assert [len(set(servers)) for servers in went.values()] == [1, 1, 1]
@@ -129,7 +130,14 @@ async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody
     assert {line["changed_message"] for line in lines} == {0}
     servers_told = json.loads(explained.body)["servers"]
     places = [place["change"] for told in servers_told for place in told["instances"]]
-    assert {"kind": "clock", "message": 0, "character": len("system\nIt is 15:0")} in places
+    assert {
+        "kind": "clock",
+        "message": 0,
+        "character": len("system\nIt is 15:0"),
+        "advice": worst["advice"],
+    } in places
+    assert (worst["kind"], worst["requests"]) == ("clock", 9)
+    assert "BALANCER_STABLE_PROMPTS" in worst["advice"]
 
 
 CLOCKED = [

@@ -72,6 +72,8 @@ def test_a_busy_state_is_shown(page: Page) -> None:
         "RTX 4090",
         "322 W",
         "longest 4 s",
+        "claude-cli/2.1.36",
+        "a hash, message 1",
     ):
         assert fact in text
 

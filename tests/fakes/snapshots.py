@@ -68,6 +68,7 @@ def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> St
             "drain": False,
             "leases": [],
             "decisions": [],
+            "changed_prompts": [],
         }
         | snapshot,
         "stats": {
@@ -109,6 +110,20 @@ def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower", **fact
         "reason": "free_instance",
         "expected_share": None,
         "age_seconds": 12.4,
+    } | facts
+
+
+def changed_prompt(client: str, program: str, kind: str, **facts: Any) -> State:
+    return {
+        "client": client,
+        "program": program,
+        "kind": kind,
+        "requests": 3,
+        "tokens": 9_400,
+        "seconds": 12.2,
+        "message": 0,
+        "character": 54,
+        "advice": "Have reminders stay where they were said first, or come last.",
     } | facts
 
 
@@ -197,6 +212,10 @@ BUSY = state(
         ),
         lease("Alice"),
     ],
+    changed_prompts=[
+        changed_prompt("Alice", "claude-cli/2.1.36", "hash", requests=41, tokens=512_000),
+        changed_prompt("192.168.1.30", "", "tools", seconds=75.4, message=7),
+    ],
     stats=traffic({"Alice": 120, "太郎": 64, "Bob": 22}),
 )
 SERVER_DOWN = state(
@@ -211,6 +230,7 @@ STEERED = state(
 LONG_NAMES = state(
     backend(LONG_NAME, "busy", total_inflight=1, model_inflight={LONG_NAME: 1}, models=[LONG_NAME]),
     sticky=[pin(LONG_NAME, LONG_NAME, LONG_NAME)],
+    changed_prompts=[changed_prompt(LONG_NAME, LONG_NAME, "other")],
     leases=[lease(LONG_NAME, LONG_NAME, LONG_NAME)],
     models={LONG_NAME: [LONG_NAME]},
     gpus=[gpu(0, name=LONG_NAME)],

@@ -8,6 +8,7 @@ from app.routing.health_window import Sample
 from app.routing.ledger import Lease
 from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.routing.prompt import Prompt
+from app.routing.prompt_change import PromptChange
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP, OLLAMA, VLLM
 
@@ -395,6 +396,37 @@ def test_an_answer_without_the_expected_tokens_is_a_miss_and_one_with_them_a_hit
         "miss": 1,
     }
     assert b.tokens == {("A", "cache"): 100, ("A", "work"): 200}
+
+
+def test_a_cache_that_ended_where_a_model_reasoned_shows_that_reasoning_was_left_out() -> None:
+    b = balancer()
+    texts = [f"{number} " * 300 for number in range(5)]
+    changes = []
+    for prompt, cached in (
+        (Prompt(texts[:3], 0, [1]), 0),
+        (Prompt(texts[:4], 0, [1]), 74),
+        (Prompt(texts[:5], 0, [1]), 22),
+        (Prompt(texts[:5], 0, []), 60),
+    ):
+        lease = placed(b.place(replace(ask(), prompt=prompt)))
+        lease.reuse = CacheReuse(prompt=100, cached=cached, seconds=2.0)
+        lease.release()
+        changes.append(lease.change)
+
+    assert changes == [None, None, PromptChange("reasoning", 1, 0), None]
+
+
+def test_text_that_is_held_in_vain_is_told_though_most_of_a_prompt_is_cached() -> None:
+    b = balancer()
+    start, end = [f"{number} " * 300 for number in range(8)], "the end " * 100
+    first = placed(b.place(replace(ask(), prompt=Prompt([*start, "a reminder", end], 0))))
+    first.release()
+    moved = placed(b.place(replace(ask(), prompt=Prompt([*start, end, "a reminder"], 0))))
+    moved.release()
+    anew = placed(b.place(replace(ask(), prompt=Prompt([*start, "something else " * 90], 0))))
+
+    assert moved.change == PromptChange("moved", 8, 0)
+    assert anew.change is None
 
 
 def test_a_server_that_tells_no_cached_tokens_is_believed() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.routing.prompt import BLOCK, Prompt
-from app.routing.prompt_change import PromptChange, find_change
+from app.routing.prompt_change import PromptChange, find_change, find_dropped
 
 KIND = "You are kind. " * 50
 ASKED, ANSWERED = "user\nWhy? " + "x" * 300, "assistant\nSo. " + "y" * 900
@@ -61,7 +61,19 @@ def test_a_message_that_changed_is_told_by_its_block() -> None:
     assert change == PromptChange("other", 2, 2 * BLOCK)
 
 
+def test_reasoning_that_was_left_out_is_told_where_the_cache_ended() -> None:
+    messages = [KIND, ASKED, ANSWERED, "user\nOn", ANSWERED]
+    later = Prompt([*messages, "user\nOn"], 1, [2])
+    share = (len(KIND) + len(ASKED)) / later.size
+
+    assert find_dropped(None, later, share) == PromptChange("reasoning", 2, 0)
+    share = later.ends[3] / later.size
+    assert find_dropped(Prompt(messages, 1, [4]), later, share) == PromptChange("reasoning", 4, 0)
+    assert find_dropped(None, later, 0.0) is None
+
+
 @given(st.lists(st.text(min_size=1), max_size=4), st.lists(st.text(min_size=1), max_size=4))
 def test_any_two_prompts_can_be_compared(before: list[str], after: list[str]) -> None:
     for opening in (None, 0, 1):
         find_change(Prompt(before, opening), Prompt(after, opening))
+        find_dropped(Prompt(before, opening, [0, 3]), Prompt(after, opening, [1]), 0.5)

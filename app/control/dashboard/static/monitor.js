@@ -300,6 +300,7 @@ function totals(snapshot, stats) {
   });
 }
 
+const CHANGES = { clock: "a time", hash: "a hash", tools: "the order of tools", moved: "a message's place", reasoning: "reasoning left out", other: "a text" };
 const placed = (lease) => (lease.slot === null ? lease.server : `${lease.server}, slot ${lease.slot}`);
 
 function show({ snapshot, stats }) {
@@ -315,6 +316,9 @@ function show({ snapshot, stats }) {
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);
   bars($("by-address"), stats.ip_counts);
+  $("changed-part").hidden = snapshot.changed_prompts.length === 0;
+  rows($("changed"), snapshot.changed_prompts, (one) => `${one.client} ${one.program} ${one.kind}`, (one) =>
+    [one.client, one.program || null, `${CHANGES[one.kind]}, message ${one.message + 1}`, one.advice, one.requests, compact(one.tokens), age(one.seconds)]);
   const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
   rows($("leases"), numbered, (lease) => lease.index, (lease) =>
     [lease.client, lease.instance, placed(lease), lease.reason.replace("_", " "), age(lease.age_seconds)]);
