@@ -18,6 +18,9 @@ stands in front, as a block of its own or as the first line of a text, and its o
 CLAUDE_CODE_ATTRIBUTION_HEADER=0: https://code.claude.com/docs/en/env-vars
 """
 
+HOME: Final = b"api.anthropic.com"
+"""The host that the lines are meant for: it gets what came."""
+
 _MARKS: Final = tuple(mark.encode() for mark in KNOWN)
 _FIRST_LINE: Final = re.compile(r'"((?:[^"\\]|\\[^n])*)(\\n|")')
 """A JSON text up to the end of its first line."""

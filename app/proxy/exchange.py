@@ -299,15 +299,15 @@ class Exchange:
         record.sent = None
         record.status = 0
         record.user_agent = self._fields.get(b"user-agent", b"")
+        self._pool = pool = self._shared.pools[lease.server]
         try:
-            body = request.body_for(lease.instance, lease.slot)
+            body = request.body_for(lease.instance, lease.slot, pool.authority)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
             return
         record.size = len(body)
         renamed = bool(request.named) and request.named != lease.instance
         self._asked_name = AskedName(request.named) if renamed else None
-        self._pool = pool = self._shared.pools[lease.server]
         self._write_head(pool, b"%d" % len(body))
         self._out += body
         self._send(pool)

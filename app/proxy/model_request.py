@@ -13,6 +13,7 @@ from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
+from app.apis.stable_prompts import HOME
 from app.routing.choice import Ask
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING
@@ -58,6 +59,7 @@ class ModelRequest:
     __slots__ = (
         "_body",
         "_path",
+        "_received",
         "_rewrites",
         "_system",
         "ask",
@@ -76,6 +78,7 @@ class ModelRequest:
         """
         self._path = path
         api = api_of(path)
+        self._received = raw
         if api.prompt in CONVERSATIONS:
             raw = reading.rewrites.stabilise(raw, address)
         self._body = body = _read(raw, content_type)
@@ -115,8 +118,11 @@ class ModelRequest:
             works=api.works,
         )
 
-    def body_for(self, instance: str, slot: int | None = None) -> bytes:
+    def body_for(self, instance: str, slot: int | None = None, authority: bytes = b"") -> bytes:
         """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
+        if authority == HOME:
+            received = self._received
+            return Body(received).edited({"model": instance}) if self.named else received
         if not self.named:
             return self._body.raw
         changes: dict[str, object] = {}
@@ -140,12 +146,13 @@ class ModelRequest:
 class UnroutedRequest:
     """A request that makes a model work, but goes to the fallback as it is."""
 
-    __slots__ = ("ask", "named", "raw", "streams", "username")
+    __slots__ = ("_received", "_stable", "ask", "named", "streams", "username")
 
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
         api = api_of(path)
-        self.raw = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
+        self._received = raw
+        self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
         self.named = ""
         self.streams = api.streams
@@ -153,9 +160,9 @@ class UnroutedRequest:
             with contextlib.suppress(BadRequest):  # the server will say so
                 self.streams = _streams(api, Body(raw))
 
-    def body_for(self, instance: str, slot: int | None = None) -> bytes:
-        """Return the body, the same for wherever it goes."""
-        return self.raw
+    def body_for(self, instance: str, slot: int | None = None, authority: bytes = b"") -> bytes:
+        """Return the body, whatever the model is called there."""
+        return self._received if authority == HOME else self._stable
 
 
 def _streams(api: Api, body: Body | Form) -> bool:

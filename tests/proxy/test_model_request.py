@@ -9,7 +9,13 @@ from app.apis.aliases import Aliases
 from app.apis.endpoints import CHAT_PATH
 from app.apis.json_body import BadRequest
 from app.apis.rewrites import Rewrites
-from app.proxy.model_request import SYSTEM_TEXT_LIMIT, ModelRequest, Reading, username_finder
+from app.proxy.model_request import (
+    SYSTEM_TEXT_LIMIT,
+    ModelRequest,
+    Reading,
+    UnroutedRequest,
+    username_finder,
+)
 from app.routing.choice import Ask
 
 READING = Reading(username_finder(re.compile(r"name is (\w+)")), Rewrites())
@@ -209,3 +215,16 @@ def test_the_model_of_an_uploaded_recording_is_read_and_replaced_and_nothing_els
     assert request.ask.model == "whisper"
     assert request.body_for("whisper") == FORM
     assert request.body_for("whisper-2") == FORM.replace(b"whisper", b"whisper-2")
+
+
+def test_anthropics_own_server_gets_its_line_and_no_other_does() -> None:
+    line = "x-anthropic-billing-header: cch=1;\nBe kind."
+    body = {"model": "claude", "system": line, "messages": [{"role": "user", "content": "Hi"}]}
+    raw = json.dumps(body).encode()
+
+    for request in (
+        ModelRequest(READING, "/v1/messages", raw, "10.0.0.1"),
+        UnroutedRequest(READING.rewrites, "/v1/messages", raw, "10.0.0.1"),
+    ):
+        assert request.body_for("claude", None, b"api.anthropic.com") == raw
+        assert b"billing" not in request.body_for("claude", None, b"tower:8080")
