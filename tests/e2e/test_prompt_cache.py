@@ -1,7 +1,9 @@
 """Conversations on real llama.cpp servers: each keeps the slot that holds its prompt."""
 
+import itertools
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,29 @@ def test_a_front_that_changes_costs_no_cache(tmp_path: Path, front: str, setting
                     prompt, cached = one.say(f"turn {turn}")
                     assert cached >= 0.98 * before[one]
                     before[one] = prompt
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_two_agents_at_once_take_turns_at_one_slot_and_keep_two(tmp_path: Path, slots: int) -> None:
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port(), slots=slots) as url:
+        with balancer({"A": {"addr": url}}, {"tiny.*": ["A"]}) as found:
+            eventually(lambda: backends(found, "kind") == ["llamacpp"])
+            agents = [Conversation(found.url, name) for name in ("Alice", "Bob")]
+
+            def work(agent: Conversation) -> list[tuple[int, int]]:
+                return [agent.say(f"turn {turn}") for turn in range(4)]
+
+            with ThreadPoolExecutor() as pool:
+                told = list(pool.map(work, agents))
+
+            assert backends(found, "request_max") == [slots]
+
+    if slots == 2:
+        for turns in told:
+            for (before, _), (_, cached) in itertools.pairwise(turns):
+                assert cached >= 0.98 * before
 
 
 def test_a_client_that_gives_up_and_asks_again_gets_there_in_the_end(running: Running) -> None:
