@@ -112,7 +112,7 @@ def _conversation(tools: object, system: object, messages: object) -> Prompt | N
             if role == "user":
                 if opening is None:
                     opening = len(texts)
-            elif _reasons(message):
+            elif (role == "assistant" or role is None) and _reasons(message):
                 reasoned.append(len(texts))
                 if message.get("type") in REASONING_TYPES:
                     continue  # the next item is what came of it
@@ -125,14 +125,16 @@ def _reasons(message: dict[str, object]) -> bool:
 
     It is no part of the prompt here: clients and templates leave it out sooner or later.
     """
-    for name in REASONING:
-        if message.get(name):
-            return True
-    parts: list[object] = [message]
     content = message.get("content")
-    if isinstance(content, list):
-        parts += content
-    return any(isinstance(x, dict) and x.get("type") in REASONING_TYPES for x in parts)
+    if isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") in REASONING_TYPES for part in content
+    ):
+        return True
+    if len(message) <= 2:
+        return False  # a role and a content
+    if message.get("type") in REASONING_TYPES:
+        return True
+    return any(message.get(name) for name in REASONING)
 
 
 def _message(message: dict[str, object]) -> str:

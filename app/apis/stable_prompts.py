@@ -41,7 +41,10 @@ def known(raw: bytes, _client: str = "") -> bytes:
 
     What is no chat in JSON stays as it is, too.
     """
-    if not any(mark in raw for mark in _MARKS):
+    for mark in _MARKS:
+        if mark in raw:
+            break
+    else:
         return raw
     try:
         text = raw.decode()

@@ -20,8 +20,8 @@ class Prompt:
     """
 
     __slots__ = (
+        "_contents",
         "_front",
-        "_said",
         "_topic",
         "base",
         "brief",
@@ -49,7 +49,7 @@ class Prompt:
         self.brief = False
         """Whether few tokens are asked for, as of a title or of tags for a conversation."""
         prefixes: dict[int, int] = {}
-        said: dict[int, int] = {}
+        contents: list[int] = []
         ends: list[int] = []
         prefix = size = before = own = front = topic = 0
         for index, message in enumerate(messages):
@@ -72,7 +72,7 @@ class Prompt:
             prefixes[prefix] = size
             if opening is not None and index >= opening:
                 content = hash(block)
-                said[content] = said.get(content, 0) + length
+                contents.append(content)
                 if index == opening:
                     own, topic, front = prefix, content, size - length
         self.reasoned = tuple(reasoned)
@@ -81,8 +81,8 @@ class Prompt:
         """The messages before the conversation's own first one: tools, system messages."""
         self.ends = ends
         """Where each message ends, in characters."""
-        self._said = said
-        """How many characters the conversation's own messages have, by hashes of their ends."""
+        self._contents = contents
+        """The hashes of the ends of the conversation's own messages."""
         self._topic = topic
         """The hash of the end of the conversation's first own message; 0 if it has none."""
         self._front = front
@@ -150,12 +150,23 @@ class Prompt:
         return max(0, self._says_again(earlier) - ahead)
 
     def _says_again(self, earlier: "Prompt") -> int:
-        said = self._said
-        return sum([size for message, size in earlier._said.items() if message in said])
+        said = self._said()
+        return sum([size for message, size in earlier._said().items() if message in said])
+
+    def _said(self) -> dict[int, int]:
+        """Count the characters of the conversation's own messages, by hashes of their ends."""
+        said: dict[int, int] = {}
+        ends = self.ends
+        first = len(ends) - len(self._contents)
+        before = self._front
+        for number, content in enumerate(self._contents, first):
+            said[content] = said.get(content, 0) + ends[number] - before
+            before = ends[number]
+        return said
 
     def says_all_of(self, earlier: "Prompt") -> bool:
         """Whether every message of an earlier prompt is somewhere in this one."""
-        return earlier._said.keys() <= self._said.keys()
+        return {*earlier._contents} <= {*self._contents}
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.size} characters>"
