@@ -29,12 +29,12 @@ class PrefixIndex(Generic[Holder]):
     def find(self, prompt: Prompt) -> list[Holder]:
         """List who holds a prompt that this one may continue."""
         known = self._holders
+        common = known.keys() & prompt.prefixes.keys()
+        if len(common) == 1:
+            return list(known[common.pop()])
         found: dict[Holder, None] = {}
-        for prefix in prompt.prefixes:
-            holders = known.get(prefix)
-            if holders is not None:
-                for holder in holders:
-                    found[holder] = None
+        for prefix in common:
+            found.update(known[prefix])
         return list(found)
 
     def __len__(self) -> int:

@@ -64,7 +64,8 @@ class Prompt:
                     block = message[start : start + BLOCK]
                     before, prefix = prefix, hash((prefix, block))
                     start += BLOCK
-                    prefixes[prefix] = size + start
+                    if start < length:
+                        prefixes[prefix] = size + start
                 if start == length:
                     before = 0
             size += length
