@@ -371,9 +371,9 @@ class Exchange:
             self._keepalive = Keepalive(seconds, self._heard_at, self._show_life)
 
     def _end_keepalive(self) -> None:
-        keepalive, self._keepalive = self._keepalive, None  # it leads back here
-        if keepalive is not None:
-            keepalive.end()
+        if self._keepalive is not None:
+            self._keepalive.end()
+            self._keepalive = None  # it leads back here
 
     def _heard_at(self) -> float:
         """Return when the server was heard last, once the client gets its response."""
@@ -482,11 +482,10 @@ class Exchange:
         else:
             self._whole = head, body
 
-    def _named(self, head: Head, body: bytes, *, streams: bool, complete: bool) -> bytes:
+    def _named(
+        self, asked_name: AskedName, head: Head, body: bytes, *, streams: bool, complete: bool
+    ) -> bytes:
         """Write the asked name into the beginning of a response, where that can be done."""
-        asked_name = self._asked_name
-        if asked_name is None:
-            return body
         possible = head.status == 200 and editable(head.headers, whole=complete)
         if streams and possible:
             return asked_name.piece(body, last=complete)
@@ -560,7 +559,8 @@ class Exchange:
             reader.passes(body)
         self._started = True
         whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
-        body = self._named(head, body, streams=streams, complete=complete)
+        if self._asked_name is not None:
+            body = self._named(self._asked_name, head, body, streams=streams, complete=complete)
         headers = self._headers(head, whole=whole)
         if reader.streams:
             headers.extend(unbuffered(headers))

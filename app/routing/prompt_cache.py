@@ -232,7 +232,7 @@ class PromptCache:
             return None
         brief = prompt.brief
         victim = min(free, key=lambda x: self._sacrifice(x, now, brief=brief)) if free else None
-        superseded = self._superseded(prompt, free)
+        superseded = self._superseded(prompt, free) if free else None
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
         if rank is not None and rank < self.depth:
