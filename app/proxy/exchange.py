@@ -329,12 +329,13 @@ class Exchange:
     def _wait(self, request: ModelRequest | UnroutedRequest, *, bounded: bool) -> None:
         record, shared, ask = self._record, self._shared, request.ask
         queued = QueuedRequest(
-            record.username or record.address,
+            record.username or "",
             record.model,
             functools.partial(shared.balancer.place, ask, record.failures),
             self._on_turn,
             record.failures,
             functools.partial(shared.balancer.holds, ask, record.failures),
+            record.address,
         )
         try:
             shared.queue.enter(queued, bounded=bounded)

@@ -63,17 +63,23 @@ class QueuedRequest:
     """
 
     client: str
+    """Who asks, of those at one address: anybody may write such a name."""
     model: str
     place: Place
     on_turn: Callable[[Turn], None]
     tried: tuple[str, ...] = ()
     held: Callable[[], bool] = lambda: False
+    address: str = ""
     since: float = field(default_factory=monotonic)
-    overtaken_by: set[str] = field(default_factory=set)
-    """Clients that went first because their prompt was in a cache."""
+    overtaken_by: set[tuple[str, str]] = field(default_factory=set)
+    """Who went first because of a prompt in a cache: another address, or a client of the same."""
     turn: Turn | None = field(default=None, repr=False)
     """What ended the wait, until `on_turn` is called."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    def as_seen_by(self, other: "QueuedRequest") -> tuple[str, str]:
+        """Tell who this is to another one that waits: clients of other addresses are one."""
+        return self.address, self.client if self.address == other.address else ""
 
     @property
     def need(self) -> Need:
@@ -82,20 +88,21 @@ class QueuedRequest:
 
 
 class RequestQueue:
-    """A bounded, fair queue: clients take turns, and each is served in the order it asked.
+    """A bounded, fair queue: addresses take turns, then the clients of one address.
 
-    A freed place is handed, in the moment it becomes free, to the client whose last turn is
+    A freed place is handed, in the moment it becomes free, to the address whose last turn is
     longest ago and that can use it, or to one of the next few whose prompt is in the cache
-    there. So nobody waits beside a free place, whoever finds one has overtaken nobody, and
-    one who asks a hundred times at once holds nobody up: a client overtakes another once.
+    there. So nobody waits beside a free place, whoever finds one has overtaken nobody, and one
+    who asks a hundred times at once, by whatever names, holds nobody up: an address overtakes
+    another once, and so do clients of the same address, each served in the order it asked.
     `timeout` is in seconds.
     """
 
     def __init__(self, balancer: Balancer, *, capacity: int, timeout: float) -> None:
         self.capacity = capacity
         self._timeout = timeout
-        # In the order of their turns; each client's requests in the order of arrival.
-        self._lines: dict[str, dict[QueuedRequest, None]] = {}
+        # By address and client, in the order of their turns; requests in the order of arrival.
+        self._lines: dict[str, dict[str, dict[QueuedRequest, None]]] = {}
         self._handed_out: deque[float] = deque(maxlen=RATE_WINDOW)
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
@@ -114,7 +121,8 @@ class RequestQueue:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
         request.timer = loop.call_later(self._timeout, self._time_out, request)
-        self._lines.setdefault(request.client, {})[request] = None
+        lines = self._lines.setdefault(request.address, {})
+        lines.setdefault(request.client, {})[request] = None
 
     def leave(self, request: QueuedRequest) -> None:
         """Take a request out; a place that it got in this very moment goes to the next."""
@@ -136,18 +144,21 @@ class RequestQueue:
                 full.add(request.need)  # lest all with the same need ask again
                 continue
             self._handed_out.append(monotonic())
-            line = self._remove(request)
-            if line:
-                del self._lines[request.client]
-                self._lines[request.client] = line  # its next turn comes after everybody else's
+            self._remove(request)
+            self._move_back(request)
             self._end_wait(request, turn)
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return sum(len(line) for lines in self._lines.values() for line in lines.values())
+
+    def _requests(self) -> Iterator[QueuedRequest]:
+        for lines in self._lines.values():
+            for line in lines.values():
+                yield from line
 
     def by_model(self) -> Counter[str]:
         """Count the requests that wait for each model."""
-        return Counter(request.model for line in self._lines.values() for request in line)
+        return Counter(request.model for request in self._requests())
 
     def _queued(self, model: str) -> int:
         """Count the requests that wait for one model, without the one that is being placed."""
@@ -158,12 +169,12 @@ class RequestQueue:
     def snapshot(self) -> dict[str, object]:
         """Return how many wait, for which models, and for how many seconds the first has."""
         now = monotonic()
-        waits = [now - request.since for line in self._lines.values() for request in line]
+        waits = [now - request.since for request in self._requests()]
         expected = self._expected(len(waits))
         return {
             "waiting": len(waits),
             "max": self.capacity,
-            "clients": len(self._lines),
+            "clients": sum(map(len, self._lines.values())),
             "by_model": dict(self.by_model()),
             "oldest_wait_seconds": round(max(waits, default=0.0), 3),
             "expected_wait_seconds": None if expected is None else round(expected, 1),
@@ -177,27 +188,35 @@ class RequestQueue:
         of them was overtaken often enough.
         """
         overtaken: list[QueuedRequest] = []
-        barred: set[str] = set()
         for request in itertools.islice(self._firsts(full, stays), LOOKAHEAD):
             if overtaken and request.need != overtaken[0].need:
                 continue  # what it could have may be none that the very next one could have
-            if request.client not in barred and request.held():
+            passed = any(request.as_seen_by(one) in one.overtaken_by for one in overtaken)
+            if not passed and request.held():
                 for one in overtaken:
-                    one.overtaken_by.add(request.client)
+                    one.overtaken_by.add(request.as_seen_by(one))
                 return request
             overtaken.append(request)
-            barred |= request.overtaken_by
             if len(request.overtaken_by) >= OVERTAKING_LIMIT:
                 break
         return overtaken[0] if overtaken else None
 
     def _firsts(self, full: set[Need], stays: set[QueuedRequest]) -> Iterator[QueuedRequest]:
-        """Go through the clients in the order of their turns: the first request that can go."""
-        for line in self._lines.values():
-            for request in line:
-                if request.need not in full and request not in stays:
-                    yield request
-                    break
+        """Go through the first requests that can go, one of each client, as turns would come.
+
+        Each address has one turn, with its next client, before any has another.
+        """
+        addresses = [iter(lines.values()) for lines in self._lines.values()]
+        while addresses:
+            left = []
+            for lines in addresses:
+                for line in lines:
+                    found = [x for x in line if x.need not in full and x not in stays][:1]
+                    if found:
+                        yield found[0]
+                        left.append(lines)
+                        break
+            addresses = left
 
     def _end_wait(self, request: QueuedRequest, turn: Turn) -> None:
         """Call back soon: now, somebody else is giving a lease back."""
@@ -211,9 +230,13 @@ class RequestQueue:
 
     def _ahead(self, request: QueuedRequest) -> int:
         """Count the requests that will be served before one."""
-        before = list(self._lines[request.client]).index(request)
-        others = (line for client, line in self._lines.items() if client != request.client)
-        return before + sum(min(len(line), before + 1) for line in others)
+        lines = self._lines[request.address]
+        before = list(lines[request.client]).index(request)
+        others = (len(line) for client, line in lines.items() if client != request.client)
+        before += sum(min(length, before + 1) for length in others)
+        addresses = (x for address, x in self._lines.items() if address != request.address)
+        lengths = (sum(map(len, lines.values())) for lines in addresses)
+        return before + sum(min(length, before + 1) for length in lengths)
 
     def _expected(self, ahead: int) -> float | None:
         """Estimate, in seconds, how long it takes until so many and one more are served."""
@@ -222,16 +245,26 @@ class RequestQueue:
             return None
         return (ahead + 1) * (times[-1] - times[0]) / (len(times) - 1)
 
-    def _remove(self, request: QueuedRequest) -> dict[QueuedRequest, None]:
-        """Take a request out, and return the others of its client."""
+    def _remove(self, request: QueuedRequest) -> None:
         if request.timer is not None:
             request.timer.cancel()
             request.timer = None
-        line = self._lines.get(request.client, {})
+        lines = self._lines.get(request.address, {})
+        line = lines.get(request.client, {})
         line.pop(request, None)
         if not line:
-            self._lines.pop(request.client, None)
-        return line
+            lines.pop(request.client, None)
+        if not lines:
+            self._lines.pop(request.address, None)
+
+    def _move_back(self, request: QueuedRequest) -> None:
+        """Let the next turn of a request's client, and of its address, be after all others'."""
+        lines = self._lines.pop(request.address, None)
+        if lines is not None:
+            self._lines[request.address] = lines
+            line = lines.pop(request.client, None)
+            if line is not None:
+                lines[request.client] = line
 
 
 def _take_turn(request: QueuedRequest) -> None:

@@ -68,6 +68,35 @@ async def test_a_wait_that_ends_with_a_place_is_told() -> None:
         assert max(line["queue_wait_ms"] for line in balancer.events("request")) >= 290
 
 
+async def test_forty_names_of_one_address_delay_another_by_one_request() -> None:
+    served = []
+    go = asyncio.Event()
+
+    async def note(visit: Visit, message: Message) -> bytes | None:
+        served.append(message["x-forwarded-for"].partition(",")[0])
+        await go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(note)
+    pattern = r"name is (\w+)"
+    async with (
+        host.running(),
+        balancing({"A": host.limited(1)}, username_pattern=pattern) as balancer,
+    ):
+        asked = []
+        for number in range(41):
+            request = chat(client=f"name{number}", address="10.0.0.1")
+            asked.append(asyncio.ensure_future(balancer.ask(request)))
+        await balancer.until(lambda: _waiting(balancer, 40))
+        asked.append(asyncio.ensure_future(balancer.ask(chat(address="10.0.0.2"))))
+        await balancer.until(lambda: _waiting(balancer, 41))
+        go.set()
+        responses = await asyncio.gather(*asked)
+
+    assert {response.status for response in responses} == {200}
+    assert served.index("10.0.0.2") <= 2  # one was at work, one had come before
+
+
 async def _waiting(balancer: Running, number: int) -> bool:
     told: dict[str, int] = (await balancer.snapshot())["queue"]
     return told["waiting"] == number

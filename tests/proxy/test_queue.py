@@ -33,7 +33,7 @@ MODELS = {"m": ["A", "B"], "a": ["A"], "b": ["B"]}
 class Asking:
     """One request: placed at once, or queued."""
 
-    def __init__(self, house: "House", model: str, client: str) -> None:
+    def __init__(self, house: "House", model: str, client: str, address: str) -> None:
         self.client = client
         self.turn: Turn | None = None
         self._queue = house.queue
@@ -45,6 +45,7 @@ class Asking:
             lambda: house.balancer.place(ask),
             self._on_turn,
             held=lambda: client in house.cached and not house.full(model),
+            address=address,
         )
         if placed is Refusal.FULL:
             self._queue.enter(self._queued)
@@ -85,8 +86,8 @@ class House:
         lease.release()
         return order
 
-    def ask(self, model: str = "a", client: str = "alice") -> Asking:
-        return Asking(self, model, client)
+    def ask(self, model: str = "a", client: str = "alice", address: str = "") -> Asking:
+        return Asking(self, model, client, address)
 
     def full(self, model: str) -> bool:
         return all(self.balancer.backend(name).ledger.full for name in MODELS[model])
@@ -153,6 +154,25 @@ async def test_clients_take_turns_and_each_is_served_in_its_own_order() -> None:
 
     assert await house.serve(lease, queued) == ["b", "c", "d", "b", "c", "b"]
     assert all(one.turn for one in queued)
+
+
+async def test_addresses_take_turns_whatever_names_come_from_them() -> None:
+    house = House()
+    lease = house.ask().lease
+    names = [house.ask(client=name, address="1") for name in ("b", "c", "d", "c")]
+    others = [house.ask(client=name, address="2") for name in ("e", "f")]
+
+    assert await house.serve(lease, [*names, *others]) == ["b", "e", "c", "f", "d", "c"]
+
+
+async def test_an_address_overtakes_another_once_under_whatever_names() -> None:
+    house = House()
+    lease = house.ask().lease
+    modest = house.ask(client="b", address="1")
+    names = [house.ask(client=name, address="2") for name in ("c", "d", "e")]
+    house.cached = {"c", "d", "e"}
+
+    assert await house.serve(lease, [modest, *names]) == ["c", "b", "d", "e"]
 
 
 async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for_ever() -> None:
