@@ -10,6 +10,7 @@ from typing import Final
 
 from app.apis.json_body import elements, members
 from app.apis.stable_prompts import Edit, known, system_content
+from app.apis.structure import is_too_much
 from app.routing.prompt_change import common_ends
 
 SPAN: Final = 200
@@ -24,6 +25,9 @@ CONVERSATIONS: Final = 512
 LONGEST: Final = 256 * 1024
 """Longest system text that is remembered, in characters."""
 
+ROOM: Final = 16 * 1024 * 1024
+"""How much of system texts is remembered in all, in characters."""
+
 Noticed = Callable[[str, int, int], None]
 """Is told of a client's conversation: in which text it differs, and at which character."""
 
@@ -36,6 +40,11 @@ class Front:
     since: float
     told: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many characters they have."""
+        return sum(map(len, self.texts))
+
 
 class Fronts:
     """Holds requests to the system text that their conversation began with.
@@ -47,10 +56,13 @@ class Fronts:
         self._clock = clock
         self._noticed = noticed
         self._fronts: OrderedDict[tuple[str, int], Front] = OrderedDict()
+        self._size = 0
 
     def settle(self, raw: bytes, client: str) -> bytes:
         """Write a body's system text as it was; known lines are taken out first."""
         raw = known(raw)
+        if is_too_much(raw):
+            return raw
         try:
             text = raw.decode()
             places, opening = _read(text)
@@ -71,10 +83,7 @@ class Fronts:
         key = client, hash(opening)
         front = self._fronts.get(key)
         if front is None or now - front.since >= LIFETIME or len(front.texts) != len(texts):
-            self._fronts[key] = Front(texts, now, told=front is not None and front.told)
-            self._fronts.move_to_end(key)
-            if len(self._fronts) > CONVERSATIONS:
-                self._fronts.popitem(last=False)
+            self._keep(key, Front(texts, now, told=front is not None and front.told))
             return None
         self._fronts.move_to_end(key)
         changed = [n for n, (a, b) in enumerate(zip(front.texts, texts, strict=True)) if a != b]
@@ -89,6 +98,15 @@ class Fronts:
             front.told = True
             self._noticed(client, number, at)
         return number, was
+
+    def _keep(self, key: tuple[str, int], front: Front) -> None:
+        """Remember a conversation, and forget those unused for longest where that is too much."""
+        before = self._fronts.pop(key, None)
+        self._size += front.size - (0 if before is None else before.size)
+        self._fronts[key] = front
+        while len(self._fronts) > CONVERSATIONS or self._size > ROOM:
+            _, unused = self._fronts.popitem(last=False)
+            self._size -= unused.size
 
 
 def _read(text: str) -> tuple[list[Edit], str]:

@@ -7,8 +7,12 @@ from typing import Final
 
 import orjson
 
+from app.apis.structure import MOST, is_too_much
+
 TOO_DEEP: Final = "the body nests too deeply"
 """Parsers and writers give up at about a thousand levels."""
+
+TOO_MUCH: Final = f"the body holds more than {MOST:,} values"
 
 
 class BadRequest(ValueError):
@@ -41,8 +45,8 @@ class Body:
 
         Raises:
             BadRequest: it is not a JSON object in UTF-8 (RFC 8259 sections 4 and 8.1), nests
-                too deeply, or names its model twice: the server might serve the one that was
-                not routed.
+                too deeply, holds too many values, or names its model twice: the server might
+                serve the one that was not routed.
         """
         self.raw = raw
         self._values = _read(raw)
@@ -111,6 +115,8 @@ def _written(value: object) -> str:
 
 
 def _read(raw: bytes) -> dict[str, object]:
+    if is_too_much(raw):
+        raise BadRequest(TOO_MUCH)
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError:

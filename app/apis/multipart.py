@@ -7,6 +7,8 @@ from typing import Final
 
 from app.apis.json_body import BadRequest
 
+MOST_PARTS: Final = 1000
+
 _NAME: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?(\w+)"?', re.IGNORECASE)
 
 
@@ -32,7 +34,7 @@ class Form:
         """Read a form.
 
         Raises:
-            BadRequest: it has no part, or names its model twice.
+            BadRequest: it has no part, or too many, or names its model twice.
         """
         self.raw = raw
         self._places: dict[str, tuple[int, int]] = {}
@@ -40,7 +42,11 @@ class Form:
         start = raw.find(delimiter)
         if start < 0:
             raise BadRequest("the form does not contain its boundary")
+        parts = 0
         while (end := raw.find(b"\r\n" + delimiter, start)) >= 0:
+            parts += 1
+            if parts > MOST_PARTS:
+                raise BadRequest(f"the form has more than {MOST_PARTS:,} parts")
             self._take_in(start + len(delimiter), end)
             start = end + 2
 

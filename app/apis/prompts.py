@@ -72,6 +72,9 @@ Ollama's."""
 REASONING_TYPES: Final = ("thinking", "redacted_thinking", "reasoning")
 """Types of parts in Anthropic's API, and of items in OpenAI's responses, that hold it."""
 
+MOST_MESSAGES: Final = 10_000
+"""A conversation of more is placed by its client: each message takes a microsecond or two."""
+
 BRIEF: Final = 512
 """Most tokens that agents ask for where they want a title, tags or a word on a command."""
 
@@ -97,7 +100,7 @@ def brief(get: Get) -> bool:
 
 
 def _conversation(tools: object, system: object, messages: object) -> Prompt | None:
-    if not isinstance(messages, list):
+    if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
         return None
     texts = []
     opening = None

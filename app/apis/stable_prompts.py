@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from app.apis.json_body import elements, members
+from app.apis.structure import is_too_much
 
 KNOWN: Final = ("x-anthropic-billing-header:",)
 """How the lines begin that are known to change.
@@ -45,6 +46,8 @@ def known(raw: bytes, _client: str = "") -> bytes:
         if mark in raw:
             break
     else:
+        return raw
+    if is_too_much(raw):
         return raw
     try:
         text = raw.decode()

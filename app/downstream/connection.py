@@ -19,7 +19,13 @@ from app.downstream.lingering_close import LingeringClose
 Headers = list[tuple[bytes, bytes]]
 
 HEAD_LIMIT: Final = 64 * 1024
-"""Longest head of a request, or trailers, in bytes, for whose end we wait."""
+"""Longest head of a request, or trailers, in bytes."""
+
+FIELDS_LIMIT: Final = 100
+"""Most header fields of a request."""
+
+SHORT_TARGET: Final = 256
+"""Longest target that is remembered as it was taken apart, in bytes."""
 
 BODY_AHEAD: Final = 64 * 1024
 """Longest part of a pipelined request's body, in bytes, that is read before its turn."""
@@ -43,6 +49,10 @@ log: Final = structlog.get_logger(__name__)
 
 class TooManyPipelined(Exception):
     """There are as many requests behind the present one as may be."""
+
+
+class HeadTooLarge(Exception):
+    """A head has more fields, or is longer, than may be."""
 
 
 class Request:
@@ -155,6 +165,7 @@ class ClientConnection:
         "_newest",
         "_parser",
         "_primes",
+        "_reading",
         "_started",
         "_unparsed",
         "_unsent",
@@ -195,6 +206,8 @@ class ClientConnection:
         """Whether the parser is given a head that was parsed before."""
         self._url = b""
         self._headers: Headers = []
+        self._reading = 0
+        """How many bytes came last."""
         self._awaits_continue = False
         self._newest: Request | None = None
         """The request whose head came last."""
@@ -384,6 +397,7 @@ class ClientConnection:
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        self._reading = len(data)
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -437,6 +451,10 @@ class ClientConnection:
         parser = self._parser
         assert parser is not None
         version = parser.get_http_version()
+        if len(self._headers) > FIELDS_LIMIT:
+            raise HeadTooLarge(f"the head has more than {FIELDS_LIMIT} fields")
+        if self._unparsed + self._reading > HEAD_LIMIT and self._head_size() > HEAD_LIMIT:
+            raise HeadTooLarge(f"the head is longer than {HEAD_LIMIT} bytes")
         self._moved = True
         self._newest = request = Request(
             parser.get_method().decode("ascii"),
@@ -466,6 +484,11 @@ class ClientConnection:
             self._newest.complete = True
 
     # Inside
+
+    def _head_size(self) -> int:
+        """Count the bytes of the head that has come: its target and its fields."""
+        fields = [len(name) + len(value) + len(b": \r\n") for name, value in self._headers]
+        return len(self._url) + sum(fields)
 
     def _parse(self, data: bytes) -> None:
         """Parse what a client sends, behind a head that asks for an upgrade as well.
@@ -505,6 +528,8 @@ class ClientConnection:
         cause = error.__context__ if in_callback else error
         if isinstance(cause, TooManyPipelined):
             self._reject(400, str(cause))
+        elif isinstance(cause, HeadTooLarge):
+            self._reject(431, str(cause))
         elif isinstance(cause, httptools.HttpParserError):
             self._reject(400, "this is not HTTP")
         else:
@@ -598,16 +623,22 @@ def _parser(connection: ClientConnection) -> httptools.HttpRequestParser:
     return parser
 
 
-@functools.lru_cache(256)
 def _target(url: bytes) -> tuple[str, bytes, bytes]:
     """Take a request's target apart (RFC 9112 section 3.2).
 
     Raises:
         HttpParserInvalidURLError: it is none.
     """
+    return _known_target(url) if len(url) <= SHORT_TARGET else _take_apart(url)
+
+
+def _take_apart(url: bytes) -> tuple[str, bytes, bytes]:
     parsed: Any = httptools.parse_url(url)  # its parts may be None
     path = parsed.path or b"/"
     try:
         return unquote(path.decode("ascii")), path, parsed.query or b""
     except UnicodeDecodeError:
         raise httptools.HttpParserInvalidURLError("bytes beyond ASCII") from None
+
+
+_known_target: Final = functools.lru_cache(256)(_take_apart)

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
 
 Network = IPv4Network | IPv6Network
+
+LONGEST_ADDRESS: Final = 64
+"""How long an address may be that is remembered, in characters."""
 
 
 class Origin:
@@ -23,7 +27,8 @@ class Origin:
                 known = False
             else:
                 known = any(ip in network for network in self._trusted)
-            if len(self._known) < 1000:
+            # An IPv6 address may name a zone of any length.
+            if len(self._known) < 1000 and len(address) <= LONGEST_ADDRESS:
                 self._known[address] = known
         return known
 

@@ -15,6 +15,7 @@ from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import HOME
 from app.routing.choice import Ask
+from app.routing.patterns import NAME_LIMIT
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING
 
@@ -103,6 +104,8 @@ class ModelRequest:
             raise BadRequest("model must be a string")
         elif not named.isascii() and LONE_SURROGATE.search(named):
             raise BadRequest("model holds half a surrogate pair")
+        elif len(named) > NAME_LIMIT:
+            raise BadRequest(f"model is longer than {NAME_LIMIT} characters")
         self.named = named
         model = reading.aliases.model(named)
         self.username = username = reading.username(system) if system else None

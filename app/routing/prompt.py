@@ -6,6 +6,9 @@ from typing import Final
 BLOCK: Final = 256
 """Length of a block of text, in characters: some 60 tokens of English, 150 of Japanese."""
 
+FRONT: Final = 256 * 1024
+"""Up to how many characters the front of a conversation is kept, to say what changed in it."""
+
 SPAN: Final = 200
 """By how many characters the front of a conversation, its system prompt say, may grow or shrink."""
 
@@ -78,7 +81,7 @@ class Prompt:
                     own, topic, front = prefix, content, size - length
         self.reasoned = tuple(reasoned)
         """Which messages came with a model's reasoning, which is no part of the prompt here."""
-        self.front = tuple(messages[:opening]) if opening else ()
+        self.front = tuple(messages[:opening]) if opening and front <= FRONT else ()
         """The messages before the conversation's own first one: tools, system messages."""
         self.ends = ends
         """Where each message ends, in characters."""

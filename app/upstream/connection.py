@@ -16,6 +16,9 @@ from app.upstream.errors import Broken, Garbled, Stale, TimedOut, Unheard, Upstr
 HEAD_LIMIT: Final = 64 * 1024
 """Longest head of a response, in bytes."""
 
+FIELDS_LIMIT: Final = 100
+"""Most header fields of a response."""
+
 ONE_WRITE: Final = 16 * 1024
 """Longest request, in bytes, that a socket's buffer takes as a whole or not at all."""
 
@@ -326,6 +329,10 @@ class Connection:
             return
         if status > 599 or (status == 101 and not self._upgrading):
             raise Garbled(f"the server answered with status {status}")
+        if len(self._headers) > FIELDS_LIMIT:
+            raise Garbled(f"the head of its response has more than {FIELDS_LIMIT} fields")
+        if self._head_size > HEAD_LIMIT and _size(self._headers) > HEAD_LIMIT:
+            raise Garbled(f"the head of its response is longer than {HEAD_LIMIT} bytes")
         self._status = status
         self._head = Head(status, self._headers)
         if self._head_only:
@@ -422,3 +429,7 @@ class Connection:
             return False
         names = {name for name, _ in self._headers}
         return not names & {b"content-length", b"transfer-encoding"}
+
+
+def _size(headers: Headers) -> int:
+    return sum([len(name) + len(value) + len(b": \r\n") for name, value in headers])

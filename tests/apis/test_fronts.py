@@ -3,7 +3,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.apis.fronts import CONVERSATIONS, LIFETIME, Fronts
+from app.apis.fronts import CONVERSATIONS, LIFETIME, LONGEST, ROOM, Fronts
 from app.apis.stable_prompts import known
 from tests.fakes.clock import Clock
 
@@ -64,6 +64,17 @@ def test_any_body_stays_json_and_keeps_its_messages(bodies: list[dict[str, objec
 @given(st.binary())
 def test_what_is_no_json_stays_as_it_is(raw: bytes) -> None:
     assert fronts()[0].settle(raw, "a") == raw
+
+
+def test_the_texts_of_many_conversations_have_a_bound_together() -> None:
+    held, _ = fronts()
+    for number in range(100):
+        said = [{"role": "user", "content": f"hi {number}"}]
+        raw = json.dumps({"system": "x" * (LONGEST - 10), "messages": said}).encode()
+        assert held.settle(raw, "a") == raw
+
+    assert sum(front.size for front in held._fronts.values()) <= ROOM
+    assert len(held._fronts) > 50
 
 
 @given(st.integers(0, 400))

@@ -102,7 +102,7 @@ def nested(levels: int) -> bytes:
 
 def test_a_body_that_nests_too_deeply_is_refused() -> None:
     with pytest.raises(BadRequest, match="too deeply"):
-        Body(nested(1_000_000))
+        Body(nested(200_000))
 
 
 @pytest.mark.parametrize("levels", [200, 900, 1_000, 1_023])

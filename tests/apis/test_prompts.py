@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.apis.prompts import brief, chat_prompt, plain_prompt, response_prompt
+from app.apis.prompts import MOST_MESSAGES, brief, chat_prompt, plain_prompt, response_prompt
 
 LONG = "All work and no play. " * 20
 json_values = st.recursive(
@@ -25,6 +25,11 @@ def test_a_text_and_its_parts_are_the_same_prompt() -> None:
     assert whole is not None
     assert parts is not None
     assert whole.whole == parts.whole
+
+
+def test_a_conversation_of_very_many_messages_is_not_read() -> None:
+    assert chat_prompt({"messages": [user("Hi")] * MOST_MESSAGES}.get) is not None
+    assert chat_prompt({"messages": [user("Hi")] * (MOST_MESSAGES + 1)}.get) is None
 
 
 def test_tools_stand_before_the_messages() -> None:

@@ -196,6 +196,25 @@ async def test_a_head_that_does_not_end_is_refused(start: bytes) -> None:
     assert json.loads(answer.body)["error"]["code"] == 431
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"x: y\r\n" * 99, 200),
+        (b"x: y\r\n" * 100, 431),
+        (b"x: " + b"a" * 65_400 + b"\r\n", 200),
+        (b"x: " + b"a" * 65_536 + b"\r\n", 431),
+    ],
+    ids=["fields", "too many fields", "long", "too long"],
+)
+async def test_a_head_has_bounds_also_where_it_comes_at_once(head: bytes, status: int) -> None:
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(b"GET /x HTTP/1.1\r\nhost: balancer\r\n" + head + b"\r\n")
+            answer = await client.message()
+
+    assert answer.status == status
+
+
 async def test_a_connection_ends_where_no_head_comes_but_not_under_a_request() -> None:
     arrived, go = asyncio.Event(), asyncio.Event()
 

@@ -94,6 +94,8 @@ async def test_an_answer_that_ends_too_early_is_never_complete(said: bytes) -> N
         CHUNKED + b"zz\r\n",
         b"HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 70_000,
+        b"HTTP/1.1 200 OK\r\nx: " + b"a" * 65_600 + b"\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 101 + b"\r\n",
     ],
 )
 async def test_what_is_not_http_is_told(said: bytes) -> None:

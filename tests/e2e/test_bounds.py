@@ -1,0 +1,79 @@
+"""What one client sends has bounds, so that it harms no other."""
+
+import json
+
+import pytest
+
+from tests.bench.process import resident_bytes
+from tests.fakes.model_host import ModelHost
+from tests.fakes.process import balancing
+from tests.fakes.sockets import Message, Visit, chat, post
+
+pytestmark = pytest.mark.anyio
+
+M = 2**20
+
+
+async def test_long_names_of_models_are_refused_and_leave_memory_where_it_was() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        before = resident_bytes(balancer.process.pid)
+        for number in range(40):
+            response = await balancer.ask(chat(f"{number}" + "a" * 5_000_000))
+            assert response.status == 400
+            assert "longer than 256 characters" in json.loads(response.body)["error"]["message"]
+            assert len(response.start) + len(response.body) < 1000
+        after = resident_bytes(balancer.process.pid)
+
+    assert after - before < 60 * M  # a name of 5 MB in some buffer, not forty of them
+    assert not host.seen
+
+
+async def test_a_name_of_256_characters_is_a_name() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        assert (await balancer.ask(chat("a" * 256))).status == 200
+
+
+@pytest.mark.parametrize(
+    "bomb", [b"[],", b'{"role":"user","content":"a"},', b'"k":1,', b'{"a":[{},"\\u0041"]},']
+)
+async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(bomb: bytes) -> None:
+    body = b'{"model":"m","stream":true,"messages":[' + bomb * (20 * M // len(bomb)) + b"1]}"
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        before = resident_bytes(balancer.process.pid)
+        response = await balancer.ask(post(body))
+        explained = await balancer.ask(post(body, b"/llmhealth-explain"))
+        after = resident_bytes(balancer.process.pid)
+
+    assert (response.status, explained.status) == (400, 400)
+    assert "more than 1,000,000 values" in json.loads(response.body)["error"]["message"]
+    assert after - before < 150 * M  # parsed, they took a gigabyte
+    assert not host.seen
+
+
+async def test_a_form_of_very_many_parts_is_refused() -> None:
+    kind = b"content-type: multipart/form-data; boundary=x"
+    body = b"--x\r\n\r\n\r\n" * 100_000 + b"--x--\r\n"
+    host = ModelHost()
+    async with (
+        host.running(),
+        balancing({"A": host}, routed_paths="all") as balancer,
+    ):
+        response = await balancer.ask(post(body, b"/v1/audio/transcriptions", kind))
+
+    assert response.status == 400
+    assert "more than 1,000 parts" in json.loads(response.body)["error"]["message"]
+
+
+async def test_a_response_with_an_endless_head_is_the_server_s_fault() -> None:
+    async def flood(visit: Visit, message: Message) -> bytes | None:
+        return b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 101 + b"content-length: 0\r\n\r\n"
+
+    host = ModelHost(flood)
+    async with host.running(), balancing({"A": host}) as balancer:
+        response = await balancer.ask(chat())
+
+    assert response.status == 502
+    assert "more than 100 fields" in json.loads(response.body)["error"]["message"]
