@@ -15,14 +15,7 @@ import structlog
 
 from app.apis.errors import error_json
 from app.downstream.lingering_close import LingeringClose
-
-Headers = list[tuple[bytes, bytes]]
-
-HEAD_LIMIT: Final = 64 * 1024
-"""Longest head of a request, or trailers, in bytes."""
-
-FIELDS_LIMIT: Final = 100
-"""Most header fields of a request."""
+from app.downstream.request_head import HEAD_LIMIT, BadHead, Headers, check_head, check_size
 
 SHORT_TARGET: Final = 256
 """Longest target that is remembered as it was taken apart, in bytes."""
@@ -49,10 +42,6 @@ log: Final = structlog.get_logger(__name__)
 
 class TooManyPipelined(Exception):
     """There are as many requests behind the present one as may be."""
-
-
-class HeadTooLarge(Exception):
-    """A head has more fields, or is longer, than may be."""
 
 
 class Request:
@@ -451,10 +440,9 @@ class ClientConnection:
         parser = self._parser
         assert parser is not None
         version = parser.get_http_version()
-        if len(self._headers) > FIELDS_LIMIT:
-            raise HeadTooLarge(f"the head has more than {FIELDS_LIMIT} fields")
-        if self._unparsed + self._reading > HEAD_LIMIT and self._head_size() > HEAD_LIMIT:
-            raise HeadTooLarge(f"the head is longer than {HEAD_LIMIT} bytes")
+        check_head(version, self._headers)
+        if self._unparsed + self._reading > HEAD_LIMIT:
+            check_size(self._url, self._headers)
         self._moved = True
         self._newest = request = Request(
             parser.get_method().decode("ascii"),
@@ -484,11 +472,6 @@ class ClientConnection:
             self._newest.complete = True
 
     # Inside
-
-    def _head_size(self) -> int:
-        """Count the bytes of the head that has come: its target and its fields."""
-        fields = [len(name) + len(value) + len(b": \r\n") for name, value in self._headers]
-        return len(self._url) + sum(fields)
 
     def _parse(self, data: bytes) -> None:
         """Parse what a client sends, behind a head that asks for an upgrade as well.
@@ -528,8 +511,8 @@ class ClientConnection:
         cause = error.__context__ if in_callback else error
         if isinstance(cause, TooManyPipelined):
             self._reject(400, str(cause))
-        elif isinstance(cause, HeadTooLarge):
-            self._reject(431, str(cause))
+        elif isinstance(cause, BadHead):
+            self._reject(cause.status, str(cause))
         elif isinstance(cause, httptools.HttpParserError):
             self._reject(400, "this is not HTTP")
         else:
@@ -633,6 +616,8 @@ def _target(url: bytes) -> tuple[str, bytes, bytes]:
 
 
 def _take_apart(url: bytes) -> tuple[str, bytes, bytes]:
+    if b"#" in url:
+        raise httptools.HttpParserInvalidURLError("a fragment is for the client alone")
     parsed: Any = httptools.parse_url(url)  # its parts may be None
     path = parsed.path or b"/"
     try:

@@ -49,6 +49,8 @@ async def test_a_client_that_leaves_during_its_second_answer_cancels_that_reques
         await until(lambda: not stack.in_flight)
 
 
+POST = b"POST /x HTTP/1.1\r\nhost: b\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nhost: b\r\n"
 UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
 INNER = get(b"/smuggled")
 IN_CHUNKS = b"transfer-encoding: chunked\r\n\r\n" + chunk(INNER) + chunk(b"")
@@ -121,17 +123,15 @@ async def test_a_body_in_a_websockets_handshake_is_never_the_next_request() -> N
         b"GET /x HTTP/1.1\r\nhost : b\r\n\r\n",
         b"GET /x HTTP/1.1\r\nhost: b\r\nx: a\x00b\r\n\r\n",
         b"GET /x HTTP/1.1\r\nhost: b\r\n folded: x\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        b"POST /x HTTP/1.1\r\ncontent-length: +1\r\n\r\na",
-        b"POST /x HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding: gzip\r\n" + UPGRADE + b"\r\n" + INNER,
-        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1 \r\na\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\na\n0\n\n",
+        POST + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        POST + b"content-length: +1\r\n\r\na",
+        POST + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        CHAT + b"transfer-encoding: chunked\r\n\r\nxyz\r\n",
+        CHAT + b"transfer-encoding: chunked\r\n\r\n1 \r\na\r\n",
+        CHAT + b"transfer-encoding: chunked\r\n\r\n1\na\n0\n\n",
     ],
 )
 async def test_what_is_not_http_is_an_error_of_the_client_and_reaches_no_server(
@@ -178,7 +178,7 @@ async def test_an_answer_under_way_is_cut_off_and_not_written_into_by_what_is_no
         b"GET /x HTTP/1.1\r\nx: ",
         b"GET /",
         get(b"/x") + b"GET /x HTTP/1.1\r\nx: ",
-        b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ",
+        POST + b"transfer-encoding: chunked\r\n\r\n0\r\nx: ",
     ],
     ids=["header", "target", "second", "trailer"],
 )
@@ -194,6 +194,64 @@ async def test_a_head_that_does_not_end_is_refused(start: bytes) -> None:
 
     assert answer.status == 431
     assert json.loads(answer.body)["error"]["code"] == 431
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        # RFC 9112 section 2.3: versions
+        (b"GET /x\r\n\r\n", 505),
+        (b"GET /x HTTP/0.9\r\nhost: b\r\n\r\n", 505),
+        (b"GET /x HTTP/2.0\r\nhost: b\r\n\r\n", 505),
+        (b"GET /x HTTP/1.2\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x http/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.0\r\n\r\n", 200),
+        # section 3: request lines
+        (b"get /x HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET\t/x HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x y HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x#y HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1 x\r\nhost: b\r\n\r\n", 400),
+        # section 3.2: hosts
+        (b"GET /x HTTP/1.1\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\r\nhost: b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.0\r\nhost: b\r\nhost: c\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: a b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b/c\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: c@b\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b:80:80\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\xc3\xa9\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost:\r\n\r\n", 200),
+        (b"GET /x HTTP/1.1\r\nhost: my_pc.local:8080\r\n\r\n", 200),
+        (b"GET /x HTTP/1.1\r\nhost: [fe80::1%25eth0]:80\r\n\r\n", 200),
+        # section 5: fields
+        (b"GET /x HTTP/1.1\r\nhost: b\r\nx : y\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\r\nx\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\r\n: y\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\r\nx: a\rb\r\n\r\n", 400),
+        (b"GET /x HTTP/1.1\r\nhost: b\r\nx: y\n\r\n", 400),
+        (b"GET /x HTTP/1.1\nhost: b\n\n", 400),
+        # section 6: bodies
+        (POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (POST + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
+        (POST + b"transfer-encoding: gzip\r\n" + UPGRADE + b"\r\n", 501),
+        (POST + b"transfer-encoding: identity\r\n\r\n", 501),
+        (b"POST /x HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"content-length: 1, 1\r\n\r\na", 400),
+        (POST + b"content-length: 0x1\r\n\r\na", 400),
+        (POST + b"content-length: 99999999999999999999\r\n\r\na", 400),
+    ],
+)
+async def test_requests_are_taken_as_rfc_9112_has_them(request_: bytes, status: int) -> None:
+    seen: list[Message] = []
+    async with listening(answering(ok(), seen)) as port, relaying(port) as stack:
+        async with stack.client() as client:
+            await client.say(request_)
+            answer = await client.message()
+
+    assert answer.status == status
+    assert len(seen) == (status == 200)
 
 
 @pytest.mark.parametrize(
