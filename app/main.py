@@ -171,7 +171,7 @@ def create_app(
         batcher.flush()
         return stats.snapshot()
 
-    def state() -> SnapshotJson:
+    def state(most_pins: int | None = None) -> SnapshotJson:
         batcher.flush()
         return snapshot(
             balancer,
@@ -180,6 +180,7 @@ def create_app(
             time.time(),
             changed_prompts=changed_prompts.worst(),
             may_drain=settings.admin_key is not None,
+            most_pins=most_pins,
         )
 
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -195,7 +196,7 @@ def create_app(
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),
-        page.routes(state, counted, stopping or asyncio.Event()),
+        page.routes(lambda: state(page.MOST_PINS), counted, stopping or asyncio.Event()),
         admin.routes(
             explain=lambda *request: explain(balancer, proxy.read(*request).ask, time.time()),
             origin=origin,

@@ -25,15 +25,17 @@ def snapshot(
     *,
     changed_prompts: Sequence[SnapshotJson] = (),
     may_drain: bool = False,
+    most_pins: int | None = None,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
     `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
-    key allows to drain servers.
+    key allows to drain servers. With `most_pins`, only so many are described, the newest.
     """
     backends = list(balancer.backends())
     fleet = balancer.fleet
     at = Calendar(balancer.now(), now)
+    pins = balancer.pins()
     sticky = [
         {
             "key": client,
@@ -44,7 +46,7 @@ def snapshot(
             "instance": pin.instance,
             "updated_at": at.iso(pin.at),
         }
-        for client, model, pin in balancer.pins()
+        for client, model, pin in pins[-(most_pins or len(pins)) :]
     ]
     return {
         "now": iso(now),
@@ -69,7 +71,7 @@ def snapshot(
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
         "drain": may_drain,
-        "sticky_count": len(sticky),
+        "sticky_count": len(pins),
         "sticky": sticky,
         "queue": waiting.snapshot(),
         "leases": [_lease(lease, at) for backend in backends for lease in backend.ledger.leases()],

@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
 from app.routing.backend import Backend, Status
+from app.telemetry.log_writer import writer_to
 from app.telemetry.record import Record
 
 LogFormat = Literal["auto", "console", "json"]
@@ -31,13 +32,15 @@ def configure(
     `auto` is made for reading on a terminal, and JSON otherwise.
     """
     stream = stream or sys.stderr
-    console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    terminal = stream.isatty()
+    console = log_format == "console" or (log_format == "auto" and terminal)
+    output = cast("TextIO", writer_to(stream, _tell_dropped))
     shared: list[Processor] = [
         structlog.stdlib.ExtraAdder(),
         _Stamp(),
     ]
     rendered: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=terminal)]
         if console
         else [
             structlog.processors.format_exc_info,
@@ -50,10 +53,10 @@ def configure(
             *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines(stream),
+        logger_factory=_Lines(output),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -81,6 +84,10 @@ def task_failed(task: str, **about: object) -> None:
     """
     failures[task] += 1
     structlog.get_logger(__name__).exception("task.failed", task=task, **about)
+
+
+def _tell_dropped(lines: int) -> None:
+    structlog.get_logger(__name__).warning("log.dropped", lines=lines)
 
 
 def front_kept(client: str, text: int, character: int) -> None:
@@ -115,6 +122,9 @@ written: Final[Counter[str]] = Counter()
 """Lines written since the start, by level."""
 
 
+_CONTROLS: Final = {code: f"\\u{code:04x}" for code in range(127, 160)}
+"""Control characters that JSON may leave as they are, and terminals do not."""
+
 _MILLISECONDS: Final = [f".{number:03d}Z" for number in range(1000)]
 
 
@@ -139,7 +149,8 @@ class _Stamp:
 
 def _json(event: object, **_: object) -> str:
     try:
-        return orjson.dumps(event, default=repr).decode()
+        text = orjson.dumps(event, default=repr).decode()
+        return text if text.isascii() else text.translate(_CONTROLS)
     except TypeError:  # a number beyond 64 bits, half a surrogate pair
         return json.dumps(event, default=repr)
 

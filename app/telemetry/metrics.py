@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from app.routing.balancer import Balancer
 from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
-from app.telemetry import logs
+from app.telemetry import log_writer, logs
 from app.telemetry.collector import NO_MODEL, StateCollector
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import Instruments, label
@@ -132,7 +132,12 @@ class Metrics:
         )
         for task in TASKS:
             failed.add_metric([task], logs.failures[task])
-        self._described = (*state, written, failed, self._build)
+        lost = CounterMetricFamily(
+            f"{PREFIX}_log_lines_dropped",
+            "Log lines that were not written, as nobody had read those before.",
+            value=log_writer.dropped["lines"],
+        )
+        self._described = (*state, written, failed, lost, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:

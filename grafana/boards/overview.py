@@ -422,8 +422,11 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Warnings and errors",
-                    "Lines logged per second that tell of trouble.",
-                    {"{{level}}": rate("logged_messages_total", by="level")},
+                    "Lines logged per second that tell of trouble, and lines dropped as nobody read the log.",
+                    {
+                        "{{level}}": rate("logged_messages_total", by="level"),
+                        "dropped": rate("log_lines_dropped_total"),
+                    },
                 ),
                 Panel(
                     "Failed rounds",

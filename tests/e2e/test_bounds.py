@@ -7,7 +7,7 @@ import pytest
 from tests.bench.process import resident_bytes
 from tests.fakes.model_host import ModelHost
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, chat, post
+from tests.fakes.sockets import Message, Visit, chat, get, post
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +77,22 @@ async def test_a_response_with_an_endless_head_is_the_server_s_fault() -> None:
 
     assert response.status == 502
     assert "more than 100 fields" in json.loads(response.body)["error"]["message"]
+
+
+async def test_the_page_gets_the_newest_pins_and_the_snapshot_all() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        async with balancer.client() as client:
+            for number in range(300):
+                await client.say(chat(address=f"10.0.{number // 200}.{number % 200 + 1}"))
+                await client.message()
+        snapshot = await balancer.snapshot()
+        async with balancer.client() as client:
+            await client.say(get(b"/llmhealth-monitor/events"))
+            await client.head()
+            event = await client.chunk()
+
+    shown = json.loads(event.removeprefix(b"data: "))["snapshot"]
+    assert (len(snapshot["sticky"]), snapshot["sticky_count"]) == (300, 300)
+    assert (len(shown["sticky"]), shown["sticky_count"]) == (200, 300)
+    assert shown["sticky"][-1]["key"] == "10.0.1.100"

@@ -103,12 +103,14 @@ async def balancing(
     *,
     ready: bool = True,
     tree: Path | None = None,
+    log: int | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
 
     It may have been told to stop before. `ready`: wait until each server has listed its models.
-    `tree`: where the program lies, if not here. `settings` are the variables, in lower case and
+    `tree`: where the program lies, if not here. `log`: where its log goes, if not into a file
+    that is read here. `settings` are the variables, in lower case and
     without their prefix.
     """
     port = closed_port()
@@ -126,11 +128,12 @@ async def balancing(
         "BALANCER_SHUTDOWN_TIMEOUT": "1",
         **{f"BALANCER_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as file:
+        output = file if log is None else log
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app", env=environment, stdout=log, stderr=log, cwd=tree
+            sys.executable, "-m", "app", env=environment, stdout=output, stderr=output, cwd=tree
         )
-        running = Running(port, process, log)
+        running = Running(port, process, file)
         try:
             await running.until(lambda: _answers(running))
             if ready:
@@ -143,10 +146,10 @@ async def balancing(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-            log.seek(0)
-            output = log.read().decode()
-        assert code == 0, output
-        assert "Traceback" not in output, output
+            file.seek(0)
+            logged = file.read().decode()
+        assert code == 0, logged
+        assert "Traceback" not in logged, logged
 
 
 async def _answers(running: Running) -> bool:

@@ -129,6 +129,17 @@ def test_a_name_cannot_forge_a_line(log_format: LogFormat) -> None:
     assert "\x1b[31m" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_control_characters_of_clients_never_reach_a_terminal(log_format: LogFormat) -> None:
+    stream = configured(log_format)
+    evil = "\x1b[2Jgone\r\x9b1A\x07\nforged"
+    RequestLog().finished(record(username=evil, model=evil, error=evil))
+
+    [line] = stream.getvalue().splitlines()
+    assert line.isprintable()
+    assert "gone" in line
+
+
 def test_auto_is_for_people_on_a_terminal_and_json_elsewhere() -> None:
     terminal = configured("auto", stream=Terminal())
     structlog.get_logger().info("hello")

@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import structlog
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -16,6 +16,9 @@ from jinja2 import Environment, FileSystemLoader
 import app
 
 HERE = Path(__file__).parent
+
+MOST_PINS = 200
+"""How many pins the page shows, the newest: ten thousand would take the loop half a second."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +56,7 @@ class Feed:
             self._written_at = now
             try:
                 state = {"snapshot": self._snapshot(), "stats": self._stats()}
-                self._event = b"data: " + json.dumps(state).encode() + b"\n\n"
+                self._event = b"data: " + orjson.dumps(state) + b"\n\n"
             except Exception:
                 # The page shows that it is not up to date; the next event may be.
                 log.exception("monitor.failed")
