@@ -30,6 +30,7 @@ from app.downstream import asgi
 from app.downstream.connection import Handler
 from app.downstream.forwarded import Origin
 from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
+from app.proxy.buffer import Buffer
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
 from app.proxy.queue import RequestQueue
@@ -141,6 +142,7 @@ def create_app(
         rewrites=reading.rewrites,
         routed_paths=settings.routed_paths,
         max_body_bytes=settings.max_body_bytes,
+        buffer=Buffer(settings.max_buffered_bytes),
         finished=batcher.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,

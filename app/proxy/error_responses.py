@@ -59,6 +59,13 @@ def body_too_large(limit: int) -> ErrorResponse:
     return ErrorResponse(413, "invalid_request_error", message, "client_error", _CLOSE)
 
 
+def buffer_full(limit: int) -> ErrorResponse:
+    """Respond to a request for whose body there is no room at present."""
+    message = f"as much of other requests is held as may be: {limit} bytes"
+    retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]), *_CLOSE)
+    return ErrorResponse(503, "server_busy", message, "rejected", retry, "buffer_full")
+
+
 def queue_full(error: QueueFull) -> ErrorResponse:
     """Respond to a request that finds as many waiting as may wait."""
     message = f"{error.ahead} requests are waiting already, as many as may"

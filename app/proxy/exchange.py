@@ -19,6 +19,7 @@ from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
 from app.downstream.connection import BODILESS, ClientConnection, Request
 from app.proxy import error_responses
+from app.proxy.buffer import Buffer
 from app.proxy.error_responses import ErrorResponse
 from app.proxy.headers import (
     UNBUFFERED,
@@ -97,6 +98,7 @@ class Shared:
     heads: RequestHeads
     read: Read
     max_body_bytes: int
+    buffer: Buffer
     tells_route: bool
     keepalive: float
     finished: Callable[[Record], None]
@@ -167,6 +169,7 @@ class Exchange:
         self._held: list[bytes] = []
         """What of the body has come, until it can be read or sent."""
         self._held_size = 0
+        """How much of the shared buffer it takes, until a response begins."""
         self._streams_body = self._upgrades = False
         self._lease: Lease | None = None
         self._pool: Pool | None = None
@@ -247,12 +250,16 @@ class Exchange:
     # A model request's way to a server
 
     def _read_body(self, data: bytes, *, complete: bool) -> None:
-        held = self._held
+        held, shared, size = self._held, self._shared, len(data)
+        if self._held_size + size > shared.max_body_bytes:
+            self.refuse(error_responses.body_too_large(shared.max_body_bytes))
+            return
+        if not shared.buffer.take(size):
+            self.refuse(error_responses.buffer_full(shared.buffer.limit))
+            return
         held.append(data)
-        self._held_size += len(data)
-        if self._held_size > self._shared.max_body_bytes:
-            self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
-        elif complete:
+        self._held_size += size
+        if complete:
             raw = held[0] if len(held) == 1 else b"".join(held)
             self._held = []
             self._read(raw)
@@ -536,8 +543,7 @@ class Exchange:
 
     def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:
         self.state = State.RESPONDING
-        self._model_request = None  # its body is as long as the prompt
-        self._out = b""
+        self._forget_body()
         record, client = self._record, self._client
         record.first_byte = monotonic()
         record.status = head.status
@@ -750,14 +756,20 @@ class Exchange:
         self._let_go(error, completed=completed)
         if self._tunnel is not None:
             self._tunnel.close()
-        self._model_request = None
-        self._out = b""
+        self._forget_body()
         self._held = []
         record, shared = self._record, self._shared
         record.outcome = outcome
         record.ended = monotonic()
         shared.in_flight[record.endpoint] -= 1
         shared.finished(record)
+
+    def _forget_body(self) -> None:
+        """Let go of the body, which is as long as the prompt: it cannot be sent again."""
+        self._model_request = None
+        self._out = b""
+        self._shared.buffer.give_back(self._held_size)
+        self._held_size = 0
 
     def _let_go(self, error: UpstreamError | None, *, completed: bool = False) -> None:
         """Have the server stop, if it is at work, and release the lease once it has.

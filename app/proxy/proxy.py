@@ -14,6 +14,7 @@ from app.apis.endpoints import APIS, CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
+from app.proxy.buffer import Buffer
 from app.proxy.error_responses import loop_detected
 from app.proxy.exchange import Exchange, Read, Shared
 from app.proxy.headers import joined
@@ -51,6 +52,7 @@ class Proxy:
         origin: Origin,
         read: Read,
         max_body_bytes: int,
+        buffer: Buffer,
         finished: Callable[[Record], None],
         rewrites: Rewrites | None = None,
         routed_paths: Collection[str] = (CHAT_PATH,),
@@ -74,6 +76,7 @@ class Proxy:
             RequestHeads(origin, loops),
             self.read,
             max_body_bytes,
+            buffer,
             tells_route,
             keepalive,
             finished,

@@ -195,6 +195,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=67_108_864, ge=1, description="Largest body of a model request, in bytes."
     )
+    max_buffered_bytes: int = Field(
+        default=536_870_912,
+        ge=1,
+        description="How much of model requests' bodies is held at once, in bytes, until their "
+        "responses begin; a request for which there is no room gets a 503.",
+    )
     shutdown_timeout: int = Field(
         default=30,
         ge=0,

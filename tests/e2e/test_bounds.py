@@ -1,11 +1,12 @@
 """What one client sends has bounds, so that it harms no other."""
 
+import asyncio
 import json
 
 import pytest
 
 from tests.bench.process import resident_bytes
-from tests.fakes.model_host import ModelHost
+from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import balancing
 from tests.fakes.sockets import Message, Visit, chat, get, post
 
@@ -51,6 +52,35 @@ async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(bomb: b
     assert "more than 1,000,000 values" in json.loads(response.body)["error"]["message"]
     assert after - before < 150 * M  # parsed, they took a gigabyte
     assert not host.seen
+
+
+async def test_the_bodies_that_are_held_have_a_bound_together() -> None:
+    go = asyncio.Event()
+
+    async def hold(visit: Visit, message: Message) -> bytes | None:
+        await go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(hold)
+    body = json.dumps({"model": "m", "messages": [], "x": "a" * M}).encode()
+    async with (
+        host.running(),
+        balancing({"A": host}, max_buffered_bytes=5 * M, routed_paths="all") as balancer,
+    ):
+        asked = [asyncio.ensure_future(balancer.ask(post(body))) for _ in range(4)]
+        await balancer.until(lambda: host.active == 4)
+        refused = await balancer.ask(post(body))
+        small = asyncio.ensure_future(balancer.ask(chat()))
+        await balancer.until(lambda: host.active == 5)
+        go.set()
+        responses = await asyncio.gather(*asked, small)
+        for _ in range(6):  # what was held is free again
+            assert (await balancer.ask(post(body))).status == 200
+        rejections = await balancer.metrics("routing_rejections_total")
+
+    assert {response.status for response in responses} == {200}
+    assert (refused.status, "retry-after" in refused) == (503, True)
+    assert sum(count for about, count in rejections.items() if "buffer_full" in about) == 1
 
 
 async def test_a_form_of_very_many_parts_is_refused() -> None:

@@ -15,6 +15,7 @@ from app.downstream.connection import ClientConnection
 from app.downstream.forwarded import Origin
 from app.downstream.server import Server as WebServer
 from app.downstream.server import config
+from app.proxy.buffer import Buffer
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
 from app.proxy.queue import RequestQueue
@@ -41,6 +42,7 @@ class Stack:
     records: list[Record] = field(default_factory=list)
     begun: Counter[str] = field(default_factory=Counter)
     """Requests that have begun and not ended, by endpoint."""
+    buffer: Buffer = field(default_factory=lambda: Buffer(2**30))
     _done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finished(self, record: Record) -> None:
@@ -116,6 +118,7 @@ async def relaying(
         origin=Origin(ip_network(text) for text in trusted),
         read=functools.partial(ModelRequest, reading),
         max_body_bytes=max_body_bytes,
+        buffer=stack.buffer,
         finished=stack.finished,
         in_flight=stack.begun,
         keepalive=keepalive,

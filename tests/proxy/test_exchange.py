@@ -175,6 +175,7 @@ class Exchanges(RuleBasedStateMachine):
                 break
         assert not +self.stack.begun, "each that began has ended"
         assert not self.stack.in_flight
+        assert not self.stack.buffer.held
         assert not len(self.stack.waiting)
         self.loop.run_until_complete(self.context.aclose())
         self.settle()
@@ -185,7 +186,7 @@ Exchanges.TestCase.settings = settings(max_examples=100, stateful_step_count=30,
 TestExchanges = Exchanges.TestCase
 
 
-PIECEWISE = {"on_body", "_read_body", "_pass_body_on", "send", "dial"}
+PIECEWISE = {"on_body", "_read_body", "_pass_body_on", "send", "dial", "take"}
 """What is called for each piece of a body, of which the cut makes more, or by the event loop."""
 
 HOUSE = str(Path(app.__file__).parent)
