@@ -146,6 +146,7 @@ def create_app(
         finished=batcher.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,
+        passes_control=settings.pass_control,
         keepalive=settings.stream_keepalive,
     )
 

@@ -109,6 +109,12 @@ def too_long(overflow: Overflow, dialect: Dialect) -> ErrorResponse:
     return ErrorResponse(400, KIND, dialect.too_long(overflow), "client_error")
 
 
+def control_closed() -> ErrorResponse:
+    """Respond to a request that would change a server."""
+    message = "this changes a model server, which is closed to clients (BALANCER_PASS_CONTROL)"
+    return ErrorResponse(403, "permission_error", message, "rejected", _CLOSE)
+
+
 def loop_detected(server: str) -> ErrorResponse:
     """Respond to a request that a server has led back to us (RFC 5842 section 7.2)."""
     by = f"server {server}" if server else "a server"

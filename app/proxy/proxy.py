@@ -10,12 +10,13 @@ from typing import Final
 
 import structlog
 
+from app.apis.control_paths import controls
 from app.apis.endpoints import APIS, CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
 from app.proxy.buffer import Buffer
-from app.proxy.error_responses import loop_detected
+from app.proxy.error_responses import control_closed, loop_detected
 from app.proxy.exchange import Exchange, Read, Shared
 from app.proxy.headers import joined
 from app.proxy.loops import HOPS, Loops
@@ -58,6 +59,7 @@ class Proxy:
         routed_paths: Collection[str] = (CHAT_PATH,),
         in_flight: Counter[str] | None = None,
         tells_route: bool = True,
+        passes_control: bool = True,
         keepalive: float = 0.0,
     ) -> None:
         self._balancer = balancer
@@ -65,6 +67,7 @@ class Proxy:
         self._read = read
         self._rewrites = rewrites or Rewrites()
         self._routed_paths = frozenset(routed_paths)
+        self._passes_control = passes_control
         self._model_paths = WORKING_PATHS | self._routed_paths
         self._loops = loops = Loops(tuple(pools))
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
@@ -105,6 +108,8 @@ class Proxy:
             exchange.refuse(loop_detected(looped))
         elif works:
             exchange.serve_model()
+        elif not self._passes_control and controls(request.method, path):
+            exchange.refuse(control_closed())
         else:
             exchange.forward(self._balancer.fleet.fallback)
         return exchange

@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         examples=["a-long-random-text"],
     )
 
+    pass_control: bool = Field(
+        default=True,
+        description="Pass on what changes a model server, such as `/api/delete`, `/models/unload` "
+        "or `/sleep`; if not, clients get a 403.",
+    )
+
     probe_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
         default=1, description="Time between two probes of a server, in seconds."
     )
