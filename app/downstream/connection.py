@@ -17,6 +17,9 @@ from app.apis.errors import error_json
 from app.downstream.lingering_close import LingeringClose
 from app.downstream.request_head import HEAD_LIMIT, BadHead, Headers, check_head, check_size
 
+HEAD_SECONDS: Final = 10.0
+"""How long a request's head may take from its first byte to its last, in seconds."""
+
 SHORT_TARGET: Final = 256
 """Longest target that is remembered as it was taken apart, in bytes."""
 
@@ -148,6 +151,7 @@ class ClientConnection:
         "_exchange",
         "_halted_since",
         "_handler",
+        "_head_since",
         "_headers",
         "_loop",
         "_moved",
@@ -195,6 +199,8 @@ class ClientConnection:
         """Whether the parser is given a head that was parsed before."""
         self._url = b""
         self._headers: Headers = []
+        self._head_since = 0.0
+        """When the first byte came of a head that is not there yet."""
         self._reading = 0
         """How many bytes came last."""
         self._awaits_continue = False
@@ -343,14 +349,17 @@ class ClientConnection:
     def check_deadlines(self, now: float, *, keep_alive: float, silence: float) -> None:
         """End what has come to a standstill; all times are in seconds.
 
-        The head of a request may take `keep_alive` from the end of the response before. For
-        more of its body, or until the client takes more of the response, we wait for
-        `silence`: somebody else could be served in that time.
+        A connection may be idle for `keep_alive` after a response, and the head of a request
+        take `HEAD_SECONDS`, however many pieces it comes in. For more of its body, or until the
+        client takes more of the response, we wait for `silence`: somebody else could be served
+        in that time.
         """
         if self._waits_since is not None:
             newest = self._newest
             if newest is None or newest.complete or newest.ended:
-                if now - self._waits_since > keep_alive:
+                if self._unparsed and now - self._head_since > HEAD_SECONDS:
+                    self._reject(408, f"the head did not come within {HEAD_SECONDS:g} s")
+                elif now - self._waits_since > keep_alive:
                     self.transport.close()
             elif self.paused or newest.awaits_continue:
                 self._waits_since = now  # we are the ones who do not read
@@ -393,6 +402,10 @@ class ClientConnection:
             self._on_parser_error(error)
             return
         if not self._moved:
+            if not self._unparsed:
+                if not data.strip(b"\r\n"):
+                    return  # empty lines before a request say nothing (RFC 9112 section 2.2)
+                self._head_since = self._loop.time()
             self._unparsed += len(data)
             if self._unparsed > HEAD_LIMIT:
                 self._reject(431, f"the head is longer than {HEAD_LIMIT} bytes")

@@ -283,9 +283,26 @@ async def test_a_connection_ends_where_no_head_comes_but_not_under_a_request() -
             await arrived.wait()
             stack.after(1)
             stack.after(1_000)
-            assert await idle.closed() == await slow.closed() == b""
+            assert await idle.closed() == b""
+            assert (await slow.message()).status == 408
+            assert await slow.closed() == b""
             go.set()
             assert (await busy.message()).status == 200
+
+
+async def test_a_head_has_ten_seconds_however_many_pieces_it_comes_in() -> None:
+    async with listening(answering(ok())) as port, relaying(port) as stack:
+        async with stack.client() as slow, stack.client() as idle:
+            for piece in (b"GET /x HTTP/1.1\r\nho", b"st: b\r\n", b"x: y\r\n"):
+                await slow.say(piece)
+            await idle.say(get(b"/x"), b"\r\n")
+            await idle.message()
+            stack.after(9)
+            await slow.say(b"z: y\r\n")
+            stack.after(11)
+            assert (await slow.message()).status == 408
+            await idle.say(get(b"/x"))
+            assert (await idle.message()).status == 200
 
 
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/upload"])
