@@ -28,6 +28,7 @@ from app.control.explain import explain
 from app.control.snapshot import SnapshotJson, snapshot
 from app.downstream import asgi
 from app.downstream.connection import Handler
+from app.downstream.connections import Connections
 from app.downstream.forwarded import Origin
 from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
 from app.proxy.buffer import Buffer
@@ -54,6 +55,7 @@ class App:
 
     handler: Handler
     lifespan: FastAPI
+    connections: Connections
 
 
 def create_app(
@@ -217,7 +219,10 @@ def create_app(
         for route in router.routes
         if isinstance(route, APIRoute)
     ]
-    return App(Dispatch(asgi.handler(control), proxy, own), control)
+    connections = Connections(
+        settings.max_connections, settings.max_connections_per_client, origin.trusts
+    )
+    return App(Dispatch(asgi.handler(control), proxy, own), control, connections)
 
 
 def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
@@ -237,6 +242,7 @@ def serve(settings: Settings) -> None:
     uvicorn_config = config(
         app.handler,
         app.lifespan,
+        app.connections,
         host=settings.host,
         port=settings.port,
         server_header=False,

@@ -14,6 +14,7 @@ import httptools
 import structlog
 
 from app.apis.errors import error_json
+from app.downstream.connections import Connections
 from app.downstream.lingering_close import LingeringClose
 from app.downstream.request_head import HEAD_LIMIT, BadHead, Headers, check_head, check_size
 
@@ -147,6 +148,7 @@ class ClientConnection:
     __slots__ = (
         "_awaits_continue",
         "_chunked",
+        "_connections",
         "_current",
         "_exchange",
         "_halted_since",
@@ -177,12 +179,14 @@ class ClientConnection:
     def __init__(
         self,
         handler: Handler,
+        connections: Connections,
         config: Any,
         server_state: Any,
         app_state: Any,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._handler = handler
+        self._connections = connections
         self._loop = loop = _loop or asyncio.get_running_loop()
         self.server_state = server_state
         """uvicorn's: the connections and tasks that it waits for when it stops."""
@@ -324,11 +328,21 @@ class ClientConnection:
         self._exchange = self._current = None
         self._parser = None  # it refers to us
         self.server_state.connections.discard(self)
+        self._connections.discard(self)
         self.resume()
         self.transport.set_protocol(protocol)
         return self.transport
 
     # What the server asks for
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when there is no request, by the loop's time; None while there is one."""
+        return self._waits_since if self._current is None and not self._waiting else None
+
+    def close(self) -> None:
+        """Close a connection that has no request."""
+        self.transport.close()
 
     def shutdown(self) -> None:
         """Close the connection after the present response (called by uvicorn)."""
@@ -382,9 +396,12 @@ class ClientConnection:
             self.peer = str(peer[0])
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+        if not self._connections.add(self):
+            self._reject(503, "there are as many connections as may be")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.server_state.connections.discard(self)
+        self._connections.discard(self)
         self._parser = None  # it refers to us
         self._waiting.clear()
         self._let_go()

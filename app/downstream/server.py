@@ -13,6 +13,7 @@ from typing import Any, cast
 import uvicorn
 
 from app.downstream.connection import ClientConnection, Handler
+from app.downstream.connections import Connections
 
 PROBE_AFTER = 60
 """Seconds of silence after which the system asks whether a client's machine is there."""
@@ -26,13 +27,16 @@ KEEP_ALIVE = 75
 they never send a request into a connection that is about to be closed."""
 
 
-def config(handler: Handler, app: Any, **options: Any) -> uvicorn.Config:
+def config(
+    handler: Handler, app: Any, connections: Connections | None = None, **options: Any
+) -> uvicorn.Config:
     """Configure uvicorn to pass all requests to a handler.
 
     `app` is an ASGI application that is told of the start and the end alone; `options` are
     uvicorn's.
     """
-    http = cast("type[asyncio.Protocol]", functools.partial(ClientConnection, handler))
+    connection = functools.partial(ClientConnection, handler, connections or Connections())
+    http = cast("type[asyncio.Protocol]", connection)
     defaults: dict[str, Any] = {
         "access_log": False,
         "interface": "asgi3",  # uvicorn takes a bound method for the older kind

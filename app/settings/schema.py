@@ -207,6 +207,17 @@ class Settings(BaseSettings):
         description="How much of model requests' bodies is held at once, in bytes, until their "
         "responses begin; a request for which there is no room gets a 503.",
     )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="How many connections clients may have at once; for one more the longest idle "
+        "is closed, and where none is idle the new one gets a 503.",
+    )
+    max_connections_per_client: int = Field(
+        default=1000,
+        ge=1,
+        description="How many of them may come from one address that is no trusted proxy.",
+    )
     shutdown_timeout: int = Field(
         default=30,
         ge=0,

@@ -35,7 +35,7 @@ class LogWriter:
         self._size = 0
         self._lost = 0
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
 
     def write(self, text: str) -> int:
         """Take a text in; it is written soon, or dropped."""
@@ -50,7 +50,7 @@ class LogWriter:
             self._pending.append(data)
             self._size += len(data)
             self._changed.notify_all()
-        if self._thread is None:
+        if self._worker is None:
             self._start()
         if lost:
             self._told(lost)
@@ -66,8 +66,8 @@ class LogWriter:
 
     def _start(self) -> None:
         # As a daemon it lets the program end, though nobody reads.
-        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._work, name="log", daemon=True)
+        self._worker.start()
         atexit.register(self.finish)
 
     def _work(self) -> None:

@@ -126,3 +126,41 @@ async def test_the_page_gets_the_newest_pins_and_the_snapshot_all() -> None:
     assert (len(snapshot["sticky"]), snapshot["sticky_count"]) == (300, 300)
     assert (len(shown["sticky"]), shown["sticky_count"]) == (200, 300)
     assert shown["sticky"][-1]["key"] == "10.0.1.100"
+
+
+async def test_for_one_connection_more_the_longest_idle_is_closed() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}, max_connections=3) as balancer:
+        async with balancer.client() as first, balancer.client() as second:
+            for client in (first, second, first):  # the second is idle for longer
+                await client.say(chat())
+                assert (await client.message()).status == 200
+            async with balancer.client() as third, balancer.client() as fourth:
+                for client in (third, fourth, first):
+                    await client.say(chat())
+                    assert (await client.message()).status == 200
+                assert await second.closed() == b""
+
+
+async def test_where_no_connection_is_idle_one_more_is_refused() -> None:
+    go = asyncio.Event()
+
+    async def hold(visit: Visit, message: Message) -> bytes | None:
+        await go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(hold)
+    trusted = "10.0.0.0/8"  # we are none of them
+    async with host.running():
+        async with balancing(
+            {"A": host}, max_connections_per_client=2, trusted_proxies=trusted
+        ) as balancer:
+            asked = [asyncio.ensure_future(balancer.ask(chat())) for _ in range(2)]
+            while host.active < 2:  # to ask the balancer would take a connection
+                await host.probed.wait()
+                await asyncio.sleep(0.01)
+            refused = await balancer.ask(chat())
+            go.set()
+            assert [response.status for response in await asyncio.gather(*asked)] == [200, 200]
+
+    assert refused.status == 503
