@@ -27,6 +27,7 @@ DOCUMENTS = {
     for path in [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
         *sorted((ROOT / "docs").glob("*.md")),
     ]
 }
@@ -222,6 +223,13 @@ def test_the_pictures_are_there() -> None:
 
     assert len(pictures) == 2
     assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_tests_that_show_a_promise_are_there() -> None:
+    named = {*re.findall(r"`(tests/[^`]+)`", DOCUMENTS["SECURITY.md"])}
+
+    assert len(named) == 4
+    assert all((ROOT / path).is_file() for path in named)
 
 
 def test_every_path_of_the_table_has_a_response(running: Running) -> None:
