@@ -9,7 +9,7 @@ from app.apis.context import KIND, Overflow
 from app.apis.dialects import Dialect
 from app.proxy.queue import QueueFull, QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
-from app.upstream.errors import TimedOut, UpstreamError
+from app.upstream.errors import OutOfSockets, TimedOut, UpstreamError
 
 RETRY_AFTER: Final = 5, 60
 """A rejected client may try again after so many seconds at least, and at most."""
@@ -64,6 +64,13 @@ def buffer_full(limit: int) -> ErrorResponse:
     message = f"as much of other requests is held as may be: {limit} bytes"
     retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]), *_CLOSE)
     return ErrorResponse(503, "server_busy", message, "rejected", retry, "buffer_full")
+
+
+def out_of_sockets(error: OutOfSockets) -> ErrorResponse:
+    """Respond where this machine can make no connection more."""
+    message = f"the balancer can open no connection to a server now: {error}"
+    retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]),)
+    return ErrorResponse(503, "server_busy", message, "rejected", retry)
 
 
 def queue_full(error: QueueFull) -> ErrorResponse:

@@ -44,7 +44,7 @@ from app.routing.observations import CacheReuse, ContextSeen, ProbeFailed
 from app.telemetry.record import Fault, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
-from app.upstream.errors import Unreachable, UpstreamError
+from app.upstream.errors import OutOfSockets, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
@@ -627,6 +627,10 @@ class Exchange:
     def on_failed(self, error: Exception) -> None:
         """Try again, if that can be, or tell the client that the server failed."""
         if self.state is State.ENDED:
+            return
+        if isinstance(error, OutOfSockets):
+            log.error("exchange.out_of_sockets", id=self._record.id, reason=str(error))
+            self.refuse(error_responses.out_of_sockets(error))
             return
         if not isinstance(error, UpstreamError):
             log.error("exchange.failed", id=self._record.id, exc_info=error)

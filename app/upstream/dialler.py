@@ -1,7 +1,9 @@
 """Making connections to one server, for requests and for probes alike."""
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -10,10 +12,14 @@ from urllib.parse import urlsplit
 
 import aiohappyeyeballs
 
-from app.upstream.errors import Unanswered, Unreachable
+from app.upstream.errors import OutOfSockets, Unanswered, Unreachable
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds after which the next address of a name is tried as well (RFC 8305 section 5)."""
+
+
+OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+"""What goes wrong on this machine: no files, no memory, no ports of its own are left."""
 
 
 class Dialler:
@@ -36,6 +42,7 @@ class Dialler:
 
         Raises:
             Unreachable: the server refused, could not be found, or took too long.
+            OutOfSockets: this machine has none left.
         """
         try:
             async with asyncio.timeout(within):
@@ -43,6 +50,8 @@ class Dialler:
         except TimeoutError:
             raise Unanswered(f"no connection within {within:g} s") from None
         except OSError as error:
+            if error.errno in OURS:
+                raise OutOfSockets(os.strerror(error.errno)) from error
             raise Unreachable(_in_words(error)) from error
 
     async def _dial(self, make: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:

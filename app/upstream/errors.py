@@ -15,6 +15,10 @@ from typing import ClassVar, Literal
 Kind = Literal["connect", "connect_timeout", "read_timeout", "reset", "protocol"]
 
 
+class OutOfSockets(Exception):
+    """No connection could be made for want of files or ports: no server is to blame."""
+
+
 class UpstreamError(Exception):
     """An exchange with a server failed."""
 

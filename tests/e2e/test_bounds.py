@@ -1,7 +1,9 @@
 """What one client sends has bounds, so that it harms no other."""
 
 import asyncio
+import contextlib
 import json
+import sys
 
 import pytest
 
@@ -164,3 +166,41 @@ async def test_where_no_connection_is_idle_one_more_is_refused() -> None:
             assert [response.status for response in await asyncio.gather(*asked)] == [200, 200]
 
     assert refused.status == 503
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux' own")
+async def test_no_server_is_blamed_where_our_own_files_run_out() -> None:
+    import resource
+
+    go = asyncio.Event()
+
+    async def hold(visit: Visit, message: Message) -> bytes | None:
+        await go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(hold)
+    async with (
+        host.running(),
+        balancing({"A": host}) as balancer,
+        contextlib.AsyncExitStack() as on,
+    ):
+        process = balancer.process.pid
+        before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        clients = [await on.enter_async_context(balancer.client()) for _ in range(8)]
+        for client in clients:  # so that they are accepted
+            await client.say(get(b"/llmhealth"))
+            await client.message()
+        room = balancer.files() + 3
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (room, before[1]))
+        for client in clients:
+            await client.say(chat())
+        await balancer.until(lambda: len(balancer.events("exchange.out_of_sockets")) >= 3)
+        resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+        go.set()
+        statuses = [(await client.message()).status for client in clients]
+        again = await balancer.ask(chat())
+        down = balancer.events("server.down")
+
+    assert {*statuses} == {200, 503}
+    assert again.status == 200
+    assert not down
