@@ -137,6 +137,7 @@ async def test_for_one_connection_more_the_longest_idle_is_closed() -> None:
             for client in (first, second, first):  # the second is idle for longer
                 await client.say(chat())
                 assert (await client.message()).status == 200
+                await asyncio.sleep(0.02)  # the loop's clock counts milliseconds
             async with balancer.client() as third, balancer.client() as fourth:
                 for client in (third, fourth, first):
                     await client.say(chat())

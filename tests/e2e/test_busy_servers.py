@@ -32,6 +32,7 @@ async def test_servers_whose_probes_are_late_share_the_requests() -> None:
 
             assert min(len(a.seen), len(b.seen)) >= 3
             # Requests that were completed are a sign of life.
+            await balancer.until(lambda: balancer.events("server.up"))
             assert "invalid" in {line["before"] for line in balancer.events("server.up")}
 
 

@@ -120,6 +120,7 @@ async def test_conversations_behind_a_clock_stay_where_they_are_and_evict_nobody
             later = body.replace(b"15:03", b"15:04")
             explained = await balancer.ask(post(later, b"/llmhealth-explain"))
             [worst] = (await balancer.snapshot())["changed_prompts"]
+            await balancer.until(lambda: len(balancer.events("request")) == 12)
             lines = [line for line in balancer.events("request") if "prompt_change" in line]
 
     assert [len(set(servers)) for servers in went.values()] == [1, 1, 1]
@@ -165,6 +166,7 @@ async def test_a_learnt_span_goes_out_as_it_was_in_the_conversations_first_reque
         template = template.replace("{", '{"model":"m",', 1)
         for minute, turn in enumerate(turns):
             await balancer.ask(post((template % (minute, turn)).encode(), path.encode()))
+        await balancer.until(lambda: balancer.events("prompt.front_kept"))
         [event] = balancer.events("prompt.front_kept")
 
     assert [message.body.decode() for message in host.seen] == [template % (0, t) for t in turns]

@@ -101,6 +101,7 @@ async def test_a_server_that_recovers_has_its_share_again() -> None:
         async with asyncio.timeout(10):
             while not await has_its_share():
                 pass
+        await balancer.until(lambda: balancer.events("server.up"))
         assert [line["server"] for line in balancer.events("server.up")] == ["A"]
 
 

@@ -33,6 +33,7 @@ async def test_a_wait_that_ends_in_a_timeout_is_told() -> None:
 
             assert response.status == 503
             assert await waits(balancer) >= 0.29
+            await balancer.until(lambda: balancer.events("request"))
             assert balancer.events("request")[-1]["queue_wait_ms"] >= 290
 
 
@@ -49,6 +50,7 @@ async def test_a_wait_that_ends_with_the_client_s_leaving_is_told() -> None:
             await balancer.until(lambda: _waiting(balancer, 0))
 
             assert await waits(balancer) >= 0.29
+            await balancer.until(lambda: balancer.events("request"))
             line = balancer.events("request")[-1]
             assert (line["outcome"], line["queue_wait_ms"] >= 290) == ("client_disconnect", True)
 
