@@ -31,6 +31,11 @@ class Usage:
         self.cached = cached
         self.completion = completion
 
+    @property
+    def read(self) -> int:
+        """How many of the prompt's did not come from a cache."""
+        return self.prompt - (self.cached or 0)
+
 
 def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
     """Read the usage out of the end of a response, JSON or event stream; None if there is none.

@@ -35,7 +35,9 @@ def config(
     `app` is an ASGI application that is told of the start and the end alone; `options` are
     uvicorn's.
     """
-    connection = functools.partial(ClientConnection, handler, connections or Connections())
+    if connections is None:
+        connections = Connections()
+    connection = functools.partial(ClientConnection, handler, connections)
     http = cast("type[asyncio.Protocol]", connection)
     defaults: dict[str, Any] = {
         "access_log": False,

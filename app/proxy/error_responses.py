@@ -23,6 +23,7 @@ LONGEST_NAME: Final = 256
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _CLOSE: Final[Headers] = ((b"connection", b"close"),)
+_RETRY: Final[Headers] = ((b"retry-after", b"%d" % RETRY_AFTER[0]),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,14 @@ def body_too_large(limit: int) -> ErrorResponse:
 def buffer_full(limit: int) -> ErrorResponse:
     """Respond to a request for whose body there is no room at present."""
     message = f"as much of other requests is held as may be: {limit} bytes"
-    retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]), *_CLOSE)
-    return ErrorResponse(503, "server_busy", message, "rejected", retry, "buffer_full")
+    headers = (*_RETRY, *_CLOSE)
+    return ErrorResponse(503, "server_busy", message, "rejected", headers, "buffer_full")
 
 
 def out_of_sockets(error: OutOfSockets) -> ErrorResponse:
     """Respond where this machine can make no connection more."""
     message = f"the balancer can open no connection to a server now: {error}"
-    retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]),)
-    return ErrorResponse(503, "server_busy", message, "rejected", retry)
+    return ErrorResponse(503, "server_busy", message, "rejected", _RETRY)
 
 
 def queue_full(error: QueueFull) -> ErrorResponse:
@@ -100,8 +100,7 @@ def unconfigured() -> ErrorResponse:
 def servers_down(model: str, servers: Collection[str]) -> ErrorResponse:
     """Respond to a request whose model only servers have that cannot be reached."""
     message = f'"{model}" is on {", ".join(servers)} alone, which cannot be reached now'
-    retry = ((b"retry-after", b"%d" % RETRY_AFTER[0]),)
-    return ErrorResponse(503, "server_unavailable", message, "upstream_error", retry)
+    return ErrorResponse(503, "server_unavailable", message, "upstream_error", _RETRY)
 
 
 def unknown_model(name: str, there: Sequence[str]) -> ErrorResponse:

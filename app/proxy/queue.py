@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -211,9 +211,9 @@ class RequestQueue:
             left = []
             for lines in addresses:
                 for line in lines:
-                    found = [x for x in line if x.need not in full and x not in stays][:1]
-                    if found:
-                        yield found[0]
+                    first = _first(line, full, stays)
+                    if first is not None:
+                        yield first
                         left.append(lines)
                         break
             addresses = left
@@ -265,6 +265,16 @@ class RequestQueue:
             line = lines.pop(request.client, None)
             if line is not None:
                 lines[request.client] = line
+
+
+def _first(
+    line: Iterable[QueuedRequest], full: set[Need], stays: set[QueuedRequest]
+) -> QueuedRequest | None:
+    """Find the first request of a client's that can go."""
+    for request in line:
+        if request.need not in full and request not in stays:
+            return request
+    return None
 
 
 def _take_turn(request: QueuedRequest) -> None:

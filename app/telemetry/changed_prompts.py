@@ -50,7 +50,7 @@ class ChangedPrompts:
                 (record.username or record.address)[:NAME_LIMIT],
                 _program(record.user_agent)[:NAME_LIMIT],
                 lease.change,
-                0 if usage is None else usage.prompt - (usage.cached or 0),
+                0 if usage is None else usage.read,
                 lease.reading_seconds or 0.0,
             )
         )

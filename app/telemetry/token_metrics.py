@@ -110,7 +110,7 @@ class TokenMetrics:
             self._changed.labels(*about).value += 1
             self._reading.labels(*about).value += record.lease.reading_seconds or 0.0
             if usage is not None:
-                self._read_again.labels(*about).value += usage.prompt - (usage.cached or 0)
+                self._read_again.labels(*about).value += usage.read
         if usage is not None:
             tokens.usage_present.value += 1
             tokens.prompt.value += usage.prompt

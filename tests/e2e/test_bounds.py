@@ -17,6 +17,16 @@ pytestmark = pytest.mark.anyio
 M = 2**20
 
 
+def waiting_for(go: asyncio.Event) -> ModelHost:
+    """Make a server whose responses wait for an event."""
+
+    async def hold(visit: Visit, message: Message) -> bytes | None:
+        await go.wait()
+        return await complete(visit, message)
+
+    return ModelHost(hold)
+
+
 async def test_long_names_of_models_are_refused_and_leave_memory_where_it_was() -> None:
     host = ModelHost()
     async with host.running(), balancing({"A": host}) as balancer:
@@ -59,11 +69,7 @@ async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(bomb: b
 async def test_the_bodies_that_are_held_have_a_bound_together() -> None:
     go = asyncio.Event()
 
-    async def hold(visit: Visit, message: Message) -> bytes | None:
-        await go.wait()
-        return await complete(visit, message)
-
-    host = ModelHost(hold)
+    host = waiting_for(go)
     body = json.dumps({"model": "m", "messages": [], "x": "a" * M}).encode()
     async with (
         host.running(),
@@ -148,11 +154,7 @@ async def test_for_one_connection_more_the_longest_idle_is_closed() -> None:
 async def test_where_no_connection_is_idle_one_more_is_refused() -> None:
     go = asyncio.Event()
 
-    async def hold(visit: Visit, message: Message) -> bytes | None:
-        await go.wait()
-        return await complete(visit, message)
-
-    host = ModelHost(hold)
+    host = waiting_for(go)
     trusted = "10.0.0.0/8"  # we are none of them
     async with host.running():
         async with balancing(
@@ -175,11 +177,7 @@ async def test_no_server_is_blamed_where_our_own_files_run_out() -> None:
 
     go = asyncio.Event()
 
-    async def hold(visit: Visit, message: Message) -> bytes | None:
-        await go.wait()
-        return await complete(visit, message)
-
-    host = ModelHost(hold)
+    host = waiting_for(go)
     async with (
         host.running(),
         balancing({"A": host}) as balancer,
