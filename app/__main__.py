@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import app
+from app.keys.key_ring import hash_of
 from app.routing.fleet import Server
 from app.settings import Settings, SettingsError, load, validated
 from app.settings.variables import plain, read_json
@@ -51,7 +53,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_argument("file", type=Path, help="the server list")
     importing.set_defaults(run=_import)
+    key = commands.add_parser("key", help="make an API key, or list those that there are")
+    actions = key.add_subparsers(metavar="action", required=True)
+    new = actions.add_parser("new", help="make a key, and print it this once")
+    new.add_argument("name", help="who has it")
+    new.set_defaults(run=_new_key)
+    actions.add_parser("list", help="print the names").set_defaults(run=_list_keys)
     return parser
+
+
+def _new_key(arguments: argparse.Namespace) -> None:
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    named = {arguments.name: hash_of(key)}
+    validated({"api_keys": named})
+    print(f"The key, which is printed this once:\n\n    {key}\n")
+    print("What the balancer needs to know of it, which may stand beside others:\n")
+    print(f"    BALANCER_API_KEYS={_quoted_json(named)}")
+
+
+def _list_keys(_: argparse.Namespace) -> None:
+    for name, key in load(KINDS).api_keys.items():
+        models = f"  {', '.join(key.models)}" if key.models else ""
+        print(f"{name}{models}")
 
 
 def _serve(_: argparse.Namespace) -> None:
@@ -83,6 +106,8 @@ def _summary(settings: Settings) -> list[str]:
         width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
         lines += (f"  {p.regex.pattern:{width}}  -> {', '.join(p.servers)}" for p in fleet.patterns)
     lines += (f"{alias} stands for {model}" for alias, model in settings.aliases.items())
+    if settings.api_keys:
+        lines.append(f"Clients need a key; there are those of {', '.join(settings.api_keys)}")
     return [
         *lines,
         f"Routed by their model: {', '.join(settings.routed_paths)}",

@@ -22,6 +22,7 @@ from app.apis.fronts import Fronts
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import known, untouched
 from app.control import admin, routes
+from app.control.access import guarded
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
@@ -134,6 +135,7 @@ def create_app(
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
     )
+    keys = settings.key_ring()
     origin = Origin(ip_network(text) for text in settings.trusted_proxies)
     proxy = Proxy(
         balancer,
@@ -148,8 +150,10 @@ def create_app(
         finished=batcher.put,
         in_flight=in_flight,
         tells_route=settings.route_headers,
-        passes_control=settings.pass_control,
+        passes_control=settings.passes_control,
         keepalive=settings.stream_keepalive,
+        keys=keys,
+        forwarding=settings.forwarding(),
     )
 
     @contextlib.asynccontextmanager
@@ -198,6 +202,7 @@ def create_app(
             aliases={
                 name: reading.rewrites.names(model) for name, model in reading.aliases.names.items()
             },
+            resolved=reading.aliases.model,
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),
@@ -222,7 +227,7 @@ def create_app(
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, origin.trusts
     )
-    return App(Dispatch(asgi.handler(control), proxy, own), control, connections)
+    return App(Dispatch(asgi.handler(guarded(control, keys)), proxy, own), control, connections)
 
 
 def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:

@@ -289,3 +289,28 @@ def test_import_tells_that_there_is_no_such_file(
 ) -> None:
     assert main(["import", str(environment.folder / "missing.json")]) == 2
     assert "missing.json: cannot be read" in capsys.readouterr().err
+
+
+def test_a_new_key_is_printed_with_the_line_that_lets_it_in(
+    environment: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["key", "new", "alice"]) == 0
+    printed = capsys.readouterr().out
+    key = re.search(r"sk-\S+", printed)
+    line = re.search(r"BALANCER_API_KEYS=.*", printed)
+    assert key is not None
+    assert line is not None
+    assert key[0] not in line[0]
+    Path(".env").write_text(line[0], encoding="utf-8")
+
+    found = load().key_ring().find({b"x-api-key": key[0].encode()})
+
+    assert found is not None
+    assert found.name == "alice"
+    assert main(["key", "list"]) == 0
+    assert capsys.readouterr().out == "alice\n"
+
+
+def test_a_name_that_no_key_can_have_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "new", "with space"]) == 2
+    assert "sk-" not in capsys.readouterr().out

@@ -5,9 +5,10 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.keys.key_ring import Key
 from app.routing.backend import Backend
 from app.routing.catalog import offered
 from app.routing.fleet import Server
@@ -22,10 +23,14 @@ def routes(
     stats: Callable[[], dict[str, object]],
     backends: Callable[[], Iterable[Backend]],
     aliases: Mapping[str, Collection[str]] = MappingProxyType({}),
+    resolved: Callable[[str], str] = str,
     metrics: Callable[[], Awaitable[bytes]],
     metrics_type: str,
 ) -> APIRouter:
-    """Build the routes over functions that give the present state."""
+    """Build the routes over functions that give the present state.
+
+    `resolved` gives the model that a name stands for.
+    """
     router = APIRouter()
 
     @router.api_route("/llmhealth", methods=GET)
@@ -44,11 +49,13 @@ def routes(
         return JSONResponse(stats())
 
     @router.api_route("/v1/models", methods=GET)
-    async def v1_models() -> JSONResponse:
-        """List the models of all servers, as OpenAI's API does."""
+    async def v1_models(request: Request) -> JSONResponse:
+        """List the models that the client may use, as OpenAI's API does."""
+        key: Key | None = getattr(request.state, "key", None)
         data = [
             {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
             for name in offered(backends(), aliases)
+            if key is None or key.allows(resolved(name))
         ]
         return JSONResponse({"object": "list", "data": data})
 

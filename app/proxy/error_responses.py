@@ -115,6 +115,28 @@ def too_long(overflow: Overflow, dialect: Dialect) -> ErrorResponse:
     return ErrorResponse(400, KIND, dialect.too_long(overflow), "client_error")
 
 
+def unauthorized() -> ErrorResponse:
+    """Respond to a client that shows no key of ours (RFC 9110 section 15.5.2)."""
+    message = "this needs an API key: `Authorization: Bearer` or `x-api-key`"
+    headers = ((b"www-authenticate", b"Bearer"), *_CLOSE)
+    return ErrorResponse(401, "authentication_error", message, "client_error", headers)
+
+
+def model_closed(model: str) -> ErrorResponse:
+    """Respond to a request for a model that the client's key does not allow."""
+    message = f'this API key does not allow the model "{model}"'
+    return ErrorResponse(403, "permission_error", message, "client_error")
+
+
+def path_closed() -> ErrorResponse:
+    """Respond to a request that could reach any model, where the key allows some alone."""
+    message = (
+        "this API key allows named models only, and this request is not routed by its model "
+        "(BALANCER_ROUTED_PATHS)"
+    )
+    return ErrorResponse(403, "permission_error", message, "client_error", _CLOSE)
+
+
 def control_closed() -> ErrorResponse:
     """Respond to a request that would change a server."""
     message = "this changes a model server, which is closed to clients (BALANCER_PASS_CONTROL)"

@@ -269,13 +269,17 @@ class Exchange:
         record.ready = monotonic()
         content_type = self._fields.get(b"content-type", b"")
         try:
-            request = self._shared.read(record.endpoint, raw, record.address, content_type)
+            request = self._shared.read(record.endpoint, raw, record.identity, content_type)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
             return
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
+        key = record.key
+        if key is not None and not key.allows(request.ask.model):
+            self.refuse(error_responses.model_closed(request.named))
+            return
         self._model_request = request
         self._events.model = request.named
         if request.streams:
@@ -342,7 +346,7 @@ class Exchange:
             self._on_turn,
             record.failures,
             functools.partial(shared.balancer.holds, ask, record.failures),
-            record.address,
+            record.identity,
         )
         try:
             shared.queue.enter(queued, bounded=bounded)

@@ -32,7 +32,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Meant for the next hop alone (RFC 9110 section 7.6.1, and its older list)."""
 
-OURS: Final = HOP_BY_HOP | {
+OURS: Final[frozenset[bytes]] = HOP_BY_HOP | {
     b"content-length",
     b"expect",
     b"forwarded",
@@ -71,16 +71,17 @@ def request_head(
     forwarded: bytes,
     length: bytes | None,
     upgrade: bytes | None = None,
+    drop: frozenset[bytes] = OURS,
 ) -> bytes:
     """Write the head of a request to a server.
 
     `target` is the path and query as they came. `forwarded` are our own header lines.
     `length` is the body's length in digits, `b"chunked"`, or None where there is no body.
+    `drop` names the headers that the server does not get.
     """
-    drop = OURS
     for name, _ in headers:
         if name == b"connection":
-            drop = OURS | nominated(headers)
+            drop |= nominated(headers)
             break
     lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
     for name, value in headers:

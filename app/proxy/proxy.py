@@ -15,20 +15,30 @@ from app.apis.endpoints import APIS, CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
+from app.keys.key_ring import KeyRing
 from app.proxy.buffer import Buffer
-from app.proxy.error_responses import control_closed, loop_detected
+from app.proxy.error_responses import (
+    ErrorResponse,
+    control_closed,
+    loop_detected,
+    path_closed,
+    unauthorized,
+)
 from app.proxy.exchange import Exchange, Read, Shared
 from app.proxy.headers import joined
 from app.proxy.loops import HOPS, Loops
 from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.queue import RequestQueue
-from app.proxy.request_heads import RequestHeads
+from app.proxy.request_heads import Fields, RequestHeads
 from app.routing.balancer import Balancer
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 
 WORKING_PATHS: Final = frozenset(path for path, api in APIS.items() if api.works)
 """A POST to one of these makes a model work: it holds a lease wherever it goes."""
+
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing (RFC 9110 section 9.2.1)."""
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -41,7 +51,7 @@ class Proxy:
     `finished` is told of every request in the end; `in_flight` counts those under way, by
     endpoint. Requests to the `routed_paths` go where their model is, as `read` finds it.
     Streams that wait for a place get a sign of life every `keepalive` seconds, unless that
-    is 0.
+    is 0. Clients need a key of `keys` where there are any; `forwarding` is `RequestHeads`'.
     """
 
     def __init__(
@@ -61,7 +71,10 @@ class Proxy:
         tells_route: bool = True,
         passes_control: bool = True,
         keepalive: float = 0.0,
+        keys: KeyRing | None = None,
+        forwarding: Collection[str] | None = None,
     ) -> None:
+        self._keys = KeyRing([]) if keys is None else keys
         self._balancer = balancer
         self._origin = origin
         self._read = read
@@ -76,7 +89,7 @@ class Proxy:
             balancer,
             pools,
             queue,
-            RequestHeads(origin, loops),
+            RequestHeads(origin, loops, forwarding),
             self.read,
             max_body_bytes,
             buffer,
@@ -106,13 +119,33 @@ class Proxy:
         if looped is not None:
             log.warning("loop.detected", server=looped, id=record.id)
             exchange.refuse(loop_detected(looped))
+        elif (refusal := self._refusal(request, fields, record)) is not None:
+            exchange.refuse(refusal)
         elif works:
             exchange.serve_model()
-        elif not self._passes_control and controls(request.method, path):
-            exchange.refuse(control_closed())
         else:
             exchange.forward(self._balancer.fleet.fallback)
         return exchange
+
+    def _refusal(self, request: Request, fields: Fields, record: Record) -> ErrorResponse | None:
+        """Tell why a client may not ask for this, before its body is read."""
+        keys, key = self._keys, None
+        if keys.required:
+            record.key = key = keys.find(fields)
+            if key is None:
+                return unauthorized()
+            if key.models and not self._is_limited_by_model(request):
+                return path_closed()
+        if self._passes_control or not controls(request.method, request.path):
+            return None
+        key = key or keys.find(fields)
+        return None if key is not None and key.admin else control_closed()
+
+    def _is_limited_by_model(self, request: Request) -> bool:
+        """Whether a request can reach no model but the one that it names, or none at all."""
+        if request.method == "POST":
+            return request.path in self._routed_paths
+        return request.method in SAFE and b"upgrade" not in dict(request.headers)
 
     def read(
         self, path: str, raw: bytes, address: str, content_type: bytes

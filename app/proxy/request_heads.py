@@ -1,19 +1,31 @@
 """The heads of requests to servers."""
 
+from collections.abc import Collection
+from typing import Final
+
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
-from app.proxy.headers import request_head
+from app.keys.key_ring import CREDENTIALS
+from app.proxy.headers import OURS, request_head
 from app.proxy.loops import HOPS, Loops
 
 Fields = dict[bytes, bytes]
 """A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
 
 
+CLOSED: Final = OURS | CREDENTIALS
+"""What a server does not get that is not told who its clients are."""
+
+
 class RequestHeads:
     """Writes the heads of requests to servers, in our words where they must be."""
 
-    def __init__(self, origin: Origin, loops: Loops) -> None:
+    def __init__(
+        self, origin: Origin, loops: Loops, forwarding: Collection[str] | None = None
+    ) -> None:
+        """Take the names of the servers that get clients' credentials: all, for None."""
         self._origin = origin
+        self._forwarding = forwarding
         self._loops = loops
 
     def write(
@@ -49,4 +61,5 @@ class RequestHeads:
             ),
             length=length,
             upgrade=upgrade,
+            drop=OURS if self._forwarding is None or server in self._forwarding else CLOSED,
         )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
@@ -16,13 +17,16 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.apis.endpoints import CHAT_PATH
+from app.keys.key_ring import KeyRing
 from app.routing.fleet import Fleet
+from app.settings.api_key import ApiKey, unlike
 from app.settings.listening import is_own
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
 from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
     USERNAME_PATTERN,
+    KeyName,
     ModelPattern,
     Names,
     Networks,
@@ -133,18 +137,27 @@ class Settings(BaseSettings):
         description="Addresses and networks from which `X-Forwarded-For` is trusted.",
     )
 
+    api_keys: Annotated[
+        dict[KeyName, ApiKey], BeforeValidator(from_json), AfterValidator(unlike)
+    ] = Field(
+        default={},
+        description="Keys by the names of those who have them, each the text alone or a `key` and "
+        "the `models` that it may use; who shows none gets a 401. Without any, nobody needs one.",
+        examples=[{"alice": {"key": "sha256:…", "models": ["qwen3.*"]}}],
+    )
     admin_key: SecretStr | None = Field(
         default=None,
         min_length=8,
-        description="Key for requests that change something, such as draining a server; without"
-        " a key none is allowed.",
+        description="Key for the monitor page, the metrics and the like where there are API keys, "
+        "and for what changes something, such as draining a server; without it none is allowed.",
         examples=["a-long-random-text"],
     )
 
     pass_control: bool = Field(
         default=True,
         description="Pass on what changes a model server, such as `/api/delete`, `/models/unload` "
-        "or `/sleep`; if not, clients get a 403.",
+        "or `/sleep`; if not, clients get a 403. Where there are API keys, it must be set to "
+        "hold for others than who has the admin key.",
     )
 
     probe_interval: Annotated[float, Field(ge=0.1, le=3600)] = Field(
@@ -278,6 +291,25 @@ class Settings(BaseSettings):
         if problems:
             raise _together(problems)
         return settings
+
+    def key_ring(self) -> KeyRing:
+        """Build what knows the clients' keys."""
+        admin_key = self.admin_key.get_secret_value() if self.admin_key else None
+        return KeyRing([key.named(name) for name, key in self.api_keys.items()], admin_key)
+
+    @property
+    def passes_control(self) -> bool:
+        """Whether clients may change servers: where they need keys, only if that was set."""
+        said = not self.api_keys or "pass_control" in self.model_fields_set
+        return self.pass_control and said
+
+    def forwarding(self) -> frozenset[str]:
+        """Name the servers that get their clients' credentials."""
+        return frozenset(
+            name
+            for name, server in self.servers.items()
+            if (not self.api_keys if (said := server.forward_credentials) is None else said)
+        )
 
     def fleet(self) -> Fleet:
         """Build what routing knows about servers and models."""

@@ -102,6 +102,13 @@ class ServerSettings(BaseModel):
         examples=[0.5],
     )
 
+    forward_credentials: bool | None = Field(
+        default=None,
+        description="Whether the server gets its clients' `Authorization`, `X-Api-Key` and "
+        "`Cookie`; only where there are no API keys, if not set.",
+        examples=[True],
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any) -> Any:

@@ -24,7 +24,7 @@ class _Minute:
 
 
 class AccessStats:
-    """Counts model requests by address, model and user name, minute by minute.
+    """Counts model requests by address or key, model and user name, minute by minute.
 
     The last hour is the present minute and the 59 before it (`retention_hours` times as many
     for more hours). Clients choose what they send, so memory is bounded against them: names
@@ -47,7 +47,7 @@ class AccessStats:
     def finished(self, record: Record) -> None:
         """Count a request that has ended, if it was for a model."""
         if record.model:
-            self.record(record.address, record.model, record.username)
+            self.record(record.identity, record.model, record.username)
 
     def record(self, ip: str, model: str, username: str | None) -> None:
         """Count one request; `username` is None where it is not known."""

@@ -204,8 +204,7 @@ def _facts(record: Record) -> dict[str, object]:
         "client": record.address,
         "duration_ms": _ms(record.ended - record.started),
     }
-    if record.username is not None:
-        facts["username"] = record.username
+    _tell_who(record, facts)
     if record.model:
         facts["model"] = record.model[:256]
         facts["queue_wait_ms"] = _ms(record.waited)
@@ -227,6 +226,13 @@ def _facts(record: Record) -> dict[str, object]:
     if record.error:
         facts["error"] = record.error
     return facts
+
+
+def _tell_who(record: Record, facts: dict[str, object]) -> None:
+    if record.key is not None:
+        facts["key"] = record.key.name
+    if record.username is not None:
+        facts["username"] = record.username
 
 
 def _ms(seconds: float) -> float:

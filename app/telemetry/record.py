@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from app.keys.key_ring import Key
 from app.routing.ledger import Lease
 from app.telemetry.response_reader import ResponseReader
 
@@ -46,6 +47,8 @@ class Record:
         """A path of ours or of OpenAI's API, else `other`: never what a client made up."""
         self.address = address
         self.started = started
+        self.key: Key | None = None
+        """What the client showed; None where nobody needs a key."""
         self.username: str | None = None
         self.user_agent = b""
         """What the client calls itself (RFC 9110 section 10.1.5)."""
@@ -78,6 +81,11 @@ class Record:
         """What the last server did wrong."""
         self.rejection: Rejection | None = None
         self.error = ""
+
+    @property
+    def identity(self) -> str:
+        """Who asks: the key's name where keys are needed, else the address."""
+        return self.address if self.key is None else self.key.name
 
     @property
     def server(self) -> str:

@@ -1,0 +1,192 @@
+"""Where there are keys, a client needs one; what it may use with it is the key's."""
+
+import base64
+import json
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from tests.fakes.model_host import ModelHost
+from tests.fakes.process import Running, balancing
+from tests.fakes.sockets import chat, get, post
+
+pytestmark = pytest.mark.anyio
+
+ALICE, SCRIPTS, ADMIN = "sk-alice-0123456789", "sk-scripts-0123456789", "admin-0123456789"
+KEYS = {
+    "alice": "sha256:" + sha256(ALICE.encode()).hexdigest(),
+    "scripts": {"key": SCRIPTS, "models": ["small.*"]},
+}
+OWN = ["/llmhealth-monitor", "/llmhealth-monitor/events", "/llmhealth-snapshot"]
+OWN += ["/access-log-stats", "/metrics", "/llmhealth-targets"]
+
+
+def guarded(host: ModelHost, **settings: object) -> AbstractAsyncContextManager[Running]:
+    given: dict[str, Any] = {"api_keys": json.dumps(KEYS), "admin_key": ADMIN, **settings}
+    return balancing({"A": host}, ready=False, **given)
+
+
+def bearer(key: str) -> bytes:
+    return f"authorization: Bearer {key}".encode()
+
+
+def asking(key: str, path: bytes = b"/v1/chat/completions", **more: object) -> bytes:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+    return post(json.dumps(body).encode(), path, bearer(key))
+
+
+async def test_a_model_answers_those_alone_who_show_a_key() -> None:
+    host = ModelHost()
+    async with host.running(), guarded(host) as balancer:
+        without = await balancer.ask(chat())
+        wrong = await balancer.ask(asking(ALICE + "x"))
+        right = await balancer.ask(asking(ALICE))
+
+    assert (without.status, wrong.status, right.status) == (401, 401, 200)
+    assert len(host.seen) == 1
+    assert json.loads(without.body)["error"]["type"] == "authentication_error"
+    assert dict(without.headers)["www-authenticate"] == "Bearer"
+
+
+async def test_a_key_that_is_wrong_is_told_in_the_words_of_the_api() -> None:
+    host = ModelHost()
+    async with host.running(), guarded(host) as balancer:
+        anthropic = await balancer.ask(post(b"{}", b"/v1/messages"))
+        ollama = await balancer.ask(post(b"{}", b"/api/chat"))
+
+    assert json.loads(anthropic.body)["error"]["type"] == "authentication_error"
+    assert json.loads(anthropic.body)["type"] == "error"
+    assert isinstance(json.loads(ollama.body)["error"], str)
+
+
+async def test_a_body_is_not_asked_for_without_a_key() -> None:
+    host = ModelHost()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: b\r\ncontent-length: 9\r\n"
+    async with host.running(), guarded(host) as balancer:
+        refused = await balancer.ask(head + b"expect: 100-continue\r\n\r\n")
+
+    assert refused.status == 401
+
+
+async def test_a_key_of_some_models_reaches_no_other_in_any_way() -> None:
+    host = ModelHost()
+    aliases = json.dumps({"tiny": "small", "small-looking": "m"})
+    async with host.running(), guarded(host, aliases=aliases) as balancer:
+        allowed = [
+            (await balancer.ask(asking(SCRIPTS, model=name))).status for name in ("small", "tiny")
+        ]
+        served = len(host.seen)
+        refused = [
+            await balancer.ask(request)
+            for request in (
+                asking(SCRIPTS),
+                asking(SCRIPTS, model="small-looking"),
+                asking(SCRIPTS, model=""),
+                asking(SCRIPTS, b"/v1/embeddings", model="small"),
+                asking(SCRIPTS, b"/v1/chat/completions/", model="small"),
+                asking(SCRIPTS, b"/anything"),
+                get(b"/ws", bearer(SCRIPTS), b"connection: upgrade", b"upgrade: websocket"),
+            )
+        ]
+
+    assert allowed == [200, 200]
+    assert {response.status for response in refused} == {403}
+    assert {json.loads(one.body)["error"]["type"] for one in refused} == {"permission_error"}
+    assert len(host.seen) == served == 2
+
+
+async def test_each_key_sees_the_models_that_it_may_use() -> None:
+    host = ModelHost(models=["m", "small", "small-b"])
+    async with host.running(), guarded(host) as balancer:
+        await balancer.until(lambda: _listed(balancer, ALICE))
+        everything = await _listed(balancer, ALICE)
+        some = await _listed(balancer, SCRIPTS)
+        without = await balancer.get("/v1/models")
+
+    assert sorted(everything) == ["m", "small", "small-b"]
+    assert sorted(some) == ["small", "small-b"]
+    assert without.status == 401
+
+
+async def _listed(balancer: Running, key: str) -> list[str]:
+    response = await balancer.ask(get(b"/v1/models", bearer(key)))
+    return [model["id"] for model in json.loads(response.body)["data"]]
+
+
+async def test_the_balancers_own_pages_need_the_admin_key_from_this_machine_too() -> None:
+    host = ModelHost()
+    password = b"authorization: Basic " + base64.b64encode(f"me:{ADMIN}".encode())
+    async with host.running(), guarded(host) as balancer:
+        for path in OWN:
+            assert (await balancer.get(path)).status == 401, path
+            as_client = await balancer.ask(get(path.encode(), bearer(ALICE)))
+            assert as_client.status == 403, path
+        page = await balancer.ask(get(b"/llmhealth-monitor", password))
+        numbers = await balancer.ask(get(b"/metrics", bearer(ADMIN)))
+        explained = await balancer.ask(post(b'{"model":"m"}', b"/llmhealth-explain"))
+        health = await balancer.get("/llmhealth")
+
+    assert (page.status, numbers.status, explained.status, health.status) == (200, 200, 401, 200)
+
+
+async def test_nobody_sees_the_pages_where_there_are_keys_and_no_admin_key() -> None:
+    host = ModelHost()
+    async with (
+        host.running(),
+        balancing({"A": host}, ready=False, api_keys=json.dumps(KEYS)) as balancer,
+    ):
+        refused = await balancer.ask(get(b"/metrics", bearer(ALICE)))
+
+    assert refused.status == 403
+    assert "BALANCER_ADMIN_KEY" in json.loads(refused.body)["error"]["message"]
+
+
+async def test_a_server_gets_no_credentials_of_clients_unless_it_may() -> None:
+    closed, told = ModelHost(), ModelHost()
+    async with closed.running(), told.running():
+        servers: dict[str, Mapping[str, object]] = {
+            "A": {"addr": f"http://127.0.0.1:{closed.port}"},
+            "B": {"addr": f"http://127.0.0.1:{told.port}", "forward_credentials": True},
+        }
+        models = {"m": ["A"], "n": ["B"]}
+        async with balancing(servers, models, ready=False, api_keys=json.dumps(KEYS)) as balancer:
+            for model in models:
+                body = json.dumps({"model": model, "messages": []}).encode()
+                headers = (bearer(ALICE), b"x-api-key: another", b"cookie: a=b")
+                request = post(body, b"/v1/chat/completions", *headers)
+                assert (await balancer.ask(request)).status == 200
+
+    names = {"authorization", "x-api-key", "cookie"}
+    assert not names & {name.lower() for name, _ in closed.seen[0].headers}
+    assert names <= {name.lower() for name, _ in told.seen[0].headers}
+
+
+async def test_orders_to_a_server_need_the_admin_key_where_there_are_keys() -> None:
+    host = ModelHost()
+    async with host.running(), guarded(host) as balancer:
+        as_client = await balancer.ask(asking(ALICE, b"/api/delete"))
+        as_admin = await balancer.ask(asking(ADMIN, b"/api/delete"))
+    async with host.running(), guarded(host, pass_control=True) as balancer:
+        opened = await balancer.ask(asking(ALICE, b"/api/delete"))
+
+    assert (as_client.status, as_admin.status, opened.status) == (403, 200, 200)
+
+
+async def test_who_asked_is_told_by_the_name_of_the_key_and_no_key_is_written_anywhere() -> None:
+    host = ModelHost()
+    async with host.running(), guarded(host, log_level="debug") as balancer:
+        await balancer.ask(asking(ALICE))
+        await balancer.ask(asking("sk-nobody-0123456789"))
+        counted = json.loads((await balancer.ask(get(b"/access-log-stats", bearer(ADMIN)))).body)
+        shown = [(await balancer.ask(get(p.encode(), bearer(ADMIN)))).body for p in OWN[2:]]
+        await balancer.until(lambda: len(balancer.events("request")) == 2)
+        lines = balancer.events("request")
+        written = json.dumps(balancer.log()).encode() + b"".join(shown)
+
+    assert [line.get("key") for line in lines] == ["alice", None]
+    assert counted["ip_counts"] == {"alice": 1}
+    for secret in (ALICE, SCRIPTS, ADMIN, "sk-nobody-0123456789", KEYS["alice"]):
+        assert str(secret).encode() not in written

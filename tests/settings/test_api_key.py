@@ -1,0 +1,36 @@
+import pytest
+
+from app.settings import SettingsError, validated
+
+HASH = "sha256:" + "0" * 64
+
+
+def test_a_key_may_be_written_alone_or_with_what_it_allows() -> None:
+    settings = validated(
+        {"api_keys": f'{{"alice": "{HASH}", "bob": {{"key": "{HASH[:-1]}1", "models": "a,b"}}}}'}
+    )
+
+    assert settings.api_keys["alice"].models == ()
+    assert settings.api_keys["bob"].models == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "key", ["short", "with spaces in a long text", "sha256:123", "schlüssel-0123456789"]
+)
+def test_a_key_that_is_none_is_told_and_not_repeated(key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        validated({"api_keys": {"alice": key}})
+
+    assert "alice" in str(caught.value)
+    assert key not in str(caught.value)
+
+
+def test_two_names_may_not_have_one_key() -> None:
+    with pytest.raises(SettingsError, match="the same key"):
+        validated({"api_keys": {"alice": HASH, "bob": HASH}})
+
+
+@pytest.mark.parametrize("name", ["", "(admin)", "with space", "a" * 65])
+def test_a_name_is_short_and_plain(name: str) -> None:
+    with pytest.raises(SettingsError):
+        validated({"api_keys": {name: HASH}})
