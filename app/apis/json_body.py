@@ -54,7 +54,7 @@ class Body:
         """Reads a member's value; None where there is none."""
         # A name can be spelled with escapes, too. To count takes longer: most stand in front.
         twice = raw.find(b'"model"') != raw.rfind(b'"model"')
-        if twice or (b"\\" in raw and b"\\u00" in raw):
+        if twice or (raw.find(b"\\") >= 0 and b"\\u00" in raw):  # `in` takes thrice as long
             self._place("model")
 
     def forget(self, *names: str) -> None:
