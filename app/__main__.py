@@ -72,7 +72,7 @@ def _new_key(arguments: argparse.Namespace) -> None:
 
 
 def _list_keys(_: argparse.Namespace) -> None:
-    for name, key in load(KINDS).api_keys.items():
+    for name, key in load(KINDS).all_keys().items():
         models = f"  {', '.join(key.models)}" if key.models else ""
         print(f"{name}{models}")
 
@@ -106,8 +106,9 @@ def _summary(settings: Settings) -> list[str]:
         width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
         lines += (f"  {p.regex.pattern:{width}}  -> {', '.join(p.servers)}" for p in fleet.patterns)
     lines += (f"{alias} stands for {model}" for alias, model in settings.aliases.items())
-    if settings.api_keys:
-        lines.append(f"Clients need a key; there are those of {', '.join(settings.api_keys)}")
+    if settings.needs_key:
+        names = ", ".join(settings.all_keys()) or "nobody"
+        lines.append(f"Clients need a key; there are those of {names}")
     return [
         *lines,
         f"Routed by their model: {', '.join(settings.routed_paths)}",

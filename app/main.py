@@ -26,6 +26,7 @@ from app.control.access import guarded
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
+from app.control.key_file import KeyFile
 from app.control.snapshot import SnapshotJson, snapshot
 from app.downstream import asgi
 from app.downstream.connection import Handler
@@ -161,11 +162,15 @@ def create_app(
         sampler.start()
         balancer.await_answers()
         prober.start()
-        watching = asyncio.create_task(meters.watch_event_loop(), name="event loop lag")
+        watching = [asyncio.create_task(meters.watch_event_loop(), name="event loop lag")]
+        if settings.api_keys_file is not None:
+            key_file = KeyFile(settings.api_keys_file, keys, settings.keys)
+            watching.append(asyncio.create_task(key_file.watch(), name="keys"))
         try:
             yield
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             await prober.stop()
             for pool in pools.values():
                 pool.close()

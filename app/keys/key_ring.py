@@ -5,7 +5,10 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from time import time
 from typing import Final
+
+from app.keys.allowance import Allowance
 
 HASH: Final = "sha256:"
 """How the hash of a key begins where it is written in place of the key."""
@@ -20,14 +23,23 @@ CREDENTIALS: Final = frozenset({b"authorization", b"cookie", b"x-api-key"})
 class Key:
     """A key's name, and what it allows. Who has the `admin` key may do everything."""
 
-    __slots__ = ("admin", "models", "name")
+    __slots__ = ("admin", "allowance", "expires", "models", "name")
 
     def __init__(
-        self, name: str, models: Iterable[re.Pattern[str]] = (), *, admin: bool = False
+        self,
+        name: str,
+        models: Iterable[re.Pattern[str]] = (),
+        *,
+        allowance: Allowance | None = None,
+        expires: float | None = None,
+        admin: bool = False,
     ) -> None:
         self.name = name
         self.models = tuple(models)
         """Patterns for the whole names of models; all are allowed where there are none."""
+        self.allowance = Allowance() if allowance is None else allowance
+        self.expires = expires
+        """When it opens nothing any more, in seconds since the epoch; None for never."""
         self.admin = admin
 
     def allows(self, model: str) -> bool:
@@ -40,17 +52,38 @@ class Key:
 class KeyRing:
     """All keys. Only their hashes are held, so that a dump of the memory tells none."""
 
-    def __init__(self, keys: Iterable[tuple[str, Key]], admin_key: str | None = None) -> None:
+    def __init__(
+        self,
+        keys: Iterable[tuple[str, Key]],
+        admin_key: str | None = None,
+        *,
+        required: bool = False,
+    ) -> None:
         """Take keys, each written as itself or as its hash, see `hash_of`.
 
-        Nobody needs a key where there are none but the admin key.
+        Nobody needs a key where there are none but the admin key, unless it is `required`.
         """
-        self._keys = {bytes.fromhex(hash_of(text)[len(HASH) :]): key for text, key in keys}
-        self.required = bool(self._keys)
+        self._admin: dict[bytes, Key] = {}
+        if admin_key is not None:
+            self._admin[_digest(admin_key.encode())] = Key(ADMIN, admin=True)
+        self._keys: dict[bytes, Key] = {}
+        self.replace(keys)
+        self.required = required or len(self._keys) > len(self._admin)
         """Whether clients need a key."""
         self.has_admin = admin_key is not None
-        if admin_key is not None:
-            self._keys[_digest(admin_key.encode())] = Key(ADMIN, admin=True)
+
+    def replace(self, keys: Iterable[tuple[str, Key]]) -> None:
+        """Take other keys from now on; what was done under a name goes on counting for it.
+
+        Requests under way end as they would have.
+        """
+        before = {key.name: key for key in self._keys.values()}
+        found: dict[bytes, Key] = {}
+        for text, key in keys:
+            if key.name in before:
+                key.allowance = before[key.name].allowance.changed(key.allowance)
+            found[bytes.fromhex(hash_of(text)[len(HASH) :])] = key
+        self._keys = {**found, **self._admin}
 
     def find(self, fields: Mapping[bytes, bytes]) -> Key | None:
         """Return the key that a request's headers show; None where it is none of ours.
@@ -58,7 +91,10 @@ class KeyRing:
         Looked up by its hash: how long that takes tells nothing of any key.
         """
         given = _given(fields)
-        return None if given is None else self._keys.get(_digest(given))
+        key = None if given is None else self._keys.get(_digest(given))
+        if key is not None and key.expires is not None and time() >= key.expires:
+            return None
+        return key
 
 
 def hash_of(key: str) -> str:

@@ -122,6 +122,14 @@ def unauthorized() -> ErrorResponse:
     return ErrorResponse(401, "authentication_error", message, "client_error", headers)
 
 
+def key_busy(name: str, wait: float) -> ErrorResponse:
+    """Respond to a request beyond what its key allows, to be tried again in `wait` seconds."""
+    message = f'as much is asked with the key "{name}" as it allows'
+    seconds = max(1, math.ceil(wait))
+    retry = ((b"retry-after", b"%d" % seconds),)
+    return ErrorResponse(429, "rate_limit_error", message, "rejected", retry, "key_limit")
+
+
 def model_closed(model: str) -> ErrorResponse:
     """Respond to a request for a model that the client's key does not allow."""
     message = f'this API key does not allow the model "{model}"'

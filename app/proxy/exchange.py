@@ -18,6 +18,8 @@ from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
 from app.downstream.connection import BODILESS, ClientConnection, Request
+from app.keys.allowance import Allowance
+from app.keys.key_ring import Key
 from app.proxy import error_responses
 from app.proxy.buffer import Buffer
 from app.proxy.error_responses import ErrorResponse
@@ -117,6 +119,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_allowance",
         "_asked_name",
         "_client",
         "_dialling",
@@ -185,6 +188,8 @@ class Exchange:
         """A response that is read as a whole, until all of it has come."""
         self._asked_name: AskedName | None = None
         """Writes the name that was asked for into the response, where the server got another."""
+        self._allowance: Allowance | None = None
+        """What the request counts on, of the client's key."""
         self._unreachable: Unreachable | None = None
         """The last server's error, where no connection came about."""
         self._retry_after = 0.0
@@ -276,15 +281,25 @@ class Exchange:
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
-        key = record.key
-        if key is not None and not key.allows(request.ask.model):
-            self.refuse(error_responses.model_closed(request.named))
+        if record.key is not None and not self._is_allowed(record.key, request):
             return
         self._model_request = request
         self._events.model = request.named
         if request.streams:
             self._begin_keepalive()
         self._place(request)
+
+    def _is_allowed(self, key: Key, request: ModelRequest | UnroutedRequest) -> bool:
+        """Enter a request under its key; or refuse it, where the key does not allow it."""
+        if not key.allows(request.ask.model):
+            self.refuse(error_responses.model_closed(request.named))
+            return False
+        wait = key.allowance.enter(monotonic())
+        if wait is not None:
+            self.refuse(error_responses.key_busy(key.name, wait))
+            return False
+        self._allowance = key.allowance
+        return True
 
     def _place(self, request: ModelRequest | UnroutedRequest) -> None:
         self._go_on(request, self._shared.balancer.place(request.ask, self._record.failures))
@@ -766,6 +781,8 @@ class Exchange:
             self._tunnel.close()
         self._forget_body()
         self._held = []
+        if self._allowance is not None:
+            self._allowance.leave()
         record, shared = self._record, self._shared
         record.outcome = outcome
         record.ended = monotonic()

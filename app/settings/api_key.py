@@ -3,8 +3,17 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+)
 
+from app.keys.allowance import Allowance
 from app.keys.key_ring import HASH, Key, hash_of
 from app.settings.mistakes import mistake
 from app.settings.values import ModelPattern, from_json, listed
@@ -47,10 +56,33 @@ class ApiKeySettings(BaseModel):
         examples=[["qwen3.*"]],
     )
 
+    request_max: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests at once; any number, if not set.",
+        examples=[4],
+    )
+    requests_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests in any 60 seconds; any number, if not set.",
+        examples=[60],
+    )
+    expires: AwareDatetime | None = Field(
+        default=None,
+        description="When it opens nothing any more, with that time's zone; never, if not set.",
+        examples=["2027-01-31T00:00:00Z"],
+    )
+
     def named(self, name: str) -> tuple[str, Key]:
         """Write the same as a key ring takes it: the hash, and what it allows."""
         patterns = [re.compile(pattern) for pattern in self.models]
-        return hash_of(self.key.get_secret_value()), Key(name, patterns)
+        return hash_of(self.key.get_secret_value()), Key(
+            name,
+            patterns,
+            allowance=Allowance(self.request_max, self.requests_per_minute),
+            expires=None if self.expires is None else self.expires.timestamp(),
+        )
 
 
 ApiKey = Annotated[ApiKeySettings, BeforeValidator(written_briefly)]

@@ -1,6 +1,7 @@
 """What there is to set."""
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,16 +18,16 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.apis.endpoints import CHAT_PATH
-from app.keys.key_ring import KeyRing
+from app.keys.key_ring import Key, KeyRing
 from app.routing.fleet import Fleet
-from app.settings.api_key import ApiKey, unlike
+from app.settings.api_key import ApiKeySettings, unlike
+from app.settings.key_file import ApiKeys, read_key_file, readable
 from app.settings.listening import is_own
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
 from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
     USERNAME_PATTERN,
-    KeyName,
     ModelPattern,
     Names,
     Networks,
@@ -137,13 +138,16 @@ class Settings(BaseSettings):
         description="Addresses and networks from which `X-Forwarded-For` is trusted.",
     )
 
-    api_keys: Annotated[
-        dict[KeyName, ApiKey], BeforeValidator(from_json), AfterValidator(unlike)
-    ] = Field(
+    api_keys: Annotated[ApiKeys, BeforeValidator(from_json)] = Field(
         default={},
         description="Keys by the names of those who have them, each the text alone or a `key` and "
         "the `models` that it may use; who shows none gets a 401. Without any, nobody needs one.",
         examples=[{"alice": {"key": "sha256:…", "models": ["qwen3.*"]}}],
+    )
+    api_keys_file: Annotated[Path, AfterValidator(readable)] | None = Field(
+        default=None,
+        description="A file of more keys, in the same form, which is read again when it changes.",
+        examples=["/etc/llama-balancer/keys.json"],
     )
     admin_key: SecretStr | None = Field(
         default=None,
@@ -287,20 +291,40 @@ class Settings(BaseSettings):
             settings = handler(data)
         except ValidationError as error:
             raise _together([*map(_again, error.errors()), *unknown]) from None
-        problems = [*unknown, *_loops(settings)]
+        problems = [*unknown, *_loops(settings), *_twins(settings)]
         if problems:
             raise _together(problems)
         return settings
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients need a key: with an empty file nobody has one."""
+        return bool(self.api_keys) or self.api_keys_file is not None
+
+    def all_keys(self) -> dict[str, ApiKeySettings]:
+        """Read the keys of both places as they are now.
+
+        Raises:
+            ValueError: the file cannot be read, or both have the same name.
+        """
+        more = {} if self.api_keys_file is None else read_key_file(self.api_keys_file)
+        if twice := self.api_keys.keys() & more.keys():
+            raise mistake(f"has a key for {', '.join(sorted(twice))}, as BALANCER_API_KEYS does")
+        return unlike({**self.api_keys, **more})
+
+    def keys(self) -> list[tuple[str, Key]]:
+        """Write all keys as a key ring takes them; errors are those of `all_keys`."""
+        return [key.named(name) for name, key in self.all_keys().items()]
+
     def key_ring(self) -> KeyRing:
         """Build what knows the clients' keys."""
         admin_key = self.admin_key.get_secret_value() if self.admin_key else None
-        return KeyRing([key.named(name) for name, key in self.api_keys.items()], admin_key)
+        return KeyRing(self.keys(), admin_key, required=self.needs_key)
 
     @property
     def passes_control(self) -> bool:
         """Whether clients may change servers: where they need keys, only if that was set."""
-        said = not self.api_keys or "pass_control" in self.model_fields_set
+        said = not self.needs_key or "pass_control" in self.model_fields_set
         return self.pass_control and said
 
     def forwarding(self) -> frozenset[str]:
@@ -308,7 +332,7 @@ class Settings(BaseSettings):
         return frozenset(
             name
             for name, server in self.servers.items()
-            if (not self.api_keys if (said := server.forward_credentials) is None else said)
+            if (not self.needs_key if (said := server.forward_credentials) is None else said)
         )
 
     def fleet(self) -> Fleet:
@@ -350,6 +374,14 @@ def _loops(settings: "Settings") -> Iterator[InitErrorDetails]:
                 f"{url.scheme}://{url.hostname}:8081",
             )
             yield InitErrorDetails(type=problem, loc=("servers", name, "addr"), input=server.addr)
+
+
+def _twins(settings: "Settings") -> Iterator[InitErrorDetails]:
+    """Find keys that both places have, by their names or themselves."""
+    try:
+        settings.all_keys()
+    except PydanticCustomError as problem:
+        yield InitErrorDetails(type=problem, loc=("api_keys_file",), input="")
 
 
 def _read(reader: Callable[[object], object], value: object) -> object:

@@ -27,7 +27,7 @@ Fault = Literal[
 ]
 """What was wrong with a server; with `context`, the prompt was too long for it."""
 
-Rejection = Literal["no_route", "queue_full", "queue_timeout", "buffer_full"]
+Rejection = Literal["no_route", "queue_full", "queue_timeout", "buffer_full", "key_limit"]
 """Why the request was sent to no server."""
 
 

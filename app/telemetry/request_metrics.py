@@ -208,7 +208,11 @@ class RequestMetrics:
         stream = "true" if record.stream else "false"
         outcome = record.outcome or "internal_error"
         responded = record.first_byte is not None
-        waits = record.model != "" and record.rejection not in ("queue_full", "buffer_full")
+        waits = record.model != "" and record.rejection not in (
+            "queue_full",
+            "buffer_full",
+            "key_limit",
+        )
         if record.model:
             self._expect_trouble(model)
         meters = Meters(

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 import app
 from app.__main__ import main
 from app.demo.model_server import ModelServer
 from app.settings import Settings
+from app.settings.api_key import ApiKeySettings
 from app.settings.server import ServerSettings
 from tests.fakes.balancer import Running, balancer
 from tests.fakes.serving import serving
@@ -47,10 +49,10 @@ def settings_table() -> str:
     return "\n".join(lines)
 
 
-def server_table() -> str:
-    """Write the table of a server's keys."""
+def table(model: type[BaseModel]) -> str:
+    """Write the table of the keys of a JSON object."""
     lines = ["| Key | Default | Meaning |", "|---|---|---|"]
-    for name, field in ServerSettings.model_fields.items():
+    for name, field in model.model_fields.items():
         shown = "required" if field.is_required() else default(field.default)
         lines.append(f"| `{name}` | {shown} | {cell(field.description)} |")
     return "\n".join(lines)
@@ -63,7 +65,7 @@ def default(value: object) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
-        return f"`{','.join(value)}`"
+        return f"`{','.join(value)}`" if value else ""
     return f"`{value}`"
 
 
@@ -95,7 +97,11 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def test_every_key_of_a_server_is_in_the_table() -> None:
-    assert held(CONFIGURATION, "server keys") == server_table()
+    assert held(CONFIGURATION, "server keys") == table(ServerSettings)
+
+
+def test_every_key_of_an_api_key_is_in_the_table() -> None:
+    assert held(CONFIGURATION, "keys of an API key") == table(ApiKeySettings)
 
 
 def test_every_make_target_exists() -> None:
@@ -228,7 +234,7 @@ def test_the_pictures_are_there() -> None:
 def test_the_tests_that_show_a_promise_are_there() -> None:
     named = {*re.findall(r"`(tests/[^`]+)`", DOCUMENTS["SECURITY.md"])}
 
-    assert len(named) == 4
+    assert len(named) == 5
     assert all((ROOT / path).is_file() for path in named)
 
 

@@ -1,17 +1,19 @@
 """Where there are keys, a client needs one; what it may use with it is the key's."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.model_host import ModelHost
+from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import chat, get, post
+from tests.fakes.sockets import Message, Visit, chat, get, post
 
 pytestmark = pytest.mark.anyio
 
@@ -190,3 +192,95 @@ async def test_who_asked_is_told_by_the_name_of_the_key_and_no_key_is_written_an
     assert counted["ip_counts"] == {"alice": 1}
     for secret in (ALICE, SCRIPTS, ADMIN, "sk-nobody-0123456789", KEYS["alice"]):
         assert str(secret).encode() not in written
+
+
+async def test_a_key_asks_no_more_at_once_than_it_may_and_others_are_not_touched() -> None:
+    let_go = asyncio.Event()
+
+    async def late(visit: Visit, message: Message) -> bytes | None:
+        await let_go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(late)
+    keys = {"alice": {"key": ALICE, "request_max": 3}, "bob": SCRIPTS}
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        asked = [asyncio.create_task(balancer.ask(asking(ALICE))) for _ in range(20)]
+        await balancer.until(lambda: sum(task.done() for task in asked) == 17)
+        other = asyncio.create_task(balancer.ask(asking(SCRIPTS)))
+        await balancer.until(lambda: host.active == 4)
+        let_go.set()
+        statuses = [answer.status for answer in await asyncio.gather(*asked)]
+        assert (await other).status == 200
+        assert (await balancer.ask(asking(ALICE))).status == 200
+
+    assert sorted(statuses) == [200] * 3 + [429] * 17
+
+
+async def test_a_key_asks_no_more_often_than_it_may() -> None:
+    host = ModelHost()
+    keys = {"alice": {"key": ALICE, "requests_per_minute": 3}}
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        answers = await asyncio.gather(*[balancer.ask(asking(ALICE)) for _ in range(12)])
+
+    refused = [answer for answer in answers if answer.status == 429]
+    assert len(refused) == 9
+    assert len(host.seen) == 3
+    assert json.loads(refused[0].body)["error"]["type"] == "rate_limit_error"
+    assert 50 <= int(dict(refused[0].headers)["retry-after"]) <= 60
+
+
+async def test_a_key_is_none_after_its_end() -> None:
+    host = ModelHost()
+    keys = {
+        "alice": {"key": ALICE, "expires": "2020-01-01T00:00:00Z"},
+        "scripts": {"key": SCRIPTS, "expires": "2120-01-01T00:00:00Z"},
+    }
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        assert (await balancer.ask(asking(ALICE))).status == 401
+        assert (await balancer.ask(asking(SCRIPTS))).status == 200
+
+
+async def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    host = ModelHost()
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"alice": ALICE}))
+
+    async with host.running(), guarded(host, api_keys="{}", api_keys_file=file) as balancer:
+        assert await _status(balancer, ALICE) == 200
+        assert await _status(balancer, SCRIPTS) == 401
+        file.write_text(json.dumps({"scripts": SCRIPTS}))
+        await balancer.until(lambda: _is_refused(balancer, ALICE))
+        assert await _status(balancer, SCRIPTS) == 200
+        file.write_text("{")
+        await balancer.until(lambda: balancer.events("keys.unchanged"))
+        assert await _status(balancer, SCRIPTS) == 200
+        file.write_text("{}")
+        await balancer.until(lambda: _is_refused(balancer, SCRIPTS))
+
+
+async def _status(balancer: Running, key: str) -> int:
+    return (await balancer.ask(asking(key))).status
+
+
+async def _is_refused(balancer: Running, key: str) -> bool:
+    return await _status(balancer, key) == 401
+
+
+async def test_a_key_that_is_taken_away_leaves_its_requests_to_end(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"alice": ALICE}))
+    let_go = asyncio.Event()
+
+    async def late(visit: Visit, message: Message) -> bytes | None:
+        await let_go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(late)
+    async with host.running(), guarded(host, api_keys="{}", api_keys_file=file) as balancer:
+        under_way = asyncio.create_task(balancer.ask(asking(ALICE)))
+        await balancer.until(lambda: host.seen)
+        file.write_text("{}")
+        await balancer.until(lambda: balancer.events("keys.changed"))
+        assert (await balancer.ask(asking(ALICE))).status == 401
+        let_go.set()
+        assert (await under_way).status == 200

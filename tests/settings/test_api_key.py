@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from app.settings import SettingsError, validated
@@ -34,3 +36,38 @@ def test_two_names_may_not_have_one_key() -> None:
 def test_a_name_is_short_and_plain(name: str) -> None:
     with pytest.raises(SettingsError):
         validated({"api_keys": {name: HASH}})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "no valid JSON|not valid JSON"),
+        ("[]", "dictionary|JSON object"),
+        ('{"alice": "a-secret-that-is-too-sh ort"}', "alice"),
+        (f'{{"bob": "{HASH}"}}', "the same key"),
+        (f'{{"alice": "{HASH[:-1]}1"}}', "alice"),
+    ],
+)
+def test_a_file_with_a_mistake_is_told_without_any_key(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match=told) as caught:
+        validated({"api_keys": {"alice": HASH}, "api_keys_file": str(file)})
+
+    assert "BALANCER_API_KEYS_FILE" in str(caught.value)
+    assert "a-secret" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        validated({"api_keys_file": str(tmp_path / "none.json")})
+
+
+def test_with_an_empty_file_nobody_gets_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text("{}")
+
+    assert validated({"api_keys_file": str(file)}).key_ring().required
