@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -88,13 +89,19 @@ class KeyRing:
     def find(self, fields: Mapping[bytes, bytes]) -> Key | None:
         """Return the key that a request's headers show; None where it is none of ours.
 
+        OpenAI's and Ollama's clients send it as a bearer's token, Anthropic's in a header of its
+        own (https://docs.anthropic.com/en/api/overview#authentication), browsers as a password.
         Looked up by its hash: how long that takes tells nothing of any key.
         """
-        given = _given(fields)
-        key = None if given is None else self._keys.get(_digest(given))
+        key = self._opened_by(_bearers(fields.get(b"authorization")))
+        if key is None:  # a proxy in front may have written the other header
+            key = self._opened_by(fields.get(b"x-api-key"))
         if key is not None and key.expires is not None and time() >= key.expires:
             return None
         return key
+
+    def _opened_by(self, given: bytes | None) -> Key | None:
+        return None if given is None else self._keys.get(_digest(given))
 
 
 def hash_of(key: str) -> str:
@@ -106,21 +113,18 @@ def _digest(key: bytes) -> bytes:
     return sha256(key).digest()
 
 
-def _given(fields: Mapping[bytes, bytes]) -> bytes | None:
-    """Read a key: a bearer's (RFC 6750 section 2.1), Anthropic's header, or a password.
+def _bearers(authorization: bytes | None) -> bytes | None:
+    """Read a bearer's token (RFC 6750 section 2.1), or a password (RFC 7617).
 
-    Browsers send a password for an event stream, too, and no other header (RFC 7617).
-    https://docs.anthropic.com/en/api/overview#authentication
+    Browsers send a password for an event stream, too, and no other header.
     """
-    authorization = fields.get(b"authorization")
-    if authorization is not None:
-        scheme, _, rest = authorization.partition(b" ")
-        scheme, rest = scheme.lower(), rest.strip()
-        if scheme == b"bearer":
-            return rest
-        if scheme == b"basic":
-            try:
-                return base64.b64decode(rest, validate=True).partition(b":")[2]
-            except binascii.Error:
-                return None
-    return fields.get(b"x-api-key")
+    if authorization is None:
+        return None
+    scheme, _, rest = authorization.partition(b" ")
+    scheme, rest = scheme.lower(), rest.strip()
+    if scheme == b"bearer":
+        return rest
+    if scheme == b"basic":
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(rest, validate=True).partition(b":")[2]
+    return None

@@ -134,18 +134,18 @@ class Proxy:
             record.key = key = keys.find(fields)
             if key is None:
                 return unauthorized()
-            if key.models and not self._is_limited_by_model(request):
+            if key.models and not self._is_limited_by_model(request, fields):
                 return path_closed()
         if self._passes_control or not controls(request.method, request.path):
             return None
         key = key or keys.find(fields)
         return None if key is not None and key.admin else control_closed()
 
-    def _is_limited_by_model(self, request: Request) -> bool:
+    def _is_limited_by_model(self, request: Request, fields: Fields) -> bool:
         """Whether a request can reach no model but the one that it names, or none at all."""
         if request.method == "POST":
             return request.path in self._routed_paths
-        return request.method in SAFE and b"upgrade" not in dict(request.headers)
+        return request.method in SAFE and b"upgrade" not in fields
 
     def read(
         self, path: str, raw: bytes, address: str, content_type: bytes

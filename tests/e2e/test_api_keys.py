@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import anthropic
+import openai
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete
@@ -56,11 +58,11 @@ async def test_a_model_answers_those_alone_who_show_a_key() -> None:
 async def test_a_key_that_is_wrong_is_told_in_the_words_of_the_api() -> None:
     host = ModelHost()
     async with host.running(), guarded(host) as balancer:
-        anthropic = await balancer.ask(post(b"{}", b"/v1/messages"))
+        messages = await balancer.ask(post(b"{}", b"/v1/messages"))
         ollama = await balancer.ask(post(b"{}", b"/api/chat"))
 
-    assert json.loads(anthropic.body)["error"]["type"] == "authentication_error"
-    assert json.loads(anthropic.body)["type"] == "error"
+    assert json.loads(messages.body)["error"]["type"] == "authentication_error"
+    assert json.loads(messages.body)["type"] == "error"
     assert isinstance(json.loads(ollama.body)["error"], str)
 
 
@@ -284,3 +286,33 @@ async def test_a_key_that_is_taken_away_leaves_its_requests_to_end(tmp_path: Pat
         assert (await balancer.ask(asking(ALICE))).status == 401
         let_go.set()
         assert (await under_way).status == 200
+
+
+async def test_the_packages_of_openai_and_anthropic_know_why_they_are_refused() -> None:
+    host = ModelHost()
+    keys = {"alice": {"key": ALICE, "models": ["small"], "requests_per_minute": 1}}
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        url = f"http://127.0.0.1:{balancer.port}"
+
+        async def ask(key: str, model: str = "small") -> None:
+            async with openai.AsyncOpenAI(
+                base_url=f"{url}/v1", api_key=key, max_retries=0
+            ) as client:
+                await client.chat.completions.create(
+                    model=model, messages=[{"role": "user", "content": "hi"}]
+                )
+
+        await ask(ALICE)
+        with pytest.raises(openai.AuthenticationError):
+            await ask("sk-nobody")
+        with pytest.raises(openai.PermissionDeniedError):
+            await ask(ALICE, "m")
+        with pytest.raises(openai.RateLimitError):
+            await ask(ALICE)
+        async with anthropic.AsyncAnthropic(
+            base_url=url, api_key="sk-nobody", max_retries=0
+        ) as client:
+            with pytest.raises(anthropic.AuthenticationError):
+                await client.messages.create(
+                    model="small", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
+                )

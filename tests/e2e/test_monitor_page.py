@@ -164,3 +164,15 @@ def test_the_page_finds_back_after_the_stream_broke(page: Page) -> None:
     page.show(BUSY)
 
     assert page.browser.evaluate("return document.title") == "llama-balancer"
+
+
+def test_a_browser_that_has_the_admin_key_as_its_password_sees_the_page_live(page: Page) -> None:
+    server = {"addr": "http://127.0.0.1", "model_port": free_port()}
+    keys = {"api_keys": '{"alice": "sk-alice-0123456789"}', "admin_key": "admin-0123456789"}
+    with balancer({"kept-close": server}, {".*": ["kept-close"]}, ready=False, **keys) as running:
+        entered = running.url.replace("http://", "http://me:admin-0123456789@")
+        page.browser.open(entered + "/llmhealth-monitor")
+
+        page.browser.wait_until(LIVE)
+        page.browser.wait_until("document.body.innerText.includes('kept-close')")
+        page.browser.open("about:blank")

@@ -1,12 +1,14 @@
 import base64
 import re
 import string
+import time
 from hashlib import sha256
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.keys.allowance import Allowance
 from app.keys.key_ring import ADMIN, Key, KeyRing, hash_of
 
 SECRET = "sk-alice-0123456789"
@@ -57,6 +59,35 @@ def test_a_key_is_read_in_each_way_that_clients_can_send_it(header: bytes, value
 )
 def test_what_is_no_key_finds_none(header: bytes, value: bytes) -> None:
     assert name_of(header, value) is None
+
+
+def test_a_key_is_found_beside_a_header_that_a_proxy_in_front_has_written() -> None:
+    fields = {b"authorization": basic("proxy:password"), b"x-api-key": SECRET.encode()}
+    found = ring().find(fields)
+
+    assert found is not None
+    assert found.name == "alice"
+
+
+def test_what_a_key_has_done_goes_on_counting_when_the_keys_change() -> None:
+    keys = KeyRing([(SECRET, Key("alice", allowance=Allowance(request_max=1)))])
+    before = keys.find({b"x-api-key": SECRET.encode()})
+    assert before is not None
+    before.allowance.enter(0.0)
+
+    keys.replace([("another-0123456789", Key("alice", allowance=Allowance(request_max=2)))])
+
+    after = keys.find({b"x-api-key": b"another-0123456789"})
+    assert after is not None
+    assert [after.allowance.enter(0.0) for _ in range(2)] == [None, 0.0]
+    before.allowance.leave()
+    assert after.allowance.enter(0.0) is None
+
+
+def test_a_key_that_has_expired_opens_nothing() -> None:
+    keys = KeyRing([(SECRET, Key("alice", expires=time.time() - 1))])
+
+    assert name_of(b"x-api-key", SECRET.encode(), keys) is None
 
 
 @given(TEXTS, TEXTS)
