@@ -25,6 +25,7 @@ from app.telemetry import log_writer, logs
 from app.telemetry.collector import NO_MODEL, StateCollector
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import Instruments, label
+from app.telemetry.key_metrics import KeyMetrics
 from app.telemetry.record import Record
 from app.telemetry.request_metrics import OTHER, RequestMetrics
 
@@ -69,6 +70,7 @@ class Metrics:
             "label_values_dropped", "Label values folded into other.", "label"
         ).labels("model")
         self._requests = RequestMetrics(instruments, self._model_of_record)
+        self._keys = KeyMetrics(instruments)
         self._requests.expect(balancer.fleet.servers)
         self._checks = instruments.counter(
             "health_checks",
@@ -96,6 +98,8 @@ class Metrics:
     def finished(self, record: Record) -> None:
         """Count a request."""
         self._requests.finished(record)
+        if record.key is not None:
+            self._keys.count(record, record.key.name)
 
     def checked(self, server: str, result: str, seconds: float) -> None:
         """Count a probe."""

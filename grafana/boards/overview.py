@@ -244,6 +244,23 @@ OVERVIEW = Dashboard(
                     },
                 ),
                 Panel(
+                    "Requests by key",
+                    "Finished requests per second by API key; `none` where nobody needs one.",
+                    {"{{key}}": or_none(rate("key_requests_total", by="key"), "key")},
+                    unit="reqps",
+                    stacked=True,
+                ),
+                Panel(
+                    "Tokens by key",
+                    "Tokens of prompts and generated ones per second by API key.",
+                    {
+                        "{{key}}": or_none(
+                            rate("key_tokens_total", 'kind!="cached"', by="key"), "key"
+                        )
+                    },
+                    stacked=True,
+                ),
+                Panel(
                     "Prompts read again",
                     "Tokens per second of conversations that were read again because a text in them had changed, by its kind. docs/clients.md says what to do.",
                     {

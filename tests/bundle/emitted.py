@@ -6,6 +6,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from app.keys.key_ring import Key
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
@@ -76,6 +77,7 @@ def _records() -> list[Record]:
     changed = record(stream=True, response=stream, outcome="success")
     assert changed.lease is not None
     changed.lease.change = PromptChange("clock", 0, 0)
+    changed.key = Key("alice")
     return [
         changed,
         record(stream=True, response=stream, outcome="success"),

@@ -185,6 +185,7 @@ async def test_who_asked_is_told_by_the_name_of_the_key_and_no_key_is_written_an
         await balancer.ask(asking(ALICE))
         await balancer.ask(asking("sk-nobody-0123456789"))
         counted = json.loads((await balancer.ask(get(b"/access-log-stats", bearer(ADMIN)))).body)
+        numbers = (await balancer.ask(get(b"/metrics", bearer(ADMIN)))).body.decode()
         shown = [(await balancer.ask(get(p.encode(), bearer(ADMIN)))).body for p in OWN[2:]]
         await balancer.until(lambda: len(balancer.events("request")) == 2)
         lines = balancer.events("request")
@@ -192,6 +193,8 @@ async def test_who_asked_is_told_by_the_name_of_the_key_and_no_key_is_written_an
 
     assert [line.get("key") for line in lines] == ["alice", None]
     assert counted["ip_counts"] == {"alice": 1}
+    assert 'key_requests_total{key="alice",outcome="success"} 1.0' in numbers
+    assert 'key_tokens_total{key="alice",kind="prompt"} 5.0' in numbers
     for secret in (ALICE, SCRIPTS, ADMIN, "sk-nobody-0123456789", KEYS["alice"]):
         assert str(secret).encode() not in written
 
