@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import random
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from hashlib import sha256
@@ -18,6 +20,9 @@ from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, chat, get, post
 
 pytestmark = pytest.mark.anyio
+
+RACING = 80
+"""How many clients race for a few keys, each asking once with every key."""
 
 ALICE, SCRIPTS, ADMIN = "sk-alice-0123456789", "sk-scripts-0123456789", "admin-0123456789"
 KEYS = {
@@ -319,3 +324,75 @@ async def test_the_packages_of_openai_and_anthropic_know_why_they_are_refused() 
                 await client.messages.create(
                     model="small", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
                 )
+
+
+async def test_limits_hold_exactly_whatever_races() -> None:
+    host = ModelHost()
+    secrets = [f"sk-number-{number:02}-0123456789" for number in range(20)]
+    keys = {
+        f"key{number}": {"key": secret, "requests_per_minute": 30 + number}
+        for number, secret in enumerate(secrets)
+    }
+    tally: Counter[tuple[str, int]] = Counter()
+
+    async def go_on_asking(balancer: Running, order: list[str]) -> None:
+        async with balancer.client() as client:
+            for secret in order:
+                await client.say(asking(secret))
+                tally[secret, (await client.message()).status] += 1
+
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        dice = random.Random(17)
+        orders = [dice.sample(secrets, len(secrets)) for _ in range(RACING)]
+        await asyncio.gather(*[go_on_asking(balancer, order) for order in orders])
+
+    assert tally.total() == 20 * RACING
+    for number, secret in enumerate(secrets):
+        assert tally[secret, 200] == 30 + number
+    assert len(host.seen) == sum(30 + number for number in range(20))
+
+
+async def test_forty_names_of_one_key_at_forty_addresses_delay_another_key_by_one_request() -> None:
+    served = []
+    let_go = asyncio.Event()
+
+    async def note(visit: Visit, message: Message) -> bytes | None:
+        served.append("bob" if b"name is bob" in message.body else "alice")
+        await let_go.wait()
+        return await complete(visit, message)
+
+    def as_client(key: str, name: str, address: str) -> bytes:
+        messages = [{"role": "system", "content": f"name is {name}"}]
+        body = json.dumps({"model": "m", "messages": messages}).encode()
+        forwarded = f"x-forwarded-for: {address}".encode()
+        return post(body, b"/v1/chat/completions", bearer(key), forwarded)
+
+    async def waiting(number: int) -> bool:
+        response = await balancer.ask(get(b"/llmhealth-snapshot", bearer(ADMIN)))
+        told: int = json.loads(response.body)["queue"]["waiting"]
+        return told == number
+
+    host = ModelHost(note)
+    keys = json.dumps({"alice": ALICE, "bob": SCRIPTS})
+    async with (
+        host.running(),
+        balancing(
+            {"A": host.limited(1)},
+            ready=False,
+            api_keys=keys,
+            admin_key=ADMIN,
+            username_pattern=r"name is (\w+)",
+        ) as balancer,
+    ):
+        asked = []
+        for number in range(41):
+            request = as_client(ALICE, f"name{number}", f"10.0.0.{number}")
+            asked.append(asyncio.ensure_future(balancer.ask(request)))
+        await balancer.until(lambda: waiting(40))
+        asked.append(asyncio.ensure_future(balancer.ask(as_client(SCRIPTS, "bob", "10.0.0.1"))))
+        await balancer.until(lambda: waiting(41))
+        let_go.set()
+        responses = await asyncio.gather(*asked)
+
+    assert {response.status for response in responses} == {200}
+    assert served.index("bob") <= 2  # one was at work, one had come before
