@@ -119,7 +119,7 @@ class Proxy:
         if looped is not None:
             log.warning("loop.detected", server=looped, id=record.id)
             exchange.refuse(loop_detected(looped))
-        elif (refusal := self._refusal(request, fields, record)) is not None:
+        elif (refusal := self._refusal(request, fields, record, works=works)) is not None:
             exchange.refuse(refusal)
         elif works:
             exchange.serve_model()
@@ -127,7 +127,9 @@ class Proxy:
             exchange.forward(self._balancer.fleet.fallback)
         return exchange
 
-    def _refusal(self, request: Request, fields: Fields, record: Record) -> ErrorResponse | None:
+    def _refusal(
+        self, request: Request, fields: Fields, record: Record, *, works: bool
+    ) -> ErrorResponse | None:
         """Tell why a client may not ask for this, before its body is read."""
         keys, key = self._keys, None
         if keys.required:
@@ -136,7 +138,7 @@ class Proxy:
                 return unauthorized()
             if key.models and not self._is_limited_by_model(request, fields):
                 return path_closed()
-        if self._passes_control or not controls(request.method, request.path):
+        if works or self._passes_control or not controls(request.method, request.path):
             return None
         key = key or keys.find(fields)
         return None if key is not None and key.admin else control_closed()

@@ -1,13 +1,25 @@
 """What is counted of each API key: who asks for how much."""
 
-from app.telemetry.instrument import Instruments
-from app.telemetry.record import Record
+from typing import NamedTuple
+
+from app.telemetry.instrument import Count, Instruments
+from app.telemetry.record import Outcome, Record
+
+
+class Meters(NamedTuple):
+    """What requests with one key and outcome are counted on: looked up once."""
+
+    requests: Count
+    prompt: Count
+    cached: Count
+    completion: Count
 
 
 class KeyMetrics:
     """Counts requests and tokens by the names of keys, which only operators give."""
 
     def __init__(self, instruments: Instruments) -> None:
+        self._known: dict[tuple[str, Outcome | None], Meters] = {}
         self._requests = instruments.counter(
             "key_requests",
             "Finished requests by API key and outcome; none where nobody needs a key.",
@@ -21,9 +33,20 @@ class KeyMetrics:
 
     def count(self, record: Record, key: str) -> None:
         """Count a request that has ended."""
-        self._requests.labels(key, record.outcome or "internal_error").value += 1
+        meters = self._known.get((key, record.outcome)) or self._meters(key, record.outcome)
+        meters.requests.value += 1
         usage = None if record.response is None else record.response.usage()
         if usage is not None:
-            self._tokens.labels(key, "prompt").value += usage.prompt
-            self._tokens.labels(key, "cached").value += usage.cached or 0
-            self._tokens.labels(key, "completion").value += usage.completion
+            meters.prompt.value += usage.prompt
+            meters.cached.value += usage.cached or 0
+            meters.completion.value += usage.completion
+
+    def _meters(self, key: str, outcome: Outcome | None) -> Meters:
+        meters = Meters(
+            self._requests.labels(key, outcome or "internal_error"),
+            self._tokens.labels(key, "prompt"),
+            self._tokens.labels(key, "cached"),
+            self._tokens.labels(key, "completion"),
+        )
+        self._known[key, outcome] = meters
+        return meters
