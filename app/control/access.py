@@ -1,15 +1,12 @@
 """Who may use the control endpoints: an ASGI application around them."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from fastapi.responses import Response
 
-from app.apis.errors import error_json
+from app.control.errors import error_response
+from app.downstream.asgi import App
 from app.keys.key_ring import KeyRing
-
-Message = MutableMapping[str, Any]
-App = Callable[[Any, Any, Any], Awaitable[None]]
 
 OPEN = frozenset({"/llmhealth", "/favicon.ico"})
 """Paths that nobody needs a key for: other balancers poll the first."""
@@ -42,16 +39,11 @@ def guarded(app: App, keys: KeyRing) -> App:
 
 def _refusal(path: str, *, known: bool, keys: KeyRing) -> Response:
     if path in CLIENTS:
-        return _error(401, "authentication_error", "this needs an API key", "Bearer")
+        return error_response(401, "this needs an API key")
     if not keys.has_admin:
-        return _error(403, "permission_error", "set BALANCER_ADMIN_KEY to allow this")
+        return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
     if known:
-        return _error(403, "permission_error", "this needs the admin key")
+        return error_response(403, "this needs the admin key")
     message = "this needs BALANCER_ADMIN_KEY, as a bearer's token or as a password"
     # Browsers ask people for a password, and send it with the page's event stream as well.
-    return _error(401, "authentication_error", message, 'Basic realm="llama-balancer"')
-
-
-def _error(status: int, kind: str, message: str, challenge: str = "") -> Response:
-    headers = {"www-authenticate": challenge} if challenge else None
-    return Response(error_json(status, kind, message), status, headers, "application/json")
+    return error_response(401, message, 'Basic realm="llama-balancer"')

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.apis.endpoints import CHAT_PATH
-from app.apis.errors import error_json
 from app.apis.json_body import BadRequest
+from app.control.errors import error_response
 from app.downstream.forwarded import Origin
 from app.proxy.headers import joined
 
@@ -36,7 +36,7 @@ def routes(
         async for piece in request.stream():
             body += piece
             if len(body) > max_body_bytes:
-                return _error(413, f"the body is longer than {max_body_bytes} bytes")
+                return error_response(413, f"the body is longer than {max_body_bytes} bytes")
         peer = request.client.host if request.client else ""
         chain = joined(request.scope["headers"], b"x-forwarded-for")
         address = origin.client(peer, chain or None)
@@ -44,7 +44,7 @@ def routes(
         try:
             return JSONResponse(explain(path, body, address, kind))
         except BadRequest as error:
-            return _error(400, str(error))
+            return error_response(400, str(error))
 
     @router.api_route("/llmhealth-drain/{server:path}", methods=["POST", "DELETE"])
     async def llmhealth_drain(server: str, request: Request) -> Response:
@@ -53,20 +53,13 @@ def routes(
         Those in flight go on. A restart of the balancer forgets it.
         """
         if admin_key is None:
-            return _error(403, "set BALANCER_ADMIN_KEY to allow this")
+            return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {admin_key}".encode()):
-            return _error(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
+            return error_response(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
         if server not in (known := list(servers())):
-            return _error(404, f"there is no server {server!r}, but {', '.join(known)}")
+            return error_response(404, f"there is no server {server!r}, but {', '.join(known)}")
         drain(server, request.method == "POST")
         return JSONResponse({"server": server, "draining": request.method == "POST"})
 
     return router
-
-
-def _error(status: int, message: str) -> Response:
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-    error = error_json(status, kinds.get(status, "invalid_request_error"), message)
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    return Response(error, status, headers, "application/json")

@@ -20,7 +20,6 @@ ADMIN: Final = "(admin)"
 CREDENTIALS: Final = frozenset({b"authorization", b"cookie", b"x-api-key"})
 """Headers by which clients show who they are."""
 
-
 MOST_KNOWN: Final = 10_000
 """How many headers are remembered that have opened: one can be written in many ways."""
 
