@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -98,7 +97,7 @@ def create_app(
         window_seconds=settings.window_seconds,
         busy_percent=settings.gpu_busy_percent,
     )
-    in_flight = Counter(dict.fromkeys([*settings.routed_paths, "other"], 0))
+    in_flight = dict.fromkeys([*settings.routed_paths, "other"], 0)
     meters = Metrics(
         balancer,
         sampler,

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -104,7 +103,7 @@ class Shared:
     tells_route: bool
     keepalive: float
     finished: Callable[[Record], None]
-    in_flight: Counter[str]
+    in_flight: dict[str, int]
 
 
 class Exchange:

@@ -3,7 +3,6 @@
 import itertools
 import re
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import Final
@@ -67,7 +66,7 @@ class Proxy:
         finished: Callable[[Record], None],
         rewrites: Rewrites | None = None,
         routed_paths: Collection[str] = (CHAT_PATH,),
-        in_flight: Counter[str] | None = None,
+        in_flight: dict[str, int] | None = None,
         tells_route: bool = True,
         passes_control: bool = True,
         keepalive: float = 0.0,
@@ -84,7 +83,6 @@ class Proxy:
         self._model_paths = WORKING_PATHS | self._routed_paths
         self._loops = loops = Loops(tuple(pools))
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
-        counts: Counter[str] = Counter()
         self._shared = Shared(
             balancer,
             pools,
@@ -96,7 +94,7 @@ class Proxy:
             tells_route,
             keepalive,
             finished,
-            counts if in_flight is None else in_flight,
+            {} if in_flight is None else in_flight,
         )
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:
@@ -111,7 +109,8 @@ class Proxy:
             self._origin.client(client.peer, fields.get(b"x-forwarded-for")),
             monotonic(),
         )
-        self._shared.in_flight[record.endpoint] += 1
+        in_flight = self._shared.in_flight
+        in_flight[record.endpoint] = in_flight.get(record.endpoint, 0) + 1
         exchange = Exchange(self._shared, request, client, fields, record)
         looped = None
         if b"via" in fields or HOPS in fields:

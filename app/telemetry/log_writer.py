@@ -40,9 +40,9 @@ class LogWriter:
     def write(self, text: str) -> int:
         """Take a text in; it is written soon, or dropped."""
         data = text.encode(errors="backslashreplace")
-        lines = text.count("\n")
         with self._changed:
             if self._size + len(data) > BACKLOG:
+                lines = text.count("\n")
                 self._lost += lines
                 dropped["lines"] += lines
                 return len(text)

@@ -129,7 +129,7 @@ class Metrics:
             f"{PREFIX}_logged_messages", "Log lines of warnings and errors.", labels=["level"]
         )
         for level in ("warning", "error"):
-            written.add_metric([level], logs.written[level])
+            written.add_metric([level], logs.written.get(level, 0))
         state = self._state.describe(dict.fromkeys(map(label_of, sorted(names))), label_of)
         failed = CounterMetricFamily(
             f"{PREFIX}_task_failures", "Rounds of periodic tasks that failed.", labels=["task"]
