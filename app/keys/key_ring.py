@@ -10,6 +10,7 @@ from time import time
 from typing import Final
 
 from app.keys.allowance import Allowance
+from app.keys.priority import Priority
 
 HASH: Final = "sha256:"
 """How the hash of a key begins where it is written in place of the key."""
@@ -27,7 +28,7 @@ MOST_KNOWN: Final = 10_000
 class Key:
     """A key's name, and what it allows. Who has the `admin` key may do everything."""
 
-    __slots__ = ("admin", "allowance", "expires", "models", "name")
+    __slots__ = ("admin", "allowance", "expires", "models", "name", "priority")
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Key:
         *,
         allowance: Allowance | None = None,
         expires: float | None = None,
+        priority: Priority = "normal",
         admin: bool = False,
     ) -> None:
         self.name = name
@@ -44,6 +46,7 @@ class Key:
         self.allowance = Allowance() if allowance is None else allowance
         self.expires = expires
         """When it opens nothing any more, in seconds since the epoch; None for never."""
+        self.priority: Priority = priority
         self.admin = admin
 
     def allows(self, model: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 
 from app.apis.context import KIND, Overflow
 from app.apis.dialects import Dialect
-from app.proxy.queue import QueueFull, QueueTimeout, Rejected
+from app.proxy.queued_request import QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
 from app.upstream.errors import OutOfSockets, TimedOut, UpstreamError
 
@@ -73,8 +73,8 @@ def out_of_sockets(error: OutOfSockets) -> ErrorResponse:
     return ErrorResponse(503, "server_busy", message, "rejected", _RETRY)
 
 
-def queue_full(error: QueueFull) -> ErrorResponse:
-    """Respond to a request that finds as many waiting as may wait."""
+def queue_full(error: Rejected) -> ErrorResponse:
+    """Respond to a request for which there is no room where as many wait as may wait."""
     message = f"{error.ahead} requests are waiting already, as many as may"
     return _rejected(429, "rate_limit_error", message, error, "queue_full")
 

@@ -32,7 +32,8 @@ from app.proxy.headers import (
 )
 from app.proxy.keepalive import Keepalive
 from app.proxy.model_request import ModelRequest, UnroutedRequest
-from app.proxy.queue import WAIT, QueuedRequest, QueueFull, QueueTimeout, RequestQueue, Turn
+from app.proxy.queue import WAIT, RequestQueue
+from app.proxy.queued_request import QueuedRequest, QueueFull, QueueTimeout, Rejected, Turn
 from app.proxy.request_heads import Fields, RequestHeads
 from app.proxy.retries import Retry, next_try
 from app.proxy.sse import EventStream, content_type
@@ -361,6 +362,7 @@ class Exchange:
             record.failures,
             functools.partial(shared.balancer.holds, ask, record.failures),
             record.identity,
+            record.priority,
         )
         try:
             shared.queue.enter(queued, bounded=bounded)
@@ -378,6 +380,8 @@ class Exchange:
         try:
             if isinstance(turn, QueueTimeout):
                 self.refuse(error_responses.queue_timeout(turn))
+            elif isinstance(turn, Rejected):
+                self.refuse(error_responses.queue_full(turn))
             else:
                 self._go_on(request, turn)
         except Exception as error:  # noqa: BLE001 - logged, and the client is told

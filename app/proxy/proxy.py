@@ -15,9 +15,11 @@ from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
 from app.keys.key_ring import KeyRing
+from app.keys.priority import HEADER, lowered
 from app.proxy.buffer import Buffer
 from app.proxy.error_responses import (
     ErrorResponse,
+    bad_request,
     control_closed,
     loop_detected,
     path_closed,
@@ -137,6 +139,11 @@ class Proxy:
                 return unauthorized()
             if key.models and not self._is_limited_by_model(request, fields):
                 return path_closed()
+        try:
+            own = "normal" if key is None else key.priority
+            record.priority = lowered(own, fields.get(HEADER))
+        except ValueError as error:
+            return bad_request(str(error))
         if works or self._passes_control or not controls(request.method, request.path):
             return None
         key = key or keys.find(fields)

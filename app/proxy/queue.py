@@ -1,108 +1,39 @@
 """The queue of requests that wait while every server that may take them is full."""
 
 import asyncio
-import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from time import monotonic
 from typing import Final
 
+from app.keys.priority import PRIORITIES, Priority
+from app.proxy.queued_request import Need, QueuedRequest, QueueFull, QueueTimeout, Turn
+from app.proxy.turns import Turns
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
-
-Place = Callable[[], Lease | Refusal]
-
-Need = tuple[str, tuple[str, ...]]
-"""A model, and the servers that are out: requests with the same need find the same."""
 
 WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.UNASKED)
 """What passes."""
 
-LOOKAHEAD: Final = 16
-"""Among how many next clients one whose prompt is in a cache may go first."""
-
-OVERTAKING_LIMIT: Final = 4
-"""How many others may overtake a request for that."""
+PASSED_LIMIT: Final = 8
+"""How many of a higher priority go first before one of a lower has its turn all the same."""
 
 RATE_WINDOW: Final = 32
 """How many of the last places handed out show how fast the queue moves."""
 
 
-class Rejected(Exception):
-    """There is no place; `ahead` were waiting before, and the wait may last `expected` seconds.
-
-    It is None while too few were served to tell.
-    """
-
-    def __init__(self, ahead: int, expected: float | None) -> None:
-        super().__init__(ahead, expected)
-        self.ahead = ahead
-        self.expected = expected
-
-
-class QueueFull(Rejected):
-    """As many wait as may wait."""
-
-
-class QueueTimeout(Rejected):
-    """No place became free in time."""
-
-
-Turn = Lease | Refusal | QueueTimeout
-"""What ends a wait."""
-
-
-@dataclass(eq=False, slots=True)
-class QueuedRequest:
-    """One request that waits, how it tries for a place, and what is called in the end.
-
-    `tried` names the servers that are out for it; `held` returns whether the place that there
-    is now has its prompt in a cache. `on_turn` is called from the event loop, unless the
-    request has left the queue before.
-    """
-
-    client: str
-    """Who asks, of those at one address: anybody may write such a name."""
-    model: str
-    place: Place
-    on_turn: Callable[[Turn], None]
-    tried: tuple[str, ...] = ()
-    held: Callable[[], bool] = lambda: False
-    address: str = ""
-    since: float = field(default_factory=monotonic)
-    overtaken_by: set[tuple[str, str]] = field(default_factory=set)
-    """Who went first because of a prompt in a cache: another address, or a client of the same."""
-    turn: Turn | None = field(default=None, repr=False)
-    """What ended the wait, until `on_turn` is called."""
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-    def as_seen_by(self, other: "QueuedRequest") -> tuple[str, str]:
-        """Tell who this is to another one that waits: clients of other addresses are one."""
-        return self.address, self.client if self.address == other.address else ""
-
-    @property
-    def need(self) -> Need:
-        """What it waits for."""
-        return self.model, self.tried
-
-
 class RequestQueue:
-    """A bounded, fair queue: addresses take turns, then the clients of one address.
+    """A bounded, fair queue: a priority goes before the next, and within one see `Turns`.
 
-    A freed place is handed, in the moment it becomes free, to the address whose last turn is
-    longest ago and that can use it, or to one of the next few whose prompt is in the cache
-    there. So nobody waits beside a free place, whoever finds one has overtaken nobody, and one
-    who asks a hundred times at once, by whatever names, holds nobody up: an address overtakes
-    another once, and so do clients of the same address, each served in the order it asked.
-    `timeout` is in seconds.
+    A freed place is handed out in the moment it becomes free. So nobody waits beside a free
+    place, and whoever finds one has overtaken nobody. Nobody starves: of every few places one
+    goes to a lower priority. `timeout` is in seconds.
     """
 
     def __init__(self, balancer: Balancer, *, capacity: int, timeout: float) -> None:
         self.capacity = capacity
         self._timeout = timeout
-        # By address and client, in the order of their turns; requests in the order of arrival.
-        self._lines: dict[str, dict[str, dict[QueuedRequest, None]]] = {}
+        self._turns: dict[Priority, Turns] = {priority: Turns() for priority in PRIORITIES}
         self._handed_out: deque[float] = deque(maxlen=RATE_WINDOW)
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
@@ -110,19 +41,24 @@ class RequestQueue:
     def enter(self, request: QueuedRequest, *, bounded: bool = True) -> None:
         """Have a request wait that has found everything full.
 
-        Unless `bounded`, as many as like may wait, for it is about the first moments alone.
+        Unless `bounded`, as many as like may wait, for it is about the first moments alone. In
+        a full queue it takes the place of the latest one of a lower priority.
 
         Raises:
             QueueFull: there are as many waiting as may wait.
         """
-        if bounded and len(self) >= self.capacity:
-            raise QueueFull(len(self), self._expected(len(self)))
-        if not self._lines:
+        if bounded and (waiting := len(self)) >= self.capacity:
+            rejected = QueueFull(waiting, self._expected(waiting))
+            latest = self._latest_below(request.priority)
+            if latest is None:
+                raise rejected
+            self._remove(latest)
+            self._end_wait(latest, rejected)
+        if not len(self):
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
         request.timer = loop.call_later(self._timeout, self._time_out, request)
-        lines = self._lines.setdefault(request.address, {})
-        lines.setdefault(request.client, {})[request] = None
+        self._turns[request.priority].add(request)
 
     def leave(self, request: QueuedRequest) -> None:
         """Take a request out; a place that it got in this very moment goes to the next."""
@@ -135,7 +71,9 @@ class RequestQueue:
         """Hand free places to requests that wait: each client gets one, then another."""
         full: set[Need] = set()
         stays: set[QueuedRequest] = set()
-        while (request := self._next(full, stays)) is not None:
+        while (turns := self._next(full, stays)) is not None:
+            request = turns.next(full, stays)
+            assert request is not None
             turn = request.place()
             if turn is Refusal.BEING_LEFT:
                 stays.add(request)
@@ -145,16 +83,16 @@ class RequestQueue:
                 continue
             self._handed_out.append(monotonic())
             self._remove(request)
-            self._move_back(request)
+            turns.move_back(request)
+            self._pass_by(request.priority, full, stays)
             self._end_wait(request, turn)
 
     def __len__(self) -> int:
-        return sum(len(line) for lines in self._lines.values() for line in lines.values())
+        return sum(map(len, self._turns.values()))
 
     def _requests(self) -> Iterator[QueuedRequest]:
-        for lines in self._lines.values():
-            for line in lines.values():
-                yield from line
+        for turns in self._turns.values():
+            yield from turns
 
     def by_model(self) -> Counter[str]:
         """Count the requests that wait for each model."""
@@ -162,7 +100,7 @@ class RequestQueue:
 
     def _queued(self, model: str) -> int:
         """Count the requests that wait for one model, without the one that is being placed."""
-        if not self._lines:
+        if not len(self):
             return 0
         return max(0, self.by_model()[model] - 1)
 
@@ -174,49 +112,35 @@ class RequestQueue:
         return {
             "waiting": len(waits),
             "max": self.capacity,
-            "clients": sum(map(len, self._lines.values())),
+            "clients": sum(turns.clients for turns in self._turns.values()),
             "by_model": dict(self.by_model()),
+            "by_priority": {priority: len(turns) for priority, turns in self._turns.items()},
             "oldest_wait_seconds": round(max(waits, default=0.0), 3),
             "expected_wait_seconds": None if expected is None else round(expected, 1),
         }
 
-    def _next(self, full: set[Need], stays: set[QueuedRequest]) -> QueuedRequest | None:
-        """Find whose turn it is; None where nobody could have a place, or wants one.
+    def _next(self, full: set[Need], stays: set[QueuedRequest]) -> Turns | None:
+        """Find the priority whose turn it is; None where nobody could have a place."""
+        able = [turns for turns in self._turns.values() if turns.can_go(full, stays)]
+        overdue = [turns for turns in able if turns.passed >= PASSED_LIMIT]
+        first = overdue or able
+        return first[0] if first else None
 
-        Among the next few clients with the same need, one whose prompt is in the cache of the
-        free place goes first, unless it has overtaken one of those before it already, or one
-        of them was overtaken often enough.
-        """
-        overtaken: list[QueuedRequest] = []
-        for request in itertools.islice(self._firsts(full, stays), LOOKAHEAD):
-            if overtaken and request.need != overtaken[0].need:
-                continue  # what it could have may be none that the very next one could have
-            passed = any(request.as_seen_by(one) in one.overtaken_by for one in overtaken)
-            if not passed and request.held():
-                for one in overtaken:
-                    one.overtaken_by.add(request.as_seen_by(one))
-                return request
-            overtaken.append(request)
-            if len(request.overtaken_by) >= OVERTAKING_LIMIT:
-                break
-        return overtaken[0] if overtaken else None
+    def _pass_by(self, priority: Priority, full: set[Need], stays: set[QueuedRequest]) -> None:
+        """Take note that one had its turn, and of those below that could have had it."""
+        self._turns[priority].passed = 0
+        for lower in PRIORITIES[PRIORITIES.index(priority) + 1 :]:
+            turns = self._turns[lower]
+            if turns.can_go(full, stays):
+                turns.passed += 1
 
-    def _firsts(self, full: set[Need], stays: set[QueuedRequest]) -> Iterator[QueuedRequest]:
-        """Go through the first requests that can go, one of each client, as turns would come.
-
-        Each address has one turn, with its next client, before any has another.
-        """
-        addresses = [iter(lines.values()) for lines in self._lines.values()]
-        while addresses:
-            left = []
-            for lines in addresses:
-                for line in lines:
-                    first = _first(line, full, stays)
-                    if first is not None:
-                        yield first
-                        left.append(lines)
-                        break
-            addresses = left
+    def _latest_below(self, priority: Priority) -> QueuedRequest | None:
+        """Find who came last of the lowest priority that waits, if it is below another."""
+        for lower in reversed(PRIORITIES[PRIORITIES.index(priority) + 1 :]):
+            turns = self._turns[lower]
+            if len(turns):
+                return max(turns, key=lambda request: request.since)
+        return None
 
     def _end_wait(self, request: QueuedRequest, turn: Turn) -> None:
         """Call back soon: now, somebody else is giving a lease back."""
@@ -230,13 +154,9 @@ class RequestQueue:
 
     def _ahead(self, request: QueuedRequest) -> int:
         """Count the requests that will be served before one."""
-        lines = self._lines[request.address]
-        before = list(lines[request.client]).index(request)
-        others = (len(line) for client, line in lines.items() if client != request.client)
-        before += sum(min(length, before + 1) for length in others)
-        addresses = (x for address, x in self._lines.items() if address != request.address)
-        lengths = (sum(map(len, lines.values())) for lines in addresses)
-        return before + sum(min(length, before + 1) for length in lengths)
+        higher = PRIORITIES[: PRIORITIES.index(request.priority)]
+        before = sum(len(self._turns[priority]) for priority in higher)
+        return before + self._turns[request.priority].ahead(request)
 
     def _expected(self, ahead: int) -> float | None:
         """Estimate, in seconds, how long it takes until so many and one more are served."""
@@ -249,32 +169,7 @@ class RequestQueue:
         if request.timer is not None:
             request.timer.cancel()
             request.timer = None
-        lines = self._lines.get(request.address, {})
-        line = lines.get(request.client, {})
-        line.pop(request, None)
-        if not line:
-            lines.pop(request.client, None)
-        if not lines:
-            self._lines.pop(request.address, None)
-
-    def _move_back(self, request: QueuedRequest) -> None:
-        """Let the next turn of a request's client, and of its address, be after all others'."""
-        lines = self._lines.pop(request.address, None)
-        if lines is not None:
-            self._lines[request.address] = lines
-            line = lines.pop(request.client, None)
-            if line is not None:
-                lines[request.client] = line
-
-
-def _first(
-    line: Iterable[QueuedRequest], full: set[Need], stays: set[QueuedRequest]
-) -> QueuedRequest | None:
-    """Find the first request of a client's that can go."""
-    for request in line:
-        if request.need not in full and request not in stays:
-            return request
-    return None
+        self._turns[request.priority].remove(request)
 
 
 def _take_turn(request: QueuedRequest) -> None:

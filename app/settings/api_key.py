@@ -15,6 +15,7 @@ from pydantic import (
 
 from app.keys.allowance import Allowance
 from app.keys.key_ring import HASH, Key, hash_of
+from app.keys.priority import Priority
 from app.settings.mistakes import mistake
 from app.settings.values import ModelPattern, from_json, listed
 
@@ -68,6 +69,11 @@ class ApiKeySettings(BaseModel):
         description="Most requests in any 60 seconds; any number, if not set.",
         examples=[60],
     )
+    priority: Priority = Field(
+        default="normal",
+        description="Who goes first where requests wait: `interactive`, then `normal`, then "
+        "`batch`. A request may lower its own by the header `x-balancer-priority`.",
+    )
     expires: AwareDatetime | None = Field(
         default=None,
         description="When it opens nothing any more, with that time's zone; never, if not set.",
@@ -81,6 +87,7 @@ class ApiKeySettings(BaseModel):
             name,
             patterns,
             allowance=Allowance(self.request_max, self.requests_per_minute),
+            priority=self.priority,
             expires=None if self.expires is None else self.expires.timestamp(),
         )
 

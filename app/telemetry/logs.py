@@ -234,6 +234,8 @@ def _tell_who(record: Record, facts: dict[str, object]) -> None:
         facts["key"] = record.key.name
     if record.username is not None:
         facts["username"] = record.username
+    if record.priority != "normal":
+        facts["priority"] = record.priority
 
 
 def _ms(seconds: float) -> float:

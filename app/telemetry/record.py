@@ -3,6 +3,7 @@
 from typing import Literal
 
 from app.keys.key_ring import Key
+from app.keys.priority import Priority
 from app.routing.ledger import Lease
 from app.telemetry.response_reader import ResponseReader
 
@@ -49,6 +50,8 @@ class Record:
         self.started = started
         self.key: Key | None = None
         """What the client showed; None where nobody needs a key."""
+        self.priority: Priority = "normal"
+        """How soon it has its turn where it waits."""
         self.username: str | None = None
         self.user_agent = b""
         """What the client calls itself (RFC 9110 section 10.1.5)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import json
 import random
 from collections import Counter
@@ -33,7 +34,9 @@ OWN = ["/llmhealth-monitor", "/llmhealth-monitor/events", "/llmhealth-snapshot"]
 OWN += ["/access-log-stats", "/metrics", "/llmhealth-targets"]
 
 
-def guarded(host: ModelHost, **settings: object) -> AbstractAsyncContextManager[Running]:
+def guarded(
+    host: ModelHost | dict[str, object], **settings: object
+) -> AbstractAsyncContextManager[Running]:
     given: dict[str, Any] = {"api_keys": json.dumps(KEYS), "admin_key": ADMIN, **settings}
     return balancing({"A": host}, ready=False, **given)
 
@@ -237,6 +240,53 @@ async def test_a_key_asks_no_more_often_than_it_may() -> None:
     assert len(host.seen) == 3
     assert json.loads(refused[0].body)["error"]["type"] == "rate_limit_error"
     assert 50 <= int(dict(refused[0].headers)["retry-after"]) <= 60
+
+
+async def test_a_key_of_a_higher_priority_goes_first_and_a_request_lowers_itself_alone() -> None:
+    order: list[str] = []
+    let_go = asyncio.Event()
+
+    async def late(visit: Visit, message: Message) -> bytes | None:
+        order.append(json.loads(message.body)["messages"][0]["content"])
+        await let_go.wait()
+        return await complete(visit, message)
+
+    host = ModelHost(late)
+    keys = {
+        "people": {"key": ALICE, "priority": "interactive"},
+        "batch": {"key": SCRIPTS, "priority": "batch"},
+    }
+    given = {"api_keys": json.dumps(keys), "affinity": "client"}
+    async with host.running(), guarded(host.limited(1), **given) as balancer:
+        asked = []
+        for number, (key, wish) in enumerate(
+            [(ALICE, ""), (SCRIPTS, "interactive"), (ALICE, "batch"), (ALICE, "")], 1
+        ):
+            headers = [bearer(key)]
+            if wish:
+                headers.append(f"x-balancer-priority: {wish}".encode())
+            body = {"model": "m", "messages": [{"role": "user", "content": f"{key} {wish}"}]}
+            request = post(json.dumps(body).encode(), b"/v1/chat/completions", *headers)
+            asked.append(asyncio.create_task(balancer.ask(request)))
+            if number == 1:
+                await balancer.until(lambda: host.active == 1)
+            else:
+                await balancer.until(functools.partial(_waits, balancer, number - 1))
+        let_go.set()
+        await asyncio.gather(*asked)
+        wrong = await balancer.ask(
+            post(b"{}", b"/v1/chat/completions", bearer(ALICE), b"x-balancer-priority: urgent")
+        )
+
+    assert order == [f"{ALICE} ", f"{ALICE} ", f"{SCRIPTS} interactive", f"{ALICE} batch"]
+    assert wrong.status == 400
+    assert "interactive, normal, batch" in json.loads(wrong.body)["error"]["message"]
+
+
+async def _waits(balancer: Running, requests: int) -> bool:
+    snapshot = await balancer.ask(get(b"/llmhealth-snapshot", bearer(ADMIN)))
+    waiting: int = json.loads(snapshot.body)["queue"]["waiting"]
+    return waiting == requests
 
 
 async def test_a_key_is_none_after_its_end() -> None:

@@ -8,15 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from app.proxy.queue import (
-    LOOKAHEAD,
-    OVERTAKING_LIMIT,
-    QueuedRequest,
-    QueueFull,
-    QueueTimeout,
-    RequestQueue,
-    Turn,
-)
+from app.keys.priority import PRIORITIES, Priority
+from app.proxy.queue import PASSED_LIMIT, RequestQueue
+from app.proxy.queued_request import QueuedRequest, QueueFull, QueueTimeout, Turn
+from app.proxy.turns import LOOKAHEAD, OVERTAKING_LIMIT
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
@@ -33,7 +28,9 @@ MODELS = {"m": ["A", "B"], "a": ["A"], "b": ["B"]}
 class Asking:
     """One request: placed at once, or queued."""
 
-    def __init__(self, house: "House", model: str, client: str, address: str) -> None:
+    def __init__(
+        self, house: "House", model: str, client: str, address: str, priority: Priority
+    ) -> None:
         self.client = client
         self.turn: Turn | None = None
         self._queue = house.queue
@@ -46,6 +43,7 @@ class Asking:
             self._on_turn,
             held=lambda: client in house.cached and not house.full(model),
             address=address,
+            priority=priority,
         )
         if placed is Refusal.FULL:
             self._queue.enter(self._queued)
@@ -86,8 +84,14 @@ class House:
         lease.release()
         return order
 
-    def ask(self, model: str = "a", client: str = "alice", address: str = "") -> Asking:
-        return Asking(self, model, client, address)
+    def ask(
+        self,
+        model: str = "a",
+        client: str = "alice",
+        address: str = "",
+        priority: Priority = "normal",
+    ) -> Asking:
+        return Asking(self, model, client, address, priority)
 
     def full(self, model: str) -> bool:
         return all(self.balancer.backend(name).ledger.full for name in MODELS[model])
@@ -173,6 +177,84 @@ async def test_an_address_overtakes_another_once_under_whatever_names() -> None:
     house.cached = {"c", "d", "e"}
 
     assert await house.serve(lease, [modest, *names]) == ["c", "b", "d", "e"]
+
+
+async def test_a_higher_priority_goes_first_and_within_one_all_is_as_ever() -> None:
+    house = House()
+    lease = house.ask().lease
+    queued = [
+        house.ask(client=f"{priority} {client}", priority=priority)
+        for priority in reversed(PRIORITIES)
+        for client in ("b", "b", "c")
+    ]
+
+    served = await house.serve(lease, queued)
+
+    assert served == [f"{p} {client}" for p in PRIORITIES for client in ("b", "c", "b")]
+
+
+async def test_a_lower_priority_has_a_turn_after_every_few_of_a_higher() -> None:
+    house = House()
+    lease = house.ask().lease
+    queued = [house.ask(client="batch", priority="batch") for _ in range(3)]
+    queued += [house.ask(client="people", priority="interactive") for _ in range(30)]
+
+    served = await house.serve(lease, queued)
+
+    places = [number for number, client in enumerate(served) if client == "batch"]
+    assert places == [PASSED_LIMIT, 2 * PASSED_LIMIT + 1, 3 * PASSED_LIMIT + 2]
+
+
+async def test_no_priority_starves_while_two_higher_ones_wait() -> None:
+    house = House()
+    lease = house.ask().lease
+    queued = [house.ask(client=p, priority=p) for p in PRIORITIES for _ in range(20)]
+
+    served = await house.serve(lease, queued)
+
+    most = 2 * (PASSED_LIMIT + 1)
+    assert "batch" in served[:most]
+    assert "normal" in served[:most]
+
+
+async def test_a_place_that_a_lower_priority_alone_can_use_is_its_own() -> None:
+    house = House()
+    a, b = house.ask("a").lease, house.ask("b").lease
+    house.ask("b")
+    for_a = house.ask("a", priority="interactive")
+    for_b = house.ask("b", priority="batch")
+
+    b.release()
+    await settle()
+
+    assert for_b.lease.server == "B"
+    assert for_a.turn is None
+    a.release()
+
+
+async def test_a_full_queue_makes_room_for_a_higher_priority() -> None:
+    house = House(capacity=2)
+    held = house.ask().lease
+    early, late = [house.ask(client=name, priority="batch") for name in ("b", "c")]
+
+    urgent = house.ask()
+    await settle()
+
+    assert isinstance(late.turn, QueueFull)
+    held.release()
+    await settle()
+    urgent.lease.release()
+    await settle()
+    assert early.lease.open
+
+
+async def test_a_full_queue_makes_no_room_for_the_same_priority() -> None:
+    house = House(capacity=1)
+    house.ask()
+    house.ask(priority="interactive")
+
+    with pytest.raises(QueueFull):
+        house.ask(priority="interactive")
 
 
 async def test_one_of_the_next_few_whose_prompt_is_cached_goes_first_but_not_for_ever() -> None:
@@ -371,6 +453,7 @@ async def test_the_snapshot_tells_who_waits_for_what() -> None:
         "max": 7,
         "clients": 0,
         "by_model": {},
+        "by_priority": {"interactive": 0, "normal": 0, "batch": 0},
         "oldest_wait_seconds": 0.0,
         "expected_wait_seconds": None,
     }
@@ -403,9 +486,9 @@ class Queueing(RuleBasedStateMachine):
     def settle(self) -> None:
         self.loop.run_until_complete(settle())
 
-    async def _ask(self, model: str, client: str) -> Asking | None:
+    async def _ask(self, model: str, client: str, priority: Priority) -> Asking | None:
         try:
-            return self.house.ask(model, client)
+            return self.house.ask(model, client, priority=priority)
         except QueueFull:
             return None
 
@@ -417,10 +500,11 @@ class Queueing(RuleBasedStateMachine):
         target=requests,
         model=st.sampled_from(sorted(MODELS)),
         client=st.sampled_from(["alice", "bob", "carol"]),
+        priority=st.sampled_from(PRIORITIES),
         settled=st.booleans(),
     )
-    def ask(self, model: str, client: str, settled: bool) -> Asking | None:
-        asking = self.loop.run_until_complete(self._ask(model, client))
+    def ask(self, model: str, client: str, priority: Priority, settled: bool) -> Asking | None:
+        asking = self.loop.run_until_complete(self._ask(model, client, priority))
         if asking is not None:
             self.all.append(asking)
         if settled:
