@@ -21,6 +21,8 @@ class Api(NamedTuple):
     """Whether llama.cpp's server lets it name the slot that it takes."""
     tokens: bool = False
     """Whether it generates or embeds text, so that its usage can be missed."""
+    asks_usage: bool = False
+    """Whether its streams tell their usage only where `stream_options` ask for it."""
     streams: bool = False
     """Whether the response is a stream unless the request says otherwise."""
     dialect: Dialect = OPENAI
@@ -29,8 +31,8 @@ class Api(NamedTuple):
 
 APIS: Final[dict[str, Api]] = {
     # OpenAI's
-    CHAT_PATH: Api("chat", slot=True, tokens=True),
-    "/v1/completions": Api("plain", slot=True, tokens=True),
+    CHAT_PATH: Api("chat", slot=True, tokens=True, asks_usage=True),
+    "/v1/completions": Api("plain", slot=True, tokens=True, asks_usage=True),
     "/v1/responses": Api("input", slot=True, tokens=True, dialect=RESPONSES),
     "/v1/embeddings": Api(tokens=True),
     "/v1/rerank": Api(),

@@ -25,11 +25,21 @@ class Usage:
     cached: int | None
     """None where the server does not report it."""
     completion: int
+    estimated: bool
+    """Whether the server did not say, so that it was estimated by lengths."""
 
-    def __init__(self, prompt: int, cached: int | None, completion: int) -> None:
+    def __init__(
+        self, prompt: int, cached: int | None, completion: int, *, estimated: bool = False
+    ) -> None:
         self.prompt = prompt
         self.cached = cached
         self.completion = completion
+        self.estimated = estimated
+
+    @property
+    def total(self) -> int:
+        """All tokens, those from a cache included."""
+        return self.prompt + self.completion
 
     @property
     def read(self) -> int:

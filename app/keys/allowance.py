@@ -6,49 +6,97 @@ from typing import Final
 MINUTE: Final = 60.0
 
 
+class Rate:
+    """How much was used in the last minute, and how much may be.
+
+    A minute is any 60 seconds, not one of the clock's: nobody gets twice as much around its
+    turn.
+    """
+
+    __slots__ = ("_used", "most", "total")
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        """None where nothing bounds it: then nothing is counted either."""
+        self.total = 0
+        self._used: deque[tuple[float, int]] = deque()
+
+    def wait(self, now: float, pending: int = 0) -> float | None:
+        """Return in how many seconds something is left, None where something is now.
+
+        `pending` is what is not counted yet, and may be any time.
+        """
+        if self.most is None:
+            return None
+        used = self._used
+        while used and now - used[0][0] >= MINUTE:
+            self.total -= used.popleft()[1]
+        if self.total + pending < self.most:
+            return None
+        if pending >= self.most:
+            return 0.0  # nobody knows how long the others take
+        left = self.total + pending
+        for at, amount in used:
+            left -= amount
+            if left < self.most:
+                return MINUTE - (now - at)
+        return 0.0
+
+    def count(self, now: float, amount: int = 1) -> None:
+        """Count what is used; `now` is on the monotonic clock, in seconds."""
+        if self.most is not None and amount:
+            self._used.append((now, amount))
+            self.total += amount
+
+
 class Allowance:
     """What one key may do at most, and what was done with it.
 
-    A minute is any 60 seconds, not one of the clock's: nobody gets twice as much around its
-    turn. It is used from one thread, so the limits hold exactly.
+    It is used from one thread, so the limits hold exactly. How many tokens a request costs is
+    known in its end: the last one that is admitted may exceed what is left of them.
     """
 
-    __slots__ = ("_admitted", "in_flight", "request_max", "requests_per_minute")
+    __slots__ = ("_requests", "_reserved", "_tokens", "in_flight", "request_max")
 
     def __init__(
-        self, request_max: int | None = None, requests_per_minute: int | None = None
+        self,
+        request_max: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
     ) -> None:
         self.request_max = request_max
-        self.requests_per_minute = requests_per_minute
+        self._requests = Rate(requests_per_minute)
+        self._tokens = Rate(tokens_per_minute)
         self.in_flight = 0
-        self._admitted: deque[float] = deque()
-        """When requests of the last minute were admitted; none where nothing bounds them."""
+        self._reserved = 0
+        """How many tokens the prompts in flight may have."""
 
-    def enter(self, now: float) -> float | None:
+    def enter(self, now: float, tokens: int = 0) -> float | None:
         """Admit a request; or return in how many seconds it may be tried again.
 
-        `now` is on the monotonic clock, in seconds. None is returned where it is admitted: it
-        must then `leave` once.
+        `now` is on the monotonic clock, in seconds; `tokens` is how many its prompt may have.
+        None is returned where it is admitted: it must then `leave` once.
         """
         if self.request_max is not None and self.in_flight >= self.request_max:
             return 0.0  # nobody knows how long the others take
-        most = self.requests_per_minute
-        if most is not None:
-            admitted = self._admitted
-            while admitted and now - admitted[0] >= MINUTE:
-                admitted.popleft()
-            if len(admitted) >= most:
-                return MINUTE - (now - admitted[len(admitted) - most])
-            admitted.append(now)
+        waits = (self._requests.wait(now), self._tokens.wait(now, self._reserved))
+        longest = max((wait for wait in waits if wait is not None), default=None)
+        if longest is not None:
+            return longest
+        self._requests.count(now)
+        self._reserved += tokens
         self.in_flight += 1
         return None
+
+    def leave(self, now: float, tokens: int = 0, used: int = 0) -> None:
+        """Let a request go that has ended: the `tokens` it entered with, and those it `used`."""
+        self.in_flight -= 1
+        self._reserved -= tokens
+        self._tokens.count(now, used)
 
     def changed(self, other: "Allowance") -> "Allowance":
         """Take the limits of another from now on."""
         self.request_max = other.request_max
-        self.requests_per_minute = other.requests_per_minute
+        self._requests.most = other._requests.most
+        self._tokens.most = other._tokens.most
         return self
-
-    def leave(self) -> None:
-        """Let a request go that has ended."""
-        self.in_flight -= 1

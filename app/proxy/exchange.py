@@ -11,7 +11,6 @@ from typing import Final
 
 import structlog
 
-from app.apis.asked_name import AskedName
 from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
@@ -24,7 +23,6 @@ from app.proxy.buffer import Buffer
 from app.proxy.error_responses import ErrorResponse
 from app.proxy.headers import (
     UNBUFFERED,
-    editable,
     response_headers,
     retry_after,
     route_headers,
@@ -35,6 +33,7 @@ from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.queue import WAIT, RequestQueue
 from app.proxy.queued_request import QueuedRequest, QueueFull, QueueTimeout, Rejected, Turn
 from app.proxy.request_heads import Fields, RequestHeads
+from app.proxy.response_edits import JSON, ResponseEdits
 from app.proxy.retries import Retry, next_try
 from app.proxy.sse import EventStream, content_type
 from app.proxy.tunnel import Tunnel
@@ -58,12 +57,6 @@ RFC 6585 section 4): another may take the request."""
 
 ERROR_LIMIT: Final = 64 * 1024
 """How much of a server's error is read before it is passed on, in bytes."""
-
-NAMED_LIMIT: Final = 1024 * 1024
-"""How much of a response is read before it is passed on, so that the asked name can be written
-into it, in bytes."""
-
-JSON: Final = b"application/json"
 
 NO_MODEL: Final = "(none)"
 """Stands in telemetry for the model of a request that names none."""
@@ -120,9 +113,9 @@ class Exchange:
 
     __slots__ = (
         "_allowance",
-        "_asked_name",
         "_client",
         "_dialling",
+        "_edits",
         "_events",
         "_fields",
         "_held",
@@ -186,8 +179,7 @@ class Exchange:
         """Whether a server has turned it away, and another was found."""
         self._whole: tuple[Head, bytes] | None = None
         """A response that is read as a whole, until all of it has come."""
-        self._asked_name: AskedName | None = None
-        """Writes the name that was asked for into the response, where the server got another."""
+        self._edits = ResponseEdits()
         self._allowance: Allowance | None = None
         """What the request counts on, of the client's key."""
         self._unreachable: Unreachable | None = None
@@ -281,6 +273,7 @@ class Exchange:
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
+        record.tokens = request.tokens
         if record.key is not None and not self._is_allowed(record.key, request):
             return
         self._model_request = request
@@ -294,7 +287,7 @@ class Exchange:
         if not key.allows(request.ask.model):
             self.refuse(error_responses.model_closed(request.named))
             return False
-        wait = key.allowance.enter(monotonic())
+        wait = key.allowance.enter(monotonic(), request.tokens)
         if wait is not None:
             self.refuse(error_responses.key_busy(key.name, wait))
             return False
@@ -327,16 +320,21 @@ class Exchange:
         record.user_agent = self._fields.get(b"user-agent", b"")
         self._pool = pool = self._shared.pools[lease.server]
         try:
-            body = request.body_for(lease.instance, lease.slot, pool.authority)
+            usage = record.key is not None and self._asks_usage(request, lease)
+            body = request.body_for(lease.instance, lease.slot, pool.authority, usage=usage)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
             return
         record.size = len(body)
         renamed = bool(request.named) and request.named != lease.instance
-        self._asked_name = AskedName(request.named) if renamed else None
+        self._edits.expect(request.named if renamed else None, usage=usage)
         self._write_head(pool, b"%d" % len(body))
         self._out += body
         self._send(pool)
+
+    def _asks_usage(self, request: ModelRequest | UnroutedRequest, lease: Lease) -> bool:
+        """Whether the server is asked for the usage, though the client has not asked."""
+        return request.hides_usage and self._shared.balancer.backend(lease.server).asks_usage
 
     def _write_head(self, pool: Pool, length: bytes | None, upgrade: bytes | None = None) -> None:
         self._out = self._shared.heads.write(
@@ -507,32 +505,10 @@ class Exchange:
         elif head.status >= 400:
             if not self._is_ours(head, body, complete=complete):
                 self._begin_response(head, body, complete=complete)
-        elif self._asked_name is None or complete or not self._is_named_as_a_whole(head, body):
+        elif complete or not self._edits.needs_whole(head, body):
             self._begin_response(head, body, complete=complete)
         else:
             self._whole = head, body
-
-    def _named(
-        self, asked_name: AskedName, head: Head, body: bytes, *, streams: bool, complete: bool
-    ) -> bytes:
-        """Write the asked name into the beginning of a response, where that can be done."""
-        possible = head.status == 200 and editable(head.headers, whole=complete)
-        if streams and possible:
-            return asked_name.piece(body, last=complete)
-        self._asked_name = None
-        if complete and possible and content_type(head).startswith(JSON):
-            return asked_name.whole(body)
-        return body
-
-    def _is_named_as_a_whole(self, head: Head, body: bytes) -> bool:
-        """Whether all of a response must be there before the asked name is written into it."""
-        length = dict(head.headers).get(b"content-length", b"")
-        return (
-            head.status == 200
-            and content_type(head).startswith(JSON)
-            and len(body) <= NAMED_LIMIT
-            and (not length.isdigit() or int(length) <= NAMED_LIMIT)
-        )
 
     def _is_ours(self, head: Head, body: bytes, *, complete: bool) -> bool:
         """Deal with an error that is not just passed on, if it is one."""
@@ -588,8 +564,7 @@ class Exchange:
             reader.passes(body)
         self._started = True
         whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
-        if self._asked_name is not None:
-            body = self._named(self._asked_name, head, body, streams=streams, complete=complete)
+        body = self._edits.begin(head, body, streams=streams, complete=complete)
         headers = self._headers(head, whole=whole)
         if reader.streams:
             headers.extend(unbuffered(headers))
@@ -614,8 +589,7 @@ class Exchange:
             response = self._record.response
             if body and response is not None:
                 response.passes(body)
-            if self._asked_name is not None:
-                body = self._asked_name.piece(body, last=complete)
+            body = self._edits.piece(body, last=complete)
             events.passes(body)
         if complete:
             client.finish(body)
@@ -784,11 +758,12 @@ class Exchange:
             self._tunnel.close()
         self._forget_body()
         self._held = []
+        record, shared, now = self._record, self._shared, monotonic()
         if self._allowance is not None:
-            self._allowance.leave()
-        record, shared = self._record, self._shared
+            spent = record.spent()
+            self._allowance.leave(now, record.tokens, 0 if spent is None else spent.total)
         record.outcome = outcome
-        record.ended = monotonic()
+        record.ended = now
         shared.in_flight[record.endpoint] -= 1
         shared.finished(record)
 

@@ -14,6 +14,7 @@ from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import HOME
+from app.apis.unasked_usage import OPTIONS, asking
 from app.routing.choice import Ask
 from app.routing.patterns import NAME_LIMIT
 from app.routing.prompt import Prompt
@@ -33,6 +34,9 @@ CHAT_PATHS: Final = (CHAT_PATH, "/chat/completions")
 
 CONVERSATIONS: Final = ("chat", "input")
 """Kinds of prompts that have a system message, or instructions."""
+
+CHARACTERS: Final = 4
+"""Characters of a token, where nobody has counted: those of English text, about."""
 
 LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
@@ -66,6 +70,7 @@ class ModelRequest:
         "ask",
         "named",
         "streams",
+        "tokens",
         "username",
     )
 
@@ -95,6 +100,9 @@ class ModelRequest:
                 raise BadRequest(TOO_DEEP) from None
         if prompt is not None and prompt is not SHORT:
             prompt.brief = brief(get)
+        length = len(raw) if prompt is None or prompt is SHORT else prompt.size
+        self.tokens = length // CHARACTERS if api.tokens else 0
+        """How many tokens its prompt may have, by its length."""
         # They are long, and the response may take minutes.
         body.forget("messages", "tools", "prompt", "input")
         named = get("model")
@@ -121,16 +129,34 @@ class ModelRequest:
             works=api.works,
         )
 
-    def body_for(self, instance: str, slot: int | None = None, authority: bytes = b"") -> bytes:
-        """Write the body for where it goes: nothing but model, slot and the rewrites changes."""
+    @property
+    def hides_usage(self) -> bool:
+        """Whether it asks for a stream without its usage, where it could ask for it."""
+        asks = self.streams and api_of(self._path).asks_usage
+        return asks and asking(self._body.get(OPTIONS)) is not None
+
+    def body_for(
+        self,
+        instance: str,
+        slot: int | None = None,
+        authority: bytes = b"",
+        *,
+        usage: bool = False,
+    ) -> bytes:
+        """Write the body for where it goes: nothing but model, slot and the rewrites changes.
+
+        With `usage` it asks for the stream's usage, too.
+        """
         if authority == HOME:
             received = self._received
             return Body(received).edited({"model": instance}) if self.named else received
-        if not self.named:
-            return self._body.raw
         changes: dict[str, object] = {}
+        if usage and (options := asking(self._body.get(OPTIONS))) is not None:
+            changes[OPTIONS] = options
+        if not self.named:
+            return self._body.edited(changes)
         if self._path in CHAT_PATHS:
-            changes = self._rewrites.changes(
+            changes |= self._rewrites.changes(
                 self.ask.model,
                 instance,
                 self._body.get("chat_template_kwargs"),
@@ -149,7 +175,16 @@ class ModelRequest:
 class UnroutedRequest:
     """A request that makes a model work, but goes to the fallback as it is."""
 
-    __slots__ = ("_received", "_stable", "ask", "named", "streams", "username")
+    __slots__ = (
+        "_received",
+        "_stable",
+        "ask",
+        "hides_usage",
+        "named",
+        "streams",
+        "tokens",
+        "username",
+    )
 
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
         self.ask = Ask(path, (path,), address, address, routed=False)
@@ -158,12 +193,22 @@ class UnroutedRequest:
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
         self.named = ""
+        self.tokens = len(raw) // CHARACTERS if api.tokens else 0
+        self.hides_usage = False
+        """It goes out as it is."""
         self.streams = api.streams
         if api.prompt is not None and b'"stream"' in raw:
             with contextlib.suppress(BadRequest):  # the server will say so
                 self.streams = _streams(api, Body(raw))
 
-    def body_for(self, instance: str, slot: int | None = None, authority: bytes = b"") -> bytes:
+    def body_for(
+        self,
+        instance: str,
+        slot: int | None = None,
+        authority: bytes = b"",
+        *,
+        usage: bool = False,
+    ) -> bytes:
         """Return the body, whatever the model is called there."""
         return self._received if authority == HOME else self._stable
 

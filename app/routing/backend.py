@@ -134,6 +134,11 @@ class Backend:
             and not self._unseen
         )
 
+    @property
+    def asks_usage(self) -> bool:
+        """Whether its streams must be asked for their usage."""
+        return self.self_report is not None and self.self_report.kind.asks_usage
+
     def name_slot(self, slot: Slot | None) -> int | None:
         """Return by which number a request may ask for a slot; None: it goes to any."""
         if slot is not None and self.names_slots:

@@ -12,5 +12,7 @@ class Kind:
     """Whether a request may name the slot that it shall go to."""
     cache_block: int = 0
     """Its cache holds whole blocks of so many tokens: a prompt's last one may be missing."""
+    asks_usage: bool = False
+    """Whether its streams tell their usage only where a request asks, and by `stream_options`."""
     denies_cached_tokens: bool = False
     """Whether a count of 0 cached tokens says nothing, because it tells 0 whatever was cached."""

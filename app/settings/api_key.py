@@ -69,6 +69,12 @@ class ApiKeySettings(BaseModel):
         description="Most requests in any 60 seconds; any number, if not set.",
         examples=[60],
     )
+    tokens_per_minute: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most tokens in any 60 seconds, read and generated; any number, if not set.",
+        examples=[100_000],
+    )
     priority: Priority = Field(
         default="normal",
         description="Who goes first where requests wait: `interactive`, then `normal`, then "
@@ -86,7 +92,7 @@ class ApiKeySettings(BaseModel):
         return hash_of(self.key.get_secret_value()), Key(
             name,
             patterns,
-            allowance=Allowance(self.request_max, self.requests_per_minute),
+            allowance=Allowance(self.request_max, self.requests_per_minute, self.tokens_per_minute),
             priority=self.priority,
             expires=None if self.expires is None else self.expires.timestamp(),
         )

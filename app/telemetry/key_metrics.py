@@ -13,6 +13,7 @@ class Meters(NamedTuple):
     prompt: Count
     cached: Count
     completion: Count
+    estimated: Count
 
 
 class KeyMetrics:
@@ -30,16 +31,23 @@ class KeyMetrics:
             "Tokens by API key: of prompts, those of them that came from a cache, and generated.",
             *("key", "kind"),
         )
+        self._estimated = instruments.counter(
+            "key_tokens_estimated",
+            "Tokens by API key of requests whose server did not tell their usage.",
+            "key",
+        )
 
     def count(self, record: Record, key: str) -> None:
         """Count a request that has ended."""
         meters = self._known.get((key, record.outcome)) or self._meters(key, record.outcome)
         meters.requests.value += 1
-        usage = None if record.response is None else record.response.usage()
+        usage = record.spent()
         if usage is not None:
             meters.prompt.value += usage.prompt
             meters.cached.value += usage.cached or 0
             meters.completion.value += usage.completion
+            if usage.estimated:
+                meters.estimated.value += usage.total
 
     def _meters(self, key: str, outcome: Outcome | None) -> Meters:
         meters = Meters(
@@ -47,6 +55,7 @@ class KeyMetrics:
             self._tokens.labels(key, "prompt"),
             self._tokens.labels(key, "cached"),
             self._tokens.labels(key, "completion"),
+            self._estimated.labels(key),
         )
         self._known[key, outcome] = meters
         return meters

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from app.apis.usage import Usage
 from app.keys.key_ring import Key
 from app.keys.priority import Priority
 from app.routing.ledger import Lease
@@ -69,6 +70,8 @@ class Record:
         """When the request was there, so that it could be sent."""
         self.waited = 0.0
         """How long it waited in the queue, in seconds."""
+        self.tokens = 0
+        """How many its prompt may have, by its length."""
         self.sent: float | None = None
         """When it was sent to the last server."""
         self.first_byte: float | None = None
@@ -84,6 +87,15 @@ class Record:
         """What the last server did wrong."""
         self.rejection: Rejection | None = None
         self.error = ""
+
+    def spent(self) -> Usage | None:
+        """Return what tokens it cost, estimated where the server does not say; None for none."""
+        response = self.response
+        usage = None if response is None else response.usage()
+        if usage is not None or self.sent is None or self.status >= 400 or not self.tokens:
+            return usage
+        generated = 0 if response is None else response.estimate()
+        return Usage(self.tokens, None, generated, estimated=True)
 
     @property
     def identity(self) -> str:

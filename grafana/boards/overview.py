@@ -252,13 +252,13 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Tokens by key",
-                    "Tokens of prompts and generated ones per second by API key.",
+                    "Tokens of prompts and generated ones per second by API key; `estimated`: by lengths, since no server told them.",
                     {
                         "{{key}}": or_none(
                             rate("key_tokens_total", 'kind!="cached"', by="key"), "key"
-                        )
+                        ),
+                        "estimated": rate("key_tokens_estimated_total"),
                     },
-                    stacked=True,
                 ),
                 Panel(
                     "Prompts read again",

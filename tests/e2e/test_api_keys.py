@@ -5,6 +5,7 @@ import base64
 import functools
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -16,9 +17,9 @@ import anthropic
 import openai
 import pytest
 
-from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.model_host import STREAM_END, ModelHost, complete, event, stream
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, chat, get, post
+from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, get, post
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ OWN += ["/access-log-stats", "/metrics", "/llmhealth-targets"]
 
 
 def guarded(
-    host: ModelHost | dict[str, object], **settings: object
+    host: ModelHost | Mapping[str, object], **settings: object
 ) -> AbstractAsyncContextManager[Running]:
     given: dict[str, Any] = {"api_keys": json.dumps(KEYS), "admin_key": ADMIN, **settings}
     return balancing({"A": host}, ready=False, **given)
@@ -287,6 +288,54 @@ async def _waits(balancer: Running, requests: int) -> bool:
     snapshot = await balancer.ask(get(b"/llmhealth-snapshot", bearer(ADMIN)))
     waiting: int = json.loads(snapshot.body)["queue"]["waiting"]
     return waiting == requests
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":70,"completion_tokens":30}}\n\n'
+
+
+async def tells_if_asked(visit: Visit, message: Message) -> bytes | None:
+    """Stream, and tell the usage as vLLM does: only if asked."""
+    asked = json.loads(message.body).get("stream_options", {}).get("include_usage")
+    return SSE + event() + (chunk(USAGE) if asked else b"") + STREAM_END
+
+
+async def test_tokens_of_streams_count_though_their_client_does_not_ask_for_them() -> None:
+    host = ModelHost(tells_if_asked)
+    keys = {"alice": {"key": ALICE, "tokens_per_minute": 150}, "bob": SCRIPTS}
+    async with host.running():
+        server = {"addr": f"http://127.0.0.1:{host.port}", "health": "vllm"}
+        async with guarded(server, api_keys=json.dumps(keys)) as balancer:
+            await balancer.until(lambda: _listed(balancer, SCRIPTS))
+            free = await balancer.ask(asking(SCRIPTS, stream=True))
+            own = await balancer.ask(
+                asking(SCRIPTS, stream=True, stream_options={"include_usage": True})
+            )
+            answers = [await balancer.ask(asking(ALICE, stream=True)) for _ in range(3)]
+            metrics = await balancer.ask(get(b"/metrics", bearer(ADMIN)))
+
+    assert USAGE not in free.body
+    assert USAGE in own.body
+    assert free.body == own.body.replace(USAGE, b"")
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert 50 <= int(dict(answers[2].headers)["retry-after"]) <= 60
+    numbers = metrics.body.decode()
+    assert 'key_tokens_total{key="alice",kind="prompt"} 140.0' in numbers
+    assert 'key_tokens_estimated_total{key="alice"} 0.0' in numbers
+
+
+async def test_tokens_that_no_server_tells_are_estimated_and_marked() -> None:
+    host = ModelHost(stream)
+    keys = {"alice": {"key": ALICE, "tokens_per_minute": 150}}
+    async with host.running(), guarded(host, api_keys=json.dumps(keys)) as balancer:
+        request = asking(ALICE, stream=True, messages=[{"role": "user", "content": "a" * 800}])
+        answers = [await balancer.ask(request) for _ in range(2)]
+        metrics = await balancer.ask(get(b"/metrics", bearer(ADMIN)))
+
+    assert [answer.status for answer in answers] == [200, 429]
+    assert b"stream_options" not in host.seen[0].body
+    numbers = metrics.body.decode()
+    assert 'key_tokens_total{key="alice",kind="completion"} 1.0' in numbers
+    assert re.search(r'key_tokens_estimated_total\{key="alice"\} 20\d\.0', numbers)
 
 
 async def test_a_key_is_none_after_its_end() -> None:

@@ -80,7 +80,7 @@ def test_what_a_key_has_done_goes_on_counting_when_the_keys_change() -> None:
     after = keys.find({b"x-api-key": b"another-0123456789"})
     assert after is not None
     assert [after.allowance.enter(0.0) for _ in range(2)] == [None, 0.0]
-    before.allowance.leave()
+    before.allowance.leave(0.0)
     assert after.allowance.enter(0.0) is None
 
 

@@ -76,6 +76,15 @@ def test_the_body_names_the_instance_and_changes_in_nothing_else() -> None:
     assert chat(raw).body_for("m-2") == raw.replace(b'"m"', b'"m-2"')
 
 
+def test_a_body_that_asks_for_the_usage_differs_in_that_alone() -> None:
+    raw = b'{ "model":"m", "stream_options" : {"other": 1}, "stream":true,"messages":[] }'
+    options = b'{"other": 1, "include_usage": true}'
+    assert chat(raw).hides_usage
+    assert chat(raw).body_for("m", usage=True) == raw.replace(b'{"other": 1}', options)
+    assert not chat(raw.replace(b"true", b"false")).hides_usage
+    assert not chat(raw.replace(b'{"other": 1}', options)).hides_usage
+
+
 def test_rewrites_reach_the_body() -> None:
     body = json.loads(chat({"model": "gpt-oss-high"}).body_for("gpt-oss-2"))
 

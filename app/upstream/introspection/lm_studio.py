@@ -9,7 +9,7 @@ from app.upstream.introspection.pages import Get, Page, json_of, objects, requir
 class LMStudio(Introspector):
     """Tells which models are in memory, or on their way there."""
 
-    kind = Kind("lmstudio")
+    kind = Kind("lmstudio", asks_usage=True)
     path = "/api/v0/models"
 
     @staticmethod

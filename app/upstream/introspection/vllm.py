@@ -17,7 +17,7 @@ class VLLM(Introspector):
     """Tells how many requests are inside, at work or waiting."""
 
     # Its blocks hold as many tokens at the most.
-    kind = Kind("vllm", cache_block=128)
+    kind = Kind("vllm", cache_block=128, asks_usage=True)
     path = "/metrics"
 
     @staticmethod
