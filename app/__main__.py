@@ -106,6 +106,13 @@ def _summary(settings: Settings) -> list[str]:
         width = max(len(pattern.regex.pattern) for pattern in fleet.patterns)
         lines += (f"  {p.regex.pattern:{width}}  -> {', '.join(p.servers)}" for p in fleet.patterns)
     lines += (f"{alias} stands for {model}" for alias, model in settings.aliases.items())
+    if (reached := settings.open_at()) is not None:
+        lines += [
+            f"Anybody who reaches {reached} may use every model and see everything. To end that:",
+            "  BALANCER_API_KEYS=…     llama-balancer key new NAME prints the line",
+            "  BALANCER_ADMIN_KEY=…    a long random text, for the monitor page",
+            "  On a network that you trust, BALANCER_INSECURE=true silences this.",
+        ]
     if settings.needs_key:
         names = ", ".join(settings.all_keys()) or "nobody"
         lines.append(f"Clients need a key; there are those of {names}")

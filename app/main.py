@@ -20,18 +20,21 @@ from app.apis.aliases import Aliases
 from app.apis.fronts import Fronts
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import known, untouched
-from app.control import admin, routes
-from app.control.access import guarded
+from app.control import admin, login, routes
+from app.control.access import Access
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
 from app.control.key_file import KeyFile
+from app.control.login import LoginPage
+from app.control.session import Sessions
 from app.control.snapshot import SnapshotJson, snapshot
 from app.downstream import asgi
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
 from app.downstream.forwarded import Origin
 from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
+from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
@@ -135,7 +138,11 @@ def create_app(
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
     )
+    open_at = settings.open_at()
     keys = settings.key_ring()
+    wrong_keys = WrongKeys(logs.wrong_key)
+    sessions = Sessions(settings.admin_key.get_secret_value() if settings.admin_key else None)
+    login_page = LoginPage()
     origin = Origin(ip_network(text) for text in settings.trusted_proxies)
     proxy = Proxy(
         balancer,
@@ -153,6 +160,7 @@ def create_app(
         passes_control=settings.passes_control,
         keepalive=settings.stream_keepalive,
         keys=keys,
+        wrong_keys=wrong_keys,
         forwarding=settings.forwarding(),
     )
 
@@ -193,6 +201,7 @@ def create_app(
             time.time(),
             changed_prompts=changed_prompts.worst(),
             may_drain=settings.admin_key is not None,
+            open_at=open_at,
             most_pins=most_pins,
         )
 
@@ -210,14 +219,25 @@ def create_app(
             metrics=render,
             metrics_type=metrics.CONTENT_TYPE,
         ),
-        page.routes(lambda: state(page.MOST_PINS), counted, stopping or asyncio.Event()),
+        page.routes(
+            lambda: state(page.MOST_PINS),
+            counted,
+            stopping or asyncio.Event(),
+            has_session=lambda request: sessions.opens(dict(request.scope["headers"])),
+        ),
         admin.routes(
             explain=lambda *request: explain(balancer, proxy.read(*request).ask, time.time()),
-            origin=origin,
             drain=lambda server, on: balancer.drain(server, on=on),
             servers=lambda: balancer.fleet.servers,
-            admin_key=settings.admin_key.get_secret_value() if settings.admin_key else None,
             max_body_bytes=settings.max_body_bytes,
+        ),
+        login.routes(
+            page=login_page,
+            sessions=sessions,
+            keys=keys,
+            wrong_keys=wrong_keys,
+            origin=origin,
+            pages=lambda: {path for path, _ in own},
         ),
     ]
     for router in routers:
@@ -231,7 +251,9 @@ def create_app(
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, origin.trusts
     )
-    return App(Dispatch(asgi.handler(guarded(control, keys)), proxy, own), control, connections)
+    access = Access(keys, sessions, origin, wrong_keys, login_page, settings.opened())
+    guarded = asgi.handler(access.guarded(control))
+    return App(Dispatch(guarded, proxy, own), control, connections)
 
 
 def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
@@ -244,6 +266,8 @@ def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
 def serve(settings: Settings) -> None:
     """Serve until a signal says to stop, and let the requests under way end."""
     logs.configure(settings.log_format, settings.log_level)
+    if (host := settings.open_at()) is not None:
+        logs.open_to_all(host)
     allow_many_files()
     collect_garbage_rarely()
     stopping = asyncio.Event()

@@ -149,6 +149,19 @@ def test_check_prints_what_is_unusual(
 
 
 @pytest.mark.usefixtures("environment")
+def test_check_warns_of_what_others_can_reach_without_a_key(
+    environment: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.set(BALANCER_HOST="0.0.0.0", BALANCER_SERVERS='{"A": {"addr": "http://10.0.0.1"}}')
+
+    main(["check"])
+
+    told = capsys.readouterr().out
+    assert "Anybody who reaches 0.0.0.0 may use every model" in told
+    assert "llama-balancer key new NAME" in told
+    assert "BALANCER_INSECURE" in told
+
+
 def test_check_says_that_there_are_no_servers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert "No servers" in capsys.readouterr().out

@@ -1,49 +1,125 @@
 """Who may use the control endpoints: an ASGI application around them."""
 
+import asyncio
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from time import monotonic
 from typing import Any
 
 from fastapi.responses import Response
 
 from app.control.errors import error_response
+from app.control.login import LOGIN, LOGOUT, LoginPage
+from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.asgi import App
-from app.keys.key_ring import KeyRing
+from app.downstream.forwarded import Network, Origin
+from app.keys.key_ring import Key, KeyRing
+from app.keys.wrong_keys import WrongKeys
+from app.proxy.headers import joined
 
-OPEN = frozenset({"/llmhealth", "/favicon.ico"})
+OPEN = frozenset({"/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
 """Paths that nobody needs a key for: other balancers poll the first."""
 
 CLIENTS = frozenset({"/v1/models"})
 """Paths that are clients' as the models are."""
 
+METRICS = frozenset({"/metrics", "/llmhealth-targets"})
+"""Paths that the metrics key opens: what Prometheus reads."""
 
-def guarded(app: App, keys: KeyRing) -> App:
-    """Return the application for those who may use it; it finds the key in the request's state.
+ORDERS = "/llmhealth-drain/"
+"""How paths begin that need the admin key, whether clients need keys or not."""
 
-    Where clients need keys, all but `OPEN` and `CLIENTS` needs the admin key, whatever address
-    a request comes from: a tunnel's is this machine's own.
+SAFE = frozenset({"GET", "HEAD"})
+"""Methods that change nothing (RFC 9110 section 9.2.1)."""
+
+
+class Access:
+    """Decides who may use which control endpoint.
+
+    Where clients need keys, all but `OPEN` and `CLIENTS` needs the admin key or a session that
+    began with it, whatever address a request comes from: a tunnel's is this machine's own.
+    `opened` paths are open to those whose connection comes from one of their networks.
     """
 
-    async def serve(scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
-        if not keys.required or path in OPEN:
-            await app(scope, receive, send)
-            return
-        key = keys.find(dict(scope["headers"]))
-        if key is None or not (key.admin or path in CLIENTS):
-            await _refusal(path, known=key is not None, keys=keys)(scope, receive, send)
-            return
-        scope["state"]["key"] = key
-        await app(scope, receive, send)
+    def __init__(
+        self,
+        keys: KeyRing,
+        sessions: Sessions,
+        origin: Origin,
+        wrong_keys: WrongKeys,
+        page: LoginPage,
+        opened: Mapping[str, Iterable[Network]],
+    ) -> None:
+        self._keys = keys
+        self._sessions = sessions
+        self._origin = origin
+        self._wrong_keys = wrong_keys
+        self._page = page
+        self._opened = {path: tuple(networks) for path, networks in opened.items()}
 
-    return serve
+    def guarded(self, app: App) -> App:
+        """Return the application for those who may use it; its state tells who asks."""
 
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            headers = dict(scope["headers"])
+            peer = scope["client"][0] if scope["client"] else ""
+            chain = joined(scope["headers"], b"x-forwarded-for")
+            scope["state"]["address"] = address = self._origin.client(peer, chain or None)
+            key = self._keys.find(headers)
+            scope["state"]["key"] = key
+            refusal = self._refusal(scope["method"], scope["path"], headers, peer, key)
+            if refusal is None:
+                await app(scope, receive, send)
+                return
+            if key is None and refusal.status_code == 401 and self._keys.shown(headers):
+                await asyncio.sleep(self._wrong_keys.hold_back(address, monotonic()))
+            await refusal(scope, receive, send)
 
-def _refusal(path: str, *, known: bool, keys: KeyRing) -> Response:
-    if path in CLIENTS:
-        return error_response(401, "this needs an API key")
-    if not keys.has_admin:
-        return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
-    if known:
-        return error_response(403, "this needs the admin key")
-    message = "this needs BALANCER_ADMIN_KEY, as a bearer's token or as a password"
-    # Browsers ask people for a password, and send it with the page's event stream as well.
-    return error_response(401, message, 'Basic realm="llama-balancer"')
+        return serve
+
+    def _refusal(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str, key: Key | None
+    ) -> Response | None:
+        """Return what answers a request that is not allowed; None for one that is."""
+        if self._is_open(path, peer):
+            return None
+        if path in CLIENTS:
+            return None if key is not None else error_response(401, "this needs an API key")
+        if path in METRICS and self._keys.opens_metrics(headers):
+            return None
+        shows_key = key is not None and key.admin
+        if not (shows_key or self._sessions.opens(headers)):
+            return self._unknown(method, path, headers, key)
+        by_itself = not shows_key or headers.get(b"authorization", b"")[:6].lower() == b"basic "
+        # Browsers send a cookie or a password with whatever a page from elsewhere makes them ask.
+        if by_itself and method not in SAFE and not is_from_here(headers):
+            return error_response(403, ELSEWHERE)
+        return None
+
+    def _is_open(self, path: str, peer: str) -> bool:
+        """Whether anybody may ask for a path, or anybody at an address."""
+        if path.startswith(ORDERS):
+            return False
+        guarded = self._keys.required or (path in METRICS and self._keys.has_metrics)
+        if not guarded or path in OPEN:
+            return True
+        networks = self._opened.get(path)
+        if networks is None:
+            return False
+        try:
+            address = ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        return any(address in network for network in networks)
+
+    def _unknown(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], key: Key | None
+    ) -> Response:
+        """Answer those who have not shown that they may."""
+        if not (self._keys.has_admin or (path in METRICS and self._keys.has_metrics)):
+            return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
+        if method == "GET" and b"text/html" in headers.get(b"accept", b""):
+            return self._page.response(path, 401)
+        if key is not None:
+            return error_response(403, "this needs the admin key")
+        return error_response(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")

@@ -1,20 +1,24 @@
-"""What operators ask and order: where a request would go, and that a server gets no more."""
+"""What operators ask and order: where a request would go, and that a server gets no more.
 
-import hmac
+Who may is decided by `access`, which stands around all control endpoints.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.apis.endpoints import CHAT_PATH
 from app.apis.json_body import BadRequest
 from app.control.errors import error_response
-from app.downstream.forwarded import Origin
-from app.proxy.headers import joined
 
 Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
 """Explains a request: its path, its body, the client's address, the body's type."""
+
+
+log = structlog.get_logger(__name__)
 
 
 def routes(
@@ -22,8 +26,6 @@ def routes(
     explain: Explain,
     drain: Callable[[str, bool], None],
     servers: Callable[[], Any],
-    origin: Origin,
-    admin_key: str | None,
     max_body_bytes: int,
 ) -> APIRouter:
     """Build the routes. `drain` is told a server's name and whether it shall drain."""
@@ -37,12 +39,9 @@ def routes(
             body += piece
             if len(body) > max_body_bytes:
                 return error_response(413, f"the body is longer than {max_body_bytes} bytes")
-        peer = request.client.host if request.client else ""
-        chain = joined(request.scope["headers"], b"x-forwarded-for")
-        address = origin.client(peer, chain or None)
         kind = request.headers.get("content-type", "").encode("latin-1")
         try:
-            return JSONResponse(explain(path, body, address, kind))
+            return JSONResponse(explain(path, body, request.state.address, kind))
         except BadRequest as error:
             return error_response(400, str(error))
 
@@ -52,14 +51,11 @@ def routes(
 
         Those in flight go on. A restart of the balancer forgets it.
         """
-        if admin_key is None:
-            return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {admin_key}".encode()):
-            return error_response(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
         if server not in (known := list(servers())):
             return error_response(404, f"there is no server {server!r}, but {', '.join(known)}")
-        drain(server, request.method == "POST")
-        return JSONResponse({"server": server, "draining": request.method == "POST"})
+        on = request.method == "POST"
+        drain(server, on)
+        log.info("admin.drain", server=server, on=on, address=request.state.address)
+        return JSONResponse({"server": server, "draining": on})
 
     return router

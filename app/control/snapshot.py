@@ -25,12 +25,14 @@ def snapshot(
     *,
     changed_prompts: Sequence[SnapshotJson] = (),
     may_drain: bool = False,
+    open_at: str | None = None,
     most_pins: int | None = None,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
     `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
-    key allows to drain servers. With `most_pins`, only so many are described, the newest.
+    key allows to drain servers, `open_at` where anybody may use every model. With `most_pins`,
+    only so many are described, the newest.
     """
     backends = list(balancer.backends())
     fleet = balancer.fleet
@@ -71,6 +73,7 @@ def snapshot(
         "models": {p.regex.pattern: list(p.servers) for p in fleet.patterns},
         "fallback": fleet.fallback,
         "drain": may_drain,
+        "open_at": open_at,
         "sticky_count": len(pins),
         "sticky": sticky,
         "queue": waiting.snapshot(),

@@ -32,6 +32,12 @@ class Origin:
                 self._known[address] = known
         return known
 
+    def is_secure(self, scheme: str, peer: str, forwarded_proto: bytes | None) -> bool:
+        """Whether the client's own connection has TLS: ours, or one to a trusted proxy."""
+        if forwarded_proto is not None and self.trusts(peer):
+            return forwarded_proto.rpartition(b",")[2].strip().lower() == b"https"
+        return scheme == "https"
+
     def client(self, peer: str, forwarded_for: bytes | None) -> str:
         """Return the client's address: the last one in the chain that is no trusted proxy.
 

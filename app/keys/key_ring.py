@@ -3,6 +3,7 @@
 import base64
 import binascii
 import contextlib
+import hmac
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -20,6 +21,9 @@ ADMIN: Final = "(admin)"
 
 CREDENTIALS: Final = frozenset({b"authorization", b"cookie", b"x-api-key"})
 """Headers by which clients show who they are."""
+
+SESSION: Final = b"llama_balancer_session"
+"""The cookie of who has logged in at our own page; it is no server's business."""
 
 MOST_KNOWN: Final = 10_000
 """How many headers are remembered that have opened: one can be written in many ways."""
@@ -64,12 +68,16 @@ class KeyRing:
         keys: Iterable[tuple[str, Key]],
         admin_key: str | None = None,
         *,
+        metrics_key: str | None = None,
         required: bool = False,
     ) -> None:
         """Take keys, each written as itself or as its hash, see `hash_of`.
 
-        Nobody needs a key where there are none but the admin key, unless it is `required`.
+        Nobody needs a key where there are none but the admin key, unless it is `required`. The
+        `metrics_key` opens the metrics, and is no client's.
         """
+        self._metrics = None if metrics_key is None else _digest(metrics_key.encode())
+        self.has_metrics = metrics_key is not None
         self._admin: dict[bytes, Key] = {}
         if admin_key is not None:
             self._admin[_digest(admin_key.encode())] = Key(ADMIN, admin=True)
@@ -109,6 +117,21 @@ class KeyRing:
         if key is not None and key.expires is not None and time() >= key.expires:
             return None
         return key
+
+    def shown(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether a request shows any key, ours or not."""
+        return b"authorization" in fields or b"x-api-key" in fields
+
+    def opens_metrics(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether a request shows the metrics key."""
+        given = _bearers(fields.get(b"authorization", b""))
+        if given is None or self._metrics is None:
+            return False
+        return hmac.compare_digest(_digest(given), self._metrics)
+
+    def is_admin(self, text: str) -> bool:
+        """Whether a text is the admin key."""
+        return _digest(text.encode(errors="replace")) in self._admin
 
     def _bearer(self, authorization: bytes) -> Key | None:
         key = self._known.get(authorization)

@@ -72,6 +72,8 @@ class State(Enum):
 
     READING = "reading"
     """The body of a model request is not there yet."""
+    REFUSED = "refused"
+    """It will be told so in a moment."""
     QUEUED = "queued"
     """It waits for a place at a server."""
     DIALLING = "dialling"
@@ -129,6 +131,7 @@ class Exchange:
         "_queued",
         "_queued_at",
         "_record",
+        "_refusal",
         "_repeated",
         "_request",
         "_retry_after",
@@ -190,6 +193,8 @@ class Exchange:
         """Whether a response to the client has begun."""
         self._events = EventStream(api_of(record.endpoint).dialect)
         self._keepalive: Keepalive | None = None
+        self._refusal: asyncio.TimerHandle | None = None
+        """Ends a request that is refused, but not at once."""
         self._tunnel: Tunnel | None = None
 
     # Beginnings
@@ -704,6 +709,12 @@ class Exchange:
             self.on_failed(error)
         return True
 
+    def refuse_later(self, response: ErrorResponse, seconds: float) -> None:
+        """End with an error response in some seconds; what comes until then is not looked at."""
+        self.state = State.REFUSED
+        loop = asyncio.get_running_loop()
+        self._refusal = loop.call_later(seconds, self.refuse, response)
+
     def refuse(self, response: ErrorResponse, error: UpstreamError | None = None) -> None:
         """End with an error response, in whatever way is still open."""
         record, client = self._record, self._client
@@ -750,6 +761,9 @@ class Exchange:
         self.state = State.ENDED
         self._stop_waiting()
         self._end_keepalive()
+        if self._refusal is not None:
+            self._refusal.cancel()
+            self._refusal = None
         dialling, self._dialling = self._dialling, None
         if dialling is not None:
             dialling.cancel()

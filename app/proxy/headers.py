@@ -40,6 +40,7 @@ OURS: Final[frozenset[bytes]] = HOP_BY_HOP | {
     b"x-forwarded-for",
     b"x-forwarded-host",
     b"x-forwarded-proto",
+    b"x-real-ip",
     b"x-balancer-hops",
     b"x-request-id",
 }
@@ -55,6 +56,19 @@ def nominated(headers: Headers) -> frozenset[bytes]:
         for token in value.split(b",")
     ]
     return frozenset(names) if names else frozenset()
+
+
+def without_cookie(headers: Headers, cookie: bytes) -> list[tuple[bytes, bytes]]:
+    """Return headers without one cookie of that name (RFC 6265 section 4.2.1)."""
+    kept: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        left = value
+        if name == b"cookie" and cookie in value:
+            parts = [part.strip() for part in value.split(b";")]
+            left = b"; ".join([part for part in parts if part.partition(b"=")[0] != cookie])
+        if left or not value:
+            kept.append((name, left))
+    return kept
 
 
 def joined(headers: Headers, wanted: bytes) -> bytes:

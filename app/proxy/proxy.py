@@ -16,6 +16,7 @@ from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
 from app.keys.key_ring import KeyRing
 from app.keys.priority import HEADER, lowered
+from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
 from app.proxy.error_responses import (
     ErrorResponse,
@@ -73,9 +74,11 @@ class Proxy:
         passes_control: bool = True,
         keepalive: float = 0.0,
         keys: KeyRing | None = None,
+        wrong_keys: WrongKeys | None = None,
         forwarding: Collection[str] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
+        self._wrong_keys = wrong_keys or WrongKeys(lambda *_: None)
         self._balancer = balancer
         self._origin = origin
         self._read = read
@@ -121,7 +124,12 @@ class Proxy:
             log.warning("loop.detected", server=looped, id=record.id)
             exchange.refuse(loop_detected(looped))
         elif (refusal := self._refusal(request, fields, record, works=works)) is not None:
-            exchange.refuse(refusal)
+            if refusal.status == 401 and self._keys.shown(fields):
+                exchange.refuse_later(
+                    refusal, self._wrong_keys.hold_back(record.address, monotonic())
+                )
+            else:
+                exchange.refuse(refusal)
         elif works:
             exchange.serve_model()
         else:

@@ -5,8 +5,8 @@ from typing import Final
 
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
-from app.keys.key_ring import CREDENTIALS
-from app.proxy.headers import OURS, request_head
+from app.keys.key_ring import CREDENTIALS, SESSION
+from app.proxy.headers import OURS, Headers, joined, request_head, without_cookie
 from app.proxy.loops import HOPS, Loops
 
 Fields = dict[bytes, bytes]
@@ -15,6 +15,10 @@ Fields = dict[bytes, bytes]
 
 CLOSED: Final = OURS | CREDENTIALS
 """What a server does not get that is not told who its clients are."""
+
+
+TOLD: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+"""Headers by which proxies tell where a request comes from; only trusted ones are believed."""
 
 
 class RequestHeads:
@@ -43,23 +47,41 @@ class RequestHeads:
         """Write a head; `length` and `upgrade` are those of `request_head`."""
         peer = client.peer
         chain = peer
-        if b"x-forwarded-for" in fields and self._origin.trusts(peer):
-            chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
+        more = b""
+        if not TOLD.isdisjoint(fields) and self._origin.trusts(peer):
+            if b"x-forwarded-for" in fields:
+                chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
+            more = _told_besides(request.headers, fields, peer)
+        headers = request.headers
+        if b"cookie" in fields:
+            headers = without_cookie(headers, SESSION)
         return request_head(
             request.method,
             request.raw_path + b"?" + request.query if request.query else request.raw_path,
-            request.headers,
+            headers,
             authority=authority,
             forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
-            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b"
+            b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b%b"
             % (
                 chain.encode("latin-1"),
                 fields.get(b"host", b""),
                 client.scheme.encode(),
                 request_id.encode(),
                 self._loops.mark(server, fields.get(HOPS)),
+                more,
             ),
             length=length,
             upgrade=upgrade,
             drop=OURS if self._forwarding is None or server in self._forwarding else CLOSED,
         )
+
+
+def _told_besides(headers: Headers, fields: Fields, peer: str) -> bytes:
+    """Write what a trusted proxy tells in other words; of `Forwarded` see RFC 7239 section 4."""
+    lines = b""
+    if b"forwarded" in fields:
+        node = f'"[{peer}]"' if ":" in peer else peer
+        lines += b"forwarded: %b, for=%b\r\n" % (joined(headers, b"forwarded"), node.encode())
+    if b"x-real-ip" in fields:
+        lines += b"x-real-ip: %b\r\n" % fields[b"x-real-ip"]
+    return lines

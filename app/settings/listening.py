@@ -1,9 +1,28 @@
-"""Whether an address is the one that this program listens on."""
+"""Where this program listens, and who can reach it there."""
 
+import os
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
+
+
+PUBLISH = "BALANCER_PUBLISH"
+"""Where compose publishes the port on the host: the container itself listens everywhere."""
+
+
+def reached_at(listening: str) -> str | None:
+    """Return the host where others than this machine reach a socket; None where they do not."""
+    published = os.environ.get(PUBLISH)
+    host = listening if published is None else _published_host(published)
+    addresses = _addresses(host)
+    return None if addresses and all(address.is_loopback for address in addresses) else host
+
+
+def _published_host(published: str) -> str:
+    """Read the host of `18000`, `10.0.0.1:18000` or `[::1]:18000`."""
+    host = published.rpartition(":")[0].strip("[]")
+    return host or "0.0.0.0"  # noqa: S104 - it is read, not bound
 
 
 def is_own(listening: str, host: str) -> bool:

@@ -1,6 +1,7 @@
 """What there is to set."""
 
 from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -22,8 +23,9 @@ from app.keys.key_ring import Key, KeyRing
 from app.routing.fleet import Fleet
 from app.settings.api_key import ApiKeySettings, unlike
 from app.settings.key_file import ApiKeys, read_key_file, readable
-from app.settings.listening import is_own
+from app.settings.listening import is_own, reached_at
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
+from app.settings.open_endpoints import BELOW, OpenEndpoint
 from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
@@ -155,6 +157,25 @@ class Settings(BaseSettings):
         description="Key for the monitor page, the metrics and the like where there are API keys, "
         "and for what changes something, such as draining a server; without it none is allowed.",
         examples=["a-long-random-text"],
+    )
+
+    insecure: bool = Field(
+        default=False,
+        description="Do not warn that others than this machine can use every model, as no keys "
+        "are set.",
+    )
+    metrics_key: SecretStr | None = Field(
+        default=None,
+        min_length=8,
+        description="Key for `/metrics` and `/llmhealth-targets` alone, for Prometheus; once it is "
+        "set they need it, or the admin key.",
+        examples=["another-long-random-text"],
+    )
+    open_endpoints: Annotated[dict[OpenEndpoint, Networks], BeforeValidator(from_json)] = Field(
+        default={},
+        description="Endpoints of the balancer's own that need no key from some networks, by the "
+        "address of the connection itself, whatever a proxy says.",
+        examples=[{"/metrics": ["10.0.0.0/8"]}],
     )
 
     pass_control: bool = Field(
@@ -319,7 +340,22 @@ class Settings(BaseSettings):
     def key_ring(self) -> KeyRing:
         """Build what knows the clients' keys."""
         admin_key = self.admin_key.get_secret_value() if self.admin_key else None
-        return KeyRing(self.keys(), admin_key, required=self.needs_key)
+        metrics_key = self.metrics_key.get_secret_value() if self.metrics_key else None
+        return KeyRing(self.keys(), admin_key, metrics_key=metrics_key, required=self.needs_key)
+
+    def opened(self) -> dict[str, list[IPv4Network | IPv6Network]]:
+        """Return from which networks a path needs no key."""
+        return {
+            path: [ip_network(text) for text in networks]
+            for endpoint, networks in self.open_endpoints.items()
+            for path in (endpoint, *BELOW.get(endpoint, ()))
+        }
+
+    def open_at(self) -> str | None:
+        """Return the host where anybody on the network may use every model; None for nowhere."""
+        if self.needs_key or self.insecure or not self.servers:
+            return None
+        return reached_at(self.host)
 
     @property
     def passes_control(self) -> bool:

@@ -96,6 +96,21 @@ def front_kept(client: str, text: int, character: int) -> None:
     log.info("prompt.front_kept", client=client, text=text, character=character)
 
 
+def open_to_all(host: str) -> None:
+    """Log that nobody needs a key at an address that others can reach, and what ends that."""
+    structlog.get_logger(__name__).warning(
+        "keys.none",
+        host=host,
+        hint="anybody there may use every model: set BALANCER_API_KEYS (`llama-balancer key new "
+        "NAME` prints the line) and BALANCER_ADMIN_KEY, or BALANCER_INSECURE=true",
+    )
+
+
+def wrong_key(address: str, tries: int) -> None:
+    """Log that an address has shown wrong keys, and how many since the last such line."""
+    structlog.get_logger(__name__).warning("key.wrong", address=address, tries=tries)
+
+
 def server_changed(backend: Backend, before: Status) -> None:
     """Log that a server's status has changed, from `before`; not that it is merely busy."""
     changed = backend.changed

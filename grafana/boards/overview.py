@@ -257,7 +257,9 @@ OVERVIEW = Dashboard(
                         "{{key}}": or_none(
                             rate("key_tokens_total", 'kind!="cached"', by="key"), "key"
                         ),
-                        "estimated": rate("key_tokens_estimated_total"),
+                        "{{key}}, estimated": or_none(
+                            rate("key_tokens_estimated_total", by="key"), "key"
+                        ),
                     },
                 ),
                 Panel(

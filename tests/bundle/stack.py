@@ -60,6 +60,7 @@ class Stack:
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"llama-balancer-test-{os.getpid()}",
             "VERSION": "test",
+            "BALANCER_METRICS_KEY": "metrics-0123456789",
         }
 
     def compose(self, *command: str) -> "subprocess.CompletedProcess[str]":

@@ -13,8 +13,14 @@ from fastapi import FastAPI
 
 from app.apis.rewrites import Rewrites
 from app.control import admin
+from app.control.access import Access
 from app.control.explain import explain
+from app.control.login import LoginPage
+from app.control.session import Sessions
+from app.downstream.asgi import App
 from app.downstream.forwarded import Origin
+from app.keys.key_ring import KeyRing
+from app.keys.wrong_keys import WrongKeys
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
@@ -30,6 +36,13 @@ LONG = "All work and no play. " * 40
 CHAT = {"model": "m", "messages": [{"role": "user", "content": LONG}]}
 
 
+def _with_state(app: App) -> App:
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "state": {}}, receive, send)
+
+    return serve
+
+
 class House:
     """A balancer of two servers, and a client of its routes."""
 
@@ -43,13 +56,19 @@ class House:
             explain=lambda *request: explain(self.balancer, read(*request).ask, 1000.0),
             drain=lambda server, on: self.balancer.drain(server, on=on),
             servers=lambda: self.balancer.fleet.servers,
-            origin=Origin([ip_network("127.0.0.1")]),
-            admin_key=admin_key,
             max_body_bytes=10_000,
         )
         control = FastAPI()
         control.include_router(routes)
-        transport = httpx.ASGITransport(control)
+        access = Access(
+            KeyRing([], admin_key),
+            Sessions(admin_key),
+            Origin([ip_network("127.0.0.1")]),
+            WrongKeys(lambda *_: None),
+            LoginPage(),
+            {},
+        )
+        transport = httpx.ASGITransport(_with_state(access.guarded(control)))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://balancer")
 
     def ask(self) -> Ask:

@@ -94,8 +94,9 @@ def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
         window.sent = [];
         window.prompt = () => 'opensesame';
         window.fetch = async (url, options) => {
-            sent.push([url, options.method, options.headers.authorization]);
-            return { ok: true };
+            const key = options.headers.authorization;
+            if (key) sent.push([url, options.method, key]);
+            return { ok: !!key, status: key ? 200 : 401 };
         };
         for (const button of [...document.querySelectorAll('button')].slice(0, 2)) button.click();
     """)
@@ -119,6 +120,17 @@ def test_without_servers_the_page_says_how_to_configure_them(page: Page) -> None
 
     assert "BALANCER_SERVERS" in page.text()
     assert "In flight" not in page.text()
+
+
+def test_the_page_warns_where_anybody_on_the_network_may_use_every_model(page: Page) -> None:
+    warning = "Anybody on the network may use every model"
+    page.show(BUSY)
+    assert warning not in page.text()
+
+    page.show({**BUSY, "snapshot": {**BUSY["snapshot"], "open_at": "0.0.0.0"}})
+
+    assert warning in page.text()
+    assert "BALANCER_ADMIN_KEY" in page.text()
 
 
 def test_hostile_names_are_text_and_run_nothing(page: Page) -> None:
@@ -166,13 +178,21 @@ def test_the_page_finds_back_after_the_stream_broke(page: Page) -> None:
     assert page.browser.evaluate("return document.title") == "llama-balancer"
 
 
-def test_a_browser_that_has_the_admin_key_as_its_password_sees_the_page_live(page: Page) -> None:
+def test_who_logs_in_sees_the_page_live_drains_without_a_key_and_logs_out(page: Page) -> None:
     server = {"addr": "http://127.0.0.1", "model_port": free_port()}
     keys = {"api_keys": '{"alice": "sk-alice-0123456789"}', "admin_key": "admin-0123456789"}
     with balancer({"kept-close": server}, {".*": ["kept-close"]}, ready=False, **keys) as running:
-        entered = running.url.replace("http://", "http://me:admin-0123456789@")
-        page.browser.open(entered + "/llmhealth-monitor")
+        window = page.browser
+        window.open(running.url + "/llmhealth-monitor")
+        for key, sign in (("wrong-0123456789", "not the admin key"), ("admin-0123456789", "close")):
+            window.evaluate(f"document.getElementById('key').value = '{key}'")
+            window.evaluate("document.querySelector('button').click()")
+            window.wait_until(f"document.body.innerText.includes('{sign}')")
 
-        page.browser.wait_until(LIVE)
-        page.browser.wait_until("document.body.innerText.includes('kept-close')")
-        page.browser.open("about:blank")
+        window.wait_until(LIVE)
+        window.evaluate("[...document.querySelectorAll('.card button')][0].click()")
+        window.wait_until("document.body.innerText.includes('drains')")
+        assert window.evaluate("return document.cookie") == ""
+        window.evaluate("document.querySelector('header button').click()")
+        window.wait_until("document.getElementById('key') !== null")
+        window.open("about:blank")

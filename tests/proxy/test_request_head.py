@@ -54,6 +54,23 @@ async def test_a_trusted_proxys_word_about_the_origin_is_passed_on_with_ours() -
     assert [x["x-forwarded-for"] for x in seen] == ["1.2.3.4, 127.0.0.1", "127.0.0.1"]
 
 
+async def test_other_words_about_the_origin_are_passed_on_for_trusted_proxies_alone() -> None:
+    seen: list[Message] = []
+    request = get(
+        b"/x", b"x-real-ip: 1.2.3.4", b"forwarded: for=1.2.3.4", b"forwarded: for=5.6.7.8"
+    )
+    async with listening(answering(ok(), seen)) as port:
+        async with relaying(port, trusted=("127.0.0.0/8",)) as stack:
+            await stack.ask(request)
+        async with relaying(port) as stack:
+            await stack.ask(request)
+
+    believed, not_believed = (dict(message.headers) for message in seen)
+    assert believed["x-real-ip"] == "1.2.3.4"
+    assert believed["forwarded"] == "for=1.2.3.4, for=5.6.7.8, for=127.0.0.1"
+    assert {"x-real-ip", "forwarded"}.isdisjoint(not_believed)
+
+
 async def test_lines_about_the_origin_are_read_and_passed_on_as_the_one_that_they_make_up() -> None:
     seen: list[Message] = []
     request = get(b"/x", b"x-forwarded-for: 1.2.3.4", b"x-forwarded-for: 127.0.0.2, 127.0.0.3")

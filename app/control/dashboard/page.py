@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import structlog
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
 
@@ -17,10 +17,38 @@ import app
 
 HERE = Path(__file__).parent
 
+MONITOR = "/llmhealth-monitor"
+
 MOST_PINS = 200
 """How many pins the page shows, the newest: ten thousand would take the loop half a second."""
 
 log = structlog.get_logger(__name__)
+
+
+class Template:
+    """A self-contained page, and a policy that lets nothing else run in it."""
+
+    def __init__(self, name: str, script: str = "") -> None:
+        self._style = _static("monitor.css")
+        self._script = _static(script) if script else ""
+        templates = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
+        self._template = templates.get_template(name)
+        self.headers = {
+            "cache-control": "no-cache",
+            "content-security-policy": (
+                f"default-src 'none'; style-src '{_digest(self._style)}'; "
+                f"script-src '{_digest(self._script)}'; connect-src 'self'; img-src data:; "
+                "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+            ),
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+        }
+
+    def render(self, **facts: object) -> str:
+        """Write the page."""
+        return self._template.render(
+            style=self._style, script=self._script, version=app.__version__, **facts
+        )
 
 
 class Feed:
@@ -69,25 +97,24 @@ def routes(
     stats: Callable[[], dict[str, object]],
     stopping: asyncio.Event,
     *,
+    has_session: Callable[[Request], bool] = lambda _: False,
     interval: float = 1.0,
 ) -> APIRouter:
-    """Build the page and its stream; `stopping` ends the streams, `interval` is in seconds."""
+    """Build the page and its stream; `stopping` ends the streams, `interval` is in seconds.
+
+    `has_session` tells whether a browser has logged in: then it can log out again.
+    """
     router = APIRouter()
-    page, policy = _page()
-    headers = {
-        "cache-control": "no-cache",
-        "content-security-policy": policy,
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff",
-    }
+    template = Template("monitor.html", "monitor.js")
+    pages = {session: template.render(session=session) for session in (True, False)}
     feed = Feed(snapshot, stats, stopping, interval)
 
-    @router.api_route("/llmhealth-monitor", methods=["GET", "HEAD"])
-    async def monitor() -> HTMLResponse:
+    @router.api_route(MONITOR, methods=["GET", "HEAD"])
+    async def monitor(request: Request) -> HTMLResponse:
         """Show the state to people."""
-        return HTMLResponse(page, headers=headers)
+        return HTMLResponse(pages[has_session(request)], headers=template.headers)
 
-    @router.get("/llmhealth-monitor/events")
+    @router.get(f"{MONITOR}/events")
     async def events() -> StreamingResponse:
         """Stream to the page what is new; a proxy in front of us must not hold it back."""
         return StreamingResponse(
@@ -99,20 +126,8 @@ def routes(
     return router
 
 
-def _page() -> tuple[str, str]:
-    """Render the page, self-contained, and the policy that lets nothing else run in it."""
-    style = (HERE / "static" / "monitor.css").read_text("utf-8")
-    script = (HERE / "static" / "monitor.js").read_text("utf-8")
-    templates = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
-    page = templates.get_template("monitor.html").render(
-        style=style, script=script, version=app.__version__
-    )
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-    return page, policy
+def _static(name: str) -> str:
+    return (HERE / "static" / name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:

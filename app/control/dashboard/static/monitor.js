@@ -125,16 +125,18 @@ function drainButton(card, backend, allowed) {
   button.title = backend.draining ? "" : "No new requests; those in flight go on";
 }
 
+/* Who has logged in needs no key; where nobody has to, an order needs it all the same. */
 async function drain(name, method) {
-  const key = sessionStorage.getItem("key") || prompt("BALANCER_ADMIN_KEY");
-  if (!key) return;
-  const headers = { authorization: `Bearer ${key}` };
-  const answer = await fetch(`/llmhealth-drain/${encodeURIComponent(name)}`, { method, headers });
-  if (answer.ok) sessionStorage.setItem("key", key);
-  else {
+  const order = (headers) => fetch(`/llmhealth-drain/${encodeURIComponent(name)}`, { method, headers });
+  let key = sessionStorage.getItem("key");
+  let answer = await order(key ? { authorization: `Bearer ${key}` } : {});
+  if (answer.status === 401) {
     sessionStorage.removeItem("key");
-    alert((await answer.json()).error.message);
+    if (!(key = prompt("BALANCER_ADMIN_KEY"))) return;
+    answer = await order({ authorization: `Bearer ${key}` });
+    if (answer.ok) sessionStorage.setItem("key", key);
   }
+  if (!answer.ok) alert((await answer.json()).error.message);
 }
 
 const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone" };
@@ -306,6 +308,7 @@ const placed = (lease) => (lease.slot === null ? lease.server : `${lease.server}
 function show({ snapshot, stats }) {
   const configured = snapshot.backends.length > 0;
   $("empty").hidden = configured;
+  $("open").hidden = !snapshot.open_at;
   for (const id of ["totals", "servers-part", "traffic", "leases-part", "decisions-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
   keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
@@ -335,6 +338,7 @@ function show({ snapshot, stats }) {
 
 /* The stream, which the browser opens again by itself */
 
+let events;
 let heard = 0;
 
 function state(name, text) {
@@ -343,13 +347,27 @@ function state(name, text) {
   document.title = name === "live" ? "llama-balancer" : `(${text}) llama-balancer`;
 }
 
-const events = new EventSource("/llmhealth-monitor/events");
-events.onmessage = (event) => {
-  heard = Date.now();
-  show(JSON.parse(event.data));
-  state("live", `live · ${new Date().toLocaleTimeString()}`);
-};
-events.onerror = () => state("lost", "reconnecting");
+function listen() {
+  events = new EventSource("/llmhealth-monitor/events");
+  events.onmessage = (event) => {
+    heard = Date.now();
+    show(JSON.parse(event.data));
+    state("live", `live · ${new Date().toLocaleTimeString()}`);
+  };
+  events.onerror = () => {
+    state("lost", "reconnecting");
+    // After an error's status browsers do not try again: the session is over, or we start.
+    if (events.readyState === EventSource.CLOSED) setTimeout(again, 3000);
+  };
+}
+
+async function again() {
+  const answer = await fetch(location.pathname, { method: "HEAD" }).catch(() => null);
+  if (answer && answer.status === 401) location.reload();
+  else listen();
+}
+
+listen();
 setInterval(() => {
   if (heard && Date.now() - heard > 10000) state("lost", `no news for ${age((Date.now() - heard) / 1000)}`);
 }, 1000);
