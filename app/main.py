@@ -33,9 +33,11 @@ from app.downstream import asgi
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
 from app.downstream.forwarded import Origin
+from app.downstream.hosts import Hosts
 from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
+from app.proxy.cors import Cors
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
 from app.proxy.queue import RequestQueue
@@ -139,6 +141,8 @@ def create_app(
         prompts=settings.affinity == "prompt",
     )
     open_at = settings.open_at()
+    hosts = Hosts(settings.allowed_hosts)
+    cors = Cors(settings.origins())
     keys = settings.key_ring()
     wrong_keys = WrongKeys(logs.wrong_key)
     sessions = Sessions(settings.admin_key.get_secret_value() if settings.admin_key else None)
@@ -161,6 +165,8 @@ def create_app(
         keepalive=settings.stream_keepalive,
         keys=keys,
         wrong_keys=wrong_keys,
+        hosts=hosts,
+        cors=cors,
         forwarding=settings.forwarding(),
     )
 
@@ -251,7 +257,9 @@ def create_app(
     connections = Connections(
         settings.max_connections, settings.max_connections_per_client, origin.trusts
     )
-    access = Access(keys, sessions, origin, wrong_keys, login_page, settings.opened())
+    access = Access(
+        keys, sessions, origin, wrong_keys, login_page, settings.opened(), hosts=hosts, cors=cors
+    )
     guarded = asgi.handler(access.guarded(control))
     return App(Dispatch(guarded, proxy, own), control, connections)
 

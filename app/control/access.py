@@ -13,8 +13,10 @@ from app.control.login import LOGIN, LOGOUT, LoginPage
 from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.asgi import App
 from app.downstream.forwarded import Network, Origin
+from app.downstream.hosts import Hosts
 from app.keys.key_ring import Key, KeyRing
 from app.keys.wrong_keys import WrongKeys
+from app.proxy.cors import Cors, Headers
 from app.proxy.headers import joined
 
 OPEN = frozenset({"/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
@@ -49,7 +51,12 @@ class Access:
         wrong_keys: WrongKeys,
         page: LoginPage,
         opened: Mapping[str, Iterable[Network]],
+        *,
+        hosts: Hosts | None = None,
+        cors: Cors | None = None,
     ) -> None:
+        self._hosts = hosts or Hosts()
+        self._cors = cors or Cors()
         self._keys = keys
         self._sessions = sessions
         self._origin = origin
@@ -67,6 +74,9 @@ class Access:
             scope["state"]["address"] = address = self._origin.client(peer, chain or None)
             key = self._keys.find(headers)
             scope["state"]["key"] = key
+            if scope["path"] in CLIENTS and b"origin" in headers:
+                granted = self._cors.grant(headers[b"origin"], headers.get(b"host", b""))
+                send = _granting(send, granted)
             refusal = self._refusal(scope["method"], scope["path"], headers, peer, key)
             if refusal is None:
                 await app(scope, receive, send)
@@ -81,6 +91,10 @@ class Access:
         self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str, key: Key | None
     ) -> Response | None:
         """Return what answers a request that is not allowed; None for one that is."""
+        host = headers.get(b"host", b"")
+        if path not in OPEN and not self._hosts.allow(host):
+            name = host.decode("latin-1")
+            return error_response(403, f'"{name}" is no name of ours: BALANCER_ALLOWED_HOSTS')
         if self._is_open(path, peer):
             return None
         if path in CLIENTS:
@@ -123,3 +137,14 @@ class Access:
         if key is not None:
             return error_response(403, "this needs the admin key")
         return error_response(401, "this needs `Authorization: Bearer` and BALANCER_ADMIN_KEY")
+
+
+def _granting(send: Any, granted: Headers) -> Any:
+    """Return what sends a response that a page may read."""
+
+    async def send_on(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *granted]
+        await send(message)
+
+    return send_on

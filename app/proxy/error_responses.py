@@ -130,6 +130,19 @@ def key_busy(name: str, wait: float) -> ErrorResponse:
     return ErrorResponse(429, "rate_limit_error", message, "rejected", retry, "key_limit")
 
 
+def host_closed(host: bytes) -> ErrorResponse:
+    """Respond to a request by a name that is not known to be ours."""
+    message = f'"{host.decode("latin-1")}" is no name of this balancer: BALANCER_ALLOWED_HOSTS'
+    return ErrorResponse(403, "permission_error", message, "client_error", _CLOSE)
+
+
+def origin_closed(origin: bytes) -> ErrorResponse:
+    """Respond to a page of a site that may not ask for models."""
+    page = origin.decode("latin-1")[:256]
+    message = f'pages of "{page}" may not use models here: BALANCER_CORS_ORIGINS'
+    return ErrorResponse(403, "permission_error", message, "client_error", _CLOSE)
+
+
 def model_closed(model: str) -> ErrorResponse:
     """Respond to a request for a model that the client's key does not allow."""
     message = f'this API key does not allow the model "{model}"'

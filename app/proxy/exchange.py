@@ -20,6 +20,7 @@ from app.keys.allowance import Allowance
 from app.keys.key_ring import Key
 from app.proxy import error_responses
 from app.proxy.buffer import Buffer
+from app.proxy.cors import Headers
 from app.proxy.error_responses import ErrorResponse
 from app.proxy.headers import (
     UNBUFFERED,
@@ -116,6 +117,7 @@ class Exchange:
     __slots__ = (
         "_allowance",
         "_client",
+        "_cors",
         "_dialling",
         "_edits",
         "_events",
@@ -154,13 +156,16 @@ class Exchange:
         client: ClientConnection,
         fields: Fields,
         record: Record,
+        cors: Headers | None = None,
     ) -> None:
+        """`cors` is what lets a page of another site read the response; None for no page."""
         self.state = State.READING
         self._shared = shared
         self._request = request
         self._client = client
         self._fields = fields
         self._record = record
+        self._cors = cors
         self._model_request: ModelRequest | UnroutedRequest | None = None
         """What may have to be sent once more, until a response begins."""
         self._out = b""
@@ -430,6 +435,7 @@ class Exchange:
             (b"content-type", self._events.dialect.stream_type),
             (b"x-request-id", self._record.id.encode()),
             *UNBUFFERED,
+            *(self._cors or ()),
         ]
         self._client.start(200, headers, piece)
 
@@ -606,6 +612,9 @@ class Exchange:
         pool = self._pool
         assert pool is not None
         headers = response_headers(head.status, head.headers, base=pool.base, whole=whole)
+        if self._cors is not None:  # in place of the server's own
+            headers = [pair for pair in headers if not pair[0].startswith(b"access-control-")]
+            headers.extend(self._cors)
         headers.append((b"x-request-id", self._record.id.encode()))
         headers.extend(self._route())
         return headers
@@ -709,6 +718,12 @@ class Exchange:
             self.on_failed(error)
         return True
 
+    def grant(self, headers: Headers) -> None:
+        """End with a browser's question answered."""
+        self._record.status = 204
+        self._client.respond(204, list(headers), b"")
+        self._end("success")
+
     def refuse_later(self, response: ErrorResponse, seconds: float) -> None:
         """End with an error response in some seconds; what comes until then is not looked at."""
         self.state = State.REFUSED
@@ -728,6 +743,7 @@ class Exchange:
                 (b"x-request-id", record.id.encode()),
                 *self._route(),
                 *response.headers,
+                *(self._cors or ()),
             ]
             client.respond(response.status, headers, response.body(dialect))
         elif self.state is not State.RESPONDING:  # life was shown

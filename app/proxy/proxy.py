@@ -14,15 +14,19 @@ from app.apis.endpoints import APIS, CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
+from app.downstream.hosts import Hosts
 from app.keys.key_ring import KeyRing
 from app.keys.priority import HEADER, lowered
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
+from app.proxy.cors import Cors, Headers, is_preflight
 from app.proxy.error_responses import (
     ErrorResponse,
     bad_request,
     control_closed,
+    host_closed,
     loop_detected,
+    origin_closed,
     path_closed,
     unauthorized,
 )
@@ -75,9 +79,13 @@ class Proxy:
         keepalive: float = 0.0,
         keys: KeyRing | None = None,
         wrong_keys: WrongKeys | None = None,
+        hosts: Hosts | None = None,
+        cors: Cors | None = None,
         forwarding: Collection[str] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
+        self._hosts = hosts or Hosts()
+        self._cors = cors or Cors()
         self._wrong_keys = wrong_keys or WrongKeys(lambda *_: None)
         self._balancer = balancer
         self._origin = origin
@@ -116,13 +124,18 @@ class Proxy:
         )
         in_flight = self._shared.in_flight
         in_flight[record.endpoint] = in_flight.get(record.endpoint, 0) + 1
-        exchange = Exchange(self._shared, request, client, fields, record)
+        cors: Headers | None = None
+        if b"origin" in fields:
+            cors = self._cors.grant(fields[b"origin"], fields.get(b"host", b""))
+        exchange = Exchange(self._shared, request, client, fields, record, cors)
         looped = None
         if b"via" in fields or HOPS in fields:
             looped = self._loops.found(headers, fields.get(HOPS))
         if looped is not None:
             log.warning("loop.detected", server=looped, id=record.id)
             exchange.refuse(loop_detected(looped))
+        elif cors and is_preflight(request.method, fields):
+            exchange.grant(self._cors.preflight(fields))
         elif (refusal := self._refusal(request, fields, record, works=works)) is not None:
             if refusal.status == 401 and self._keys.shown(fields):
                 exchange.refuse_later(
@@ -141,6 +154,11 @@ class Proxy:
     ) -> ErrorResponse | None:
         """Tell why a client may not ask for this, before its body is read."""
         keys, key = self._keys, None
+        host = fields.get(b"host", b"")
+        if not self._hosts.allow(host):
+            return host_closed(host)
+        if b"origin" in fields and not self._is_harmless(request, fields):
+            return origin_closed(fields[b"origin"])
         if keys.required:
             record.key = key = keys.find(fields)
             if key is None:
@@ -156,6 +174,12 @@ class Proxy:
             return None
         key = key or keys.find(fields)
         return None if key is not None and key.admin else control_closed()
+
+    def _is_harmless(self, request: Request, fields: Fields) -> bool:
+        """Whether a page may ask for this, or it changes nothing and the page cannot read it."""
+        if request.method in SAFE and request.method != "OPTIONS" and b"upgrade" not in fields:
+            return True
+        return self._cors.allows(fields[b"origin"], fields.get(b"host", b""))
 
     def _is_limited_by_model(self, request: Request, fields: Fields) -> bool:
         """Whether a request can reach no model but the one that it names, or none at all."""

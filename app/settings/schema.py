@@ -30,9 +30,11 @@ from app.settings.paths import RoutedPaths
 from app.settings.server import ServerSettings
 from app.settings.values import (
     USERNAME_PATTERN,
+    HostName,
     ModelPattern,
     Names,
     Networks,
+    Origin,
     Percent,
     Port,
     Seconds,
@@ -176,6 +178,21 @@ class Settings(BaseSettings):
         description="Endpoints of the balancer's own that need no key from some networks, by the "
         "address of the connection itself, whatever a proxy says.",
         examples=[{"/metrics": ["10.0.0.0/8"]}],
+    )
+
+    allowed_hosts: Annotated[tuple[HostName, ...], BeforeValidator(listed)] = Field(
+        default=(),
+        description="Names by which clients may call the balancer, besides addresses, names "
+        "without a dot, those of private networks such as `.local` and `.internal`, and this "
+        "machine's own. `*.example.com` and `*` are possible.",
+        examples=[["llm.example.com"]],
+    )
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(listed)] = Field(
+        default=(),
+        description="Pages of which sites may ask for models, such as `https://chat.example.com` "
+        "or `https://*.example.com`; `*` for all. If not set, all where there are API keys, else "
+        "those of this machine and of applications.",
+        examples=[["https://chat.example.com"]],
     )
 
     pass_control: bool = Field(
@@ -356,6 +373,10 @@ class Settings(BaseSettings):
         if self.needs_key or self.insecure or not self.servers:
             return None
         return reached_at(self.host)
+
+    def origins(self) -> tuple[str, ...]:
+        """Return which pages may ask for models: with keys any, since a page has none by itself."""
+        return self.cors_origins or (("*",) if self.needs_key else ())
 
     @property
     def passes_control(self) -> bool:

@@ -88,6 +88,18 @@ def _username_pattern(pattern: str) -> str:
     return pattern
 
 
+def _host_name(text: str) -> str:
+    if not re.fullmatch(r"\*|(?:\*\.)?[\w-]+(?:\.[\w-]+)*\.?", text):
+        raise mistake(f'"{text}" is no host\'s name', ["llm.example.com"])
+    return text
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", text.lower()):
+        raise mistake(f'"{text}" is no origin', ["https://chat.example.com"])
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -97,4 +109,6 @@ ModelPattern = Annotated[str, AfterValidator(_model_pattern)]
 Names = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
 Network = Annotated[str, AfterValidator(_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
+HostName = Annotated[str, AfterValidator(_host_name)]
+Origin = Annotated[str, AfterValidator(_origin)]
 UsernamePattern = Annotated[str, AfterValidator(_username_pattern)]
