@@ -1,4 +1,7 @@
-"""Paths of model servers that change what a server holds, loads or is, not what it generates."""
+"""Paths of model servers that change what a server holds, loads or is, not what it generates.
+
+With them go those that tell what other clients ask.
+"""
 
 import posixpath
 import re
@@ -18,6 +21,7 @@ class ControlPath(NamedTuple):
 CONTROL: Final[dict[str, tuple[ControlPath, ...]]] = {
     # https://github.com/ggml-org/llama.cpp/tree/master/tools/server
     "llama.cpp": (
+        ControlPath("/slots"),  # older ones tell the prompts that are at work
         ControlPath("/slots/"),
         ControlPath("/props", readable=True),
         ControlPath("/lora-adapters", readable=True),
@@ -27,6 +31,9 @@ CONTROL: Final[dict[str, tuple[ControlPath, ...]]] = {
     # https://github.com/mostlygeek/llama-swap
     "llama-swap": (
         ControlPath("/unload"),
+        ControlPath("/logs"),
+        ControlPath("/logs/"),
+        ControlPath("/api/events"),
         ControlPath("/upstream/"),
         ControlPath("/api/models/unload"),
         ControlPath("/api/models/unload/"),

@@ -8,6 +8,8 @@ from app.apis.endpoints import APIS
 ORDERS = {
     "llama.cpp": [
         ("POST", "/slots/0"),
+        ("GET", "/slots"),
+        ("GET", "/logs/stream"),
         ("POST", "/props"),
         ("POST", "/lora-adapters"),
         ("POST", "/models/load"),
@@ -32,7 +34,7 @@ ORDERS = {
     "lmstudio": [("POST", "/api/v1/models/load"), ("POST", "/api/v1/models/unload")],
 }
 READ = [
-    *("/slots", "/props", "/lora-adapters", "/models", "/running", "/api/tags", "/api/ps"),
+    *("/props", "/lora-adapters", "/models", "/running", "/api/tags", "/api/ps"),
     *("/v1/models", "/api/v1/models", "/", "/health", "/metrics"),
 ]
 

@@ -23,8 +23,8 @@ ASKED = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}
 
 async def reflects(visit: Visit, message: Message) -> bytes | None:
     """Answer as servers do that let every page in."""
-    own = (b"access-control-allow-origin: https://evil.example",)
-    own += (b"access-control-allow-credentials: true",)
+    origin = b"access-control-allow-origin: https://evil.example"
+    own = (origin, b"access-control-allow-credentials: true")
     return ok(b'{"choices":[]}', b"content-type: application/json", *own)
 
 
