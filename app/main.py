@@ -25,10 +25,10 @@ from app.control.access import Access
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
-from app.control.key_file import KeyFile
 from app.control.login import LoginPage
 from app.control.session import Sessions
 from app.control.snapshot import SnapshotJson, snapshot
+from app.control.watched_files import WatchedFiles
 from app.downstream import asgi
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
@@ -62,6 +62,8 @@ class App:
     handler: Handler
     lifespan: FastAPI
     connections: Connections
+    watched: list[WatchedFiles]
+    """Files that are read again while it runs."""
 
 
 def create_app(
@@ -140,6 +142,13 @@ def create_app(
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
     )
+    watched: list[WatchedFiles] = []
+    if settings.api_keys_file is not None:
+        watched.append(
+            WatchedFiles(
+                "keys", [settings.api_keys_file], lambda: keys.replace(list(settings.keys()))
+            )
+        )
     open_at = settings.open_at()
     hosts = Hosts(settings.allowed_hosts)
     cors = Cors(settings.origins())
@@ -176,9 +185,7 @@ def create_app(
         balancer.await_answers()
         prober.start()
         watching = [asyncio.create_task(meters.watch_event_loop(), name="event loop lag")]
-        if settings.api_keys_file is not None:
-            key_file = KeyFile(settings.api_keys_file, keys, settings.keys)
-            watching.append(asyncio.create_task(key_file.watch(), name="keys"))
+        watching += [asyncio.create_task(files.watch(), name="files") for files in watched]
         try:
             yield
         finally:
@@ -261,7 +268,7 @@ def create_app(
         keys, sessions, origin, wrong_keys, login_page, settings.opened(), hosts=hosts, cors=cors
     )
     guarded = asgi.handler(access.guarded(control))
-    return App(Dispatch(guarded, proxy, own), control, connections)
+    return App(Dispatch(guarded, proxy, own), control, connections, watched)
 
 
 def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
@@ -289,7 +296,13 @@ def serve(settings: Settings) -> None:
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    if (certificate := settings.certificate) is not None:
+        uvicorn_config.load()
+        renew = functools.partial(certificate.load, uvicorn_config.ssl)
+        app.watched.append(WatchedFiles("certificate", [certificate.chain, certificate.key], renew))
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2"):  # Windows has none of them
         if (number := getattr(signal, name, None)) is not None:
             signal.signal(number, _ignored)

@@ -22,6 +22,7 @@ from app.apis.endpoints import CHAT_PATH
 from app.keys.key_ring import Key, KeyRing
 from app.routing.fleet import Fleet
 from app.settings.api_key import ApiKeySettings, unlike
+from app.settings.certificate import Certificate
 from app.settings.key_file import ApiKeys, read_key_file, readable
 from app.settings.listening import is_own, reached_at
 from app.settings.mistakes import DELIMITER, PREFIX, mistake
@@ -161,6 +162,17 @@ class Settings(BaseSettings):
         examples=["a-long-random-text"],
     )
 
+    tls_cert: Path | None = Field(
+        default=None,
+        description="A certificate in PEM, with those of its issuers behind it: clients then "
+        "connect by TLS. It is read again when it is renewed.",
+        examples=["/etc/llama-balancer/fullchain.pem"],
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="The certificate's key, in PEM and without a password.",
+        examples=["/etc/llama-balancer/privkey.pem"],
+    )
     insecure: bool = Field(
         default=False,
         description="Do not warn that others than this machine can use every model, as no keys "
@@ -329,10 +341,17 @@ class Settings(BaseSettings):
             settings = handler(data)
         except ValidationError as error:
             raise _together([*map(_again, error.errors()), *unknown]) from None
-        problems = [*unknown, *_loops(settings), *_twins(settings)]
+        problems = [*unknown, *_loops(settings), *_twins(settings), *_tls(settings)]
         if problems:
             raise _together(problems)
         return settings
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What clients see that connect by TLS; None where they do not."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return Certificate(self.tls_cert, self.tls_key)
 
     @property
     def needs_key(self) -> bool:
@@ -439,6 +458,19 @@ def _twins(settings: "Settings") -> Iterator[InitErrorDetails]:
         settings.all_keys()
     except PydanticCustomError as problem:
         yield InitErrorDetails(type=problem, loc=("api_keys_file",), input="")
+
+
+def _tls(settings: "Settings") -> Iterator[InitErrorDetails]:
+    """Find a certificate without its key, or one that cannot be used."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        missing = "tls_key" if settings.tls_key is None else "tls_cert"
+        problem = mistake("must be set where the other of certificate and key is")
+        yield InitErrorDetails(type=problem, loc=(missing,), input=None)
+    elif settings.certificate is not None:
+        try:
+            settings.certificate.load()
+        except ValueError as error:
+            yield InitErrorDetails(type=mistake(str(error)), loc=("tls_cert",), input=None)
 
 
 def _read(reader: Callable[[object], object], value: object) -> object:

@@ -361,7 +361,7 @@ async def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) ->
         await balancer.until(lambda: _is_refused(balancer, ALICE))
         assert await _status(balancer, SCRIPTS) == 200
         file.write_text("{")
-        await balancer.until(lambda: balancer.events("keys.unchanged"))
+        await balancer.until(lambda: balancer.events("files.refused"))
         assert await _status(balancer, SCRIPTS) == 200
         file.write_text("{}")
         await balancer.until(lambda: _is_refused(balancer, SCRIPTS))
@@ -389,7 +389,7 @@ async def test_a_key_that_is_taken_away_leaves_its_requests_to_end(tmp_path: Pat
         under_way = asyncio.create_task(balancer.ask(asking(ALICE)))
         await balancer.until(lambda: host.seen)
         file.write_text("{}")
-        await balancer.until(lambda: balancer.events("keys.changed"))
+        await balancer.until(lambda: balancer.events("files.changed"))
         assert (await balancer.ask(asking(ALICE))).status == 401
         let_go.set()
         assert (await under_way).status == 200

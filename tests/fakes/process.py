@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,15 +22,25 @@ PATIENCE = 20.0
 class Running:
     """A balancer that runs, and what can be asked of it from outside."""
 
-    def __init__(self, port: int, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
+    def __init__(
+        self,
+        port: int,
+        process: asyncio.subprocess.Process,
+        log: IO[bytes],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = port
+        self.tls = tls
         self.process = process
         self._log = log
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Visit]:
         """Open a connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+        name = None if self.tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, limit=1 << 24, ssl=self.tls, server_hostname=name
+        )
         try:
             yield Visit(reader, writer)
         finally:
@@ -105,14 +116,15 @@ async def balancing(
     ready: bool = True,
     tree: Path | None = None,
     log: int | None = None,
+    tls: ssl.SSLContext | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
 
     It may have been told to stop before. `ready`: wait until each server has listed its models.
     `tree`: where the program lies, if not here. `log`: where its log goes, if not into a file
-    that is read here. `settings` are the variables, in lower case and
-    without their prefix.
+    that is read here; `tls`: what it is connected to by. `settings` are the variables, in lower
+    case and without their prefix.
     """
     port = closed_port()
     written = {
@@ -134,7 +146,7 @@ async def balancing(
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "app", env=environment, stdout=output, stderr=output, cwd=tree
         )
-        running = Running(port, process, file)
+        running = Running(port, process, file, tls)
         try:
             await running.until(lambda: _answers(running))
             if ready:

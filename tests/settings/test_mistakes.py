@@ -93,6 +93,16 @@ def test_a_nested_name_that_is_wrong_beside_json_is_named_itself(environment: En
     assert line.startswith("BALANCER_SERVERS__PC1__REQUEST_MAX: must be greater than or equal to 1")
 
 
+def test_a_certificate_needs_its_key_and_must_be_one(environment: Environment) -> None:
+    (environment.folder / "cert.pem").write_text("no certificate")
+
+    assert only(environment, BALANCER_TLS_CERT="cert.pem").startswith("BALANCER_TLS_KEY: must be")
+    for file, problem in (("cert.pem", "no certificate"), ("gone.pem", "cannot be read")):
+        line = only(environment, BALANCER_TLS_CERT=file, BALANCER_TLS_KEY=file)
+        assert line.startswith("BALANCER_TLS_CERT: ")
+        assert problem in line
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -1,0 +1,64 @@
+"""Files that are read again when they change, without a restart."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from app.telemetry import logs
+
+INTERVAL = 1.0
+"""Seconds between two looks at the files."""
+
+log = structlog.get_logger(__name__)
+
+
+class WatchedFiles:
+    """Watches files, and has them read again where one of them changes.
+
+    `read` takes in what they hold now, or raises ValueError or OSError: files that cannot be
+    read, or have a mistake in them, change nothing, and that is told once. `name` is what they
+    hold.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], read: Callable[[], object]) -> None:
+        self._name = name
+        self._paths = tuple(paths)
+        self._read = read
+        self._seen = self._look()
+
+    async def watch(self) -> None:
+        """Look at the files again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001 - logged and counted
+                logs.task_failed(self._name)
+
+    def look(self) -> None:
+        """Read the files again if one has changed."""
+        seen = self._look()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        files = [str(path) for path in self._paths]
+        try:
+            self._read()
+        except (ValueError, OSError) as error:
+            log.warning("files.refused", what=self._name, files=files, error=str(error))
+        else:
+            log.info("files.changed", what=self._name, files=files)
+
+    def _look(self) -> list[tuple[int, ...]]:
+        """Return what is another where a file was written anew, or replaced."""
+        return [_state(path) for path in self._paths]
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
