@@ -44,6 +44,21 @@ def test_every_combination_of_files_is_valid(extra: tuple[str, ...]) -> None:
 
 
 @compose
+@pytest.mark.parametrize("proxy", ["caddy", "traefik"])
+def test_a_proxy_in_front_is_believed_and_is_the_only_one(proxy: str) -> None:
+    found = configuration("compose.yaml", f"docker/compose.{proxy}.yaml", DOMAIN="llm.example.com")
+    balancer, front = found["services"]["balancer"], found["services"][proxy]
+    [network] = found["networks"]["front"]["ipam"]["config"]
+
+    assert balancer["environment"]["BALANCER_ALLOWED_HOSTS"] == "llm.example.com"
+    trusted = balancer["environment"]["BALANCER_TRUSTED_PROXIES"].split(",")
+    assert trusted == ["127.0.0.0/8", "::1/128", network["subnet"]]
+    assert set(balancer["networks"]) == {"default", "front"}
+    assert set(front["networks"]) == {"front"}
+    assert [port["target"] for port in front["ports"]] == [80, 443]
+
+
+@compose
 def test_what_starts_without_a_profile_needs_no_gpu_and_no_demo() -> None:
     services = configuration("compose.yaml")["services"]
     always = {name for name, service in services.items() if not service.get("profiles")}
@@ -170,7 +185,7 @@ def test_what_changes_often_comes_last_in_the_image() -> None:
 
 
 def test_what_containers_mount_can_be_read_by_their_users() -> None:
-    for folder in (DOCKER / "prometheus", ROOT / "grafana"):
+    for folder in (*(DOCKER / n for n in ("caddy", "prometheus", "traefik")), ROOT / "grafana"):
         for path in [folder, *folder.rglob("*")]:
             wanted = 0o005 if path.is_dir() else 0o004
             assert path.stat().st_mode & wanted == wanted, path
