@@ -205,7 +205,7 @@ def create_app(
         batcher.flush()
         return stats.snapshot()
 
-    def state(most_pins: int | None = None) -> SnapshotJson:
+    def state(most: int | None = None) -> SnapshotJson:
         batcher.flush()
         return snapshot(
             balancer,
@@ -215,7 +215,7 @@ def create_app(
             changed_prompts=changed_prompts.worst(),
             may_drain=settings.admin_key is not None,
             open_at=open_at,
-            most_pins=most_pins,
+            most=most,
         )
 
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
@@ -233,7 +233,7 @@ def create_app(
             metrics_type=metrics.CONTENT_TYPE,
         ),
         page.routes(
-            lambda: state(page.MOST_PINS),
+            lambda: state(page.MOST_ROWS),
             counted,
             stopping or asyncio.Event(),
             has_session=lambda request: sessions.opens(dict(request.scope["headers"])),

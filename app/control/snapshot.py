@@ -1,5 +1,6 @@
 """The state of everything at one moment, for scripts and for the monitor page."""
 
+import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -26,15 +27,16 @@ def snapshot(
     changed_prompts: Sequence[SnapshotJson] = (),
     may_drain: bool = False,
     open_at: str | None = None,
-    most_pins: int | None = None,
+    most: int | None = None,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
     `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
-    key allows to drain servers, `open_at` where anybody may use every model. With `most_pins`,
-    only so many are described, the newest.
+    key allows to drain servers, `open_at` where anybody may use every model. With `most`, only
+    so many pins and leases are described, the newest pins and the oldest leases.
     """
     backends = list(balancer.backends())
+    leases = (lease for backend in backends for lease in backend.ledger.leases())
     fleet = balancer.fleet
     at = Calendar(balancer.now(), now)
     pins = balancer.pins()
@@ -48,7 +50,7 @@ def snapshot(
             "instance": pin.instance,
             "updated_at": at.iso(pin.at),
         }
-        for client, model, pin in pins[-(most_pins or len(pins)) :]
+        for client, model, pin in pins[-(most or len(pins)) :]
     ]
     return {
         "now": iso(now),
@@ -77,7 +79,7 @@ def snapshot(
         "sticky_count": len(pins),
         "sticky": sticky,
         "queue": waiting.snapshot(),
-        "leases": [_lease(lease, at) for backend in backends for lease in backend.ledger.leases()],
+        "leases": [_lease(lease, at) for lease in itertools.islice(leases, most)],
         "decisions": [_lease(lease, at) for lease in reversed(balancer.decisions)],
         "changed_prompts": list(changed_prompts),
     }

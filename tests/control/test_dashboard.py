@@ -78,6 +78,22 @@ async def test_the_state_is_read_once_for_all_who_watch() -> None:
     assert len(set(events)) == 1
 
 
+async def test_after_the_first_event_only_what_changed_is_told() -> None:
+    state = {"number": 1, "name": "a"}
+    feed = Feed(lambda: dict(state), lambda: {"total_requests": 3}, asyncio.Event(), 0.001)
+    stream = feed.events()
+    await anext(stream)
+
+    state["number"] = 2
+    told: list[dict[str, Any]] = []
+    while not any(one["snapshot"] for one in told):
+        told.append(json.loads((await anext(stream)).removeprefix(b"data: ")))
+
+    assert told[-1] == {"snapshot": {"number": 2}, "stats": {}}
+    late = json.loads((await anext(feed.events())).removeprefix(b"data: "))
+    assert late == {"snapshot": {"number": 2, "name": "a"}, "stats": {"total_requests": 3}}
+
+
 async def test_the_streams_end_when_the_server_stops() -> None:
     stopping = asyncio.Event()
     stream = Feed(State().snapshot, dict, stopping, 60.0).events()

@@ -19,8 +19,11 @@ HERE = Path(__file__).parent
 
 MONITOR = "/llmhealth-monitor"
 
-MOST_PINS = 200
-"""How many pins the page shows, the newest: ten thousand would take the loop half a second."""
+MOST_ROWS = 200
+"""How many pins and requests in flight the page shows: ten thousand take the loop half a second."""
+
+NO_NEWS = b": no news\n\n"
+"""A comment, which no page is told of."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,11 @@ class Template:
 
 
 class Feed:
-    """The present state as an event, written once for all who watch."""
+    """The present state as events, read and written once for all who watch.
+
+    The first event that somebody gets tells everything, the next ones what has changed since
+    the one before: parts of the snapshot and of the statistics.
+    """
 
     def __init__(
         self,
@@ -61,35 +68,59 @@ class Feed:
         stopping: asyncio.Event,
         interval: float,
     ) -> None:
-        self._snapshot = snapshot
-        self._stats = stats
+        self._sources = {"snapshot": snapshot, "stats": stats}
         self._stopping = stopping
         self._interval = interval
-        self._event = b""
-        self._written_at = -interval
+        self._round = 0
+        self._parts: dict[tuple[str, str], tuple[int, bytes]] = {}
+        """In which round each part was another than before, and how it is written."""
+        self._events: dict[int, bytes] = {}
+        """What tells the present state to those who know that of a round."""
+        self._read_at = -interval
 
     async def events(self) -> AsyncIterator[bytes]:
-        """Yield the state now, and again at every interval until the server stops."""
+        """Yield the state now, and what is new at every interval until the server stops."""
+        known = 0
         while not self._stopping.is_set():
-            yield self._present()
+            try:
+                self._read()
+                news = self._event(known) if self._parts else NO_NEWS
+                known = self._round
+            except Exception:
+                # The page shows that it is not up to date; the next event may be.
+                log.exception("monitor.failed")
+                news = NO_NEWS
+            yield news
             try:
                 async with asyncio.timeout(self._interval):
                     await self._stopping.wait()
             except TimeoutError:
                 continue
 
-    def _present(self) -> bytes:
+    def _read(self) -> None:
+        """Take note of what has changed, unless that was done just now."""
         now = asyncio.get_running_loop().time()
-        if now - self._written_at >= self._interval / 2:
-            self._written_at = now
-            try:
-                state = {"snapshot": self._snapshot(), "stats": self._stats()}
-                self._event = b"data: " + orjson.dumps(state) + b"\n\n"
-            except Exception:
-                # The page shows that it is not up to date; the next event may be.
-                log.exception("monitor.failed")
-                self._event = b": no news\n\n"
-        return self._event
+        if now - self._read_at < self._interval / 2:
+            return
+        self._read_at = now
+        state = {name: read() for name, read in self._sources.items()}
+        self._round += 1
+        self._events = {}
+        for name, parts in state.items():
+            for part, value in parts.items():
+                written = orjson.dumps(value)
+                if self._parts.get((name, part), (0, b""))[1] != written:
+                    self._parts[name, part] = self._round, written
+
+    def _event(self, known: int) -> bytes:
+        """Write what is new to those who know the state of a round."""
+        if known not in self._events:
+            news: dict[str, dict[str, orjson.Fragment]] = {name: {} for name in self._sources}
+            for (name, part), (changed, written) in self._parts.items():
+                if changed > known:
+                    news[name][part] = orjson.Fragment(written)
+            self._events[known] = b"data: " + orjson.dumps(news) + b"\n\n"
+        return self._events[known]
 
 
 def routes(

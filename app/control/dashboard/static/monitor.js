@@ -340,6 +340,7 @@ function show({ snapshot, stats }) {
 
 let events;
 let heard = 0;
+let known = {};
 
 function state(name, text) {
   $("live").dataset.state = document.body.dataset.state = name;
@@ -351,7 +352,9 @@ function listen() {
   events = new EventSource("/llmhealth-monitor/events");
   events.onmessage = (event) => {
     heard = Date.now();
-    show(JSON.parse(event.data));
+    const news = JSON.parse(event.data);  // parts that have changed; all of them at first
+    known = { snapshot: { ...known.snapshot, ...news.snapshot }, stats: { ...known.stats, ...news.stats } };
+    show(known);
     state("live", `live · ${new Date().toLocaleTimeString()}`);
   };
   events.onerror = () => {
