@@ -21,6 +21,12 @@ from app.downstream.request_head import HEAD_LIMIT, BadHead, Headers, check_head
 HEAD_SECONDS: Final = 10.0
 """How long a request's head may take from its first byte to its last, in seconds."""
 
+BODY_SECONDS: Final = 60.0
+"""How long a body may take in any case, in seconds."""
+
+LEAST_RATE: Final = 500
+"""As many bytes of a body as must come in each second after that, on average."""
+
 SHORT_TARGET: Final = 256
 """Longest target that is remembered as it was taken apart, in bytes."""
 
@@ -147,6 +153,7 @@ class ClientConnection:
 
     __slots__ = (
         "_awaits_continue",
+        "_body_until",
         "_chunked",
         "_connections",
         "_current",
@@ -216,6 +223,8 @@ class ClientConnection:
         self._exchange: Exchange | None = None
         self._started = self._chunked = self._until_close = False
         self._waits_since: float | None = loop.time()
+        self._body_until = 0.0
+        """Until when the rest of a body must come; each piece of it gives it more time."""
         """Since when we wait for a request, or for more of one, by the loop's time."""
         self._moved = False
         """Whether a head came to its end, or a piece of a body came."""
@@ -366,7 +375,7 @@ class ClientConnection:
         A connection may be idle for `keep_alive` after a response, and the head of a request
         take `HEAD_SECONDS`, however many pieces it comes in. For more of its body, or until the
         client takes more of the response, we wait for `silence`: somebody else could be served
-        in that time.
+        in that time. All of a body has `BODY_SECONDS`, and as long as it takes at `LEAST_RATE`.
         """
         if self._waits_since is not None:
             newest = self._newest
@@ -377,14 +386,24 @@ class ClientConnection:
                     self.transport.close()
             elif self.paused or newest.awaits_continue:
                 self._waits_since = now  # we are the ones who do not read
-            elif now - self._waits_since > silence:
-                self._reject(408, f"nothing more of the body came within {silence:g} s")
+                self._body_until = max(self._body_until, now + BODY_SECONDS)
+            else:
+                self._check_body(now, now - self._waits_since, silence)
         if self._halted_since is not None:
             unsent = self.transport.get_write_buffer_size()
             if unsent < self._unsent:
                 self._unsent, self._halted_since = unsent, now
             elif now - self._halted_since > silence:
                 self.transport.abort()  # to close would be to wait for the client
+
+    def _check_body(self, now: float, silent: float, silence: float) -> None:
+        """End a request whose body comes too slowly."""
+        if silent > silence:
+            self._reject(408, f"nothing more of the body came within {silence:g} s")
+        elif now > self._body_until:
+            self._reject(408, f"the body came at less than {LEAST_RATE} bytes a second")
+        else:  # what came fast at first is no credit for ever
+            self._body_until = min(self._body_until, now + max(silence, BODY_SECONDS))
 
     # asyncio.Protocol
 
@@ -431,7 +450,11 @@ class ClientConnection:
         self._unparsed = 0
         newest = self._newest
         if newest is not None and not newest.ended:
-            self._waits_since = None if newest.complete else self._loop.time()
+            if newest.complete:
+                self._waits_since = None
+            else:
+                self._waits_since = self._loop.time()
+                self._body_until += len(data) / LEAST_RATE
         if self._current is None:
             self._serve_next()
         else:
@@ -555,7 +578,11 @@ class ClientConnection:
             return
         self._current = request = self._waiting.pop(0)
         self._started = self._chunked = self._until_close = False
-        self._waits_since = None if request.complete else self._loop.time()
+        if request.complete:
+            self._waits_since = None
+        else:
+            self._waits_since = self._loop.time()
+            self._body_until = self._waits_since + BODY_SECONDS
         self.resume()
         exchange = self._handler(request, self)
         if not request.ended:

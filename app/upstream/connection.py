@@ -64,6 +64,10 @@ class Keeper(Protocol):
         """Forget a connection that is closed."""
 
 
+HEAD_SECONDS: Final = 10.0
+"""How long a response's head may take from its first byte to its last, in seconds."""
+
+
 class Connection:
     """A connection to a server, for one exchange after another.
 
@@ -79,6 +83,8 @@ class Connection:
         "_complete",
         "_head",
         "_head_only",
+        "_head_open",
+        "_head_since",
         "_head_size",
         "_headers",
         "_keep",
@@ -128,6 +134,9 @@ class Connection:
         self._headers: Headers = []
         self._head: Head | None = None
         self._head_size = 0
+        self._head_open = False
+        self._head_since: float | None = None
+        """Since when a response's head has come in part, by the loop's time."""
         self._chunks: list[bytes] = []
         self._complete = self._keep = False
 
@@ -256,6 +265,10 @@ class Connection:
             self._watch = evidence.watch(self._transport)
         return not self._watch(0)
 
+    def head_takes_long(self, now: float) -> bool:
+        """Whether the head of a response has begun to come, and should be there by now."""
+        return self._head_since is not None and now - self._head_since >= HEAD_SECONDS
+
     def time_out(self, message: str) -> None:
         """Abandon the exchange, since the server keeps silent."""
         self._fail(TimedOut(message))
@@ -315,6 +328,7 @@ class Connection:
     def on_message_begin(self) -> None:
         if self._complete:
             raise Garbled("bytes after the end of the response")
+        self._head_open = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers come this way too. They are dropped (RFC 9110 section 6.5.1 allows it).
@@ -323,6 +337,7 @@ class Connection:
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        self._head_open = False
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
             self._headers = []  # an interim response (RFC 9110 section 15.2) is for us alone
@@ -354,6 +369,7 @@ class Connection:
     def _begin(self) -> None:
         """Expect a response of which nothing has come yet."""
         self._status = self._head_size = 0
+        self._head_since = None
         self._headers = []
         self._head = None
         self._chunks = []
@@ -384,6 +400,10 @@ class Connection:
             self._deliver()
         elif self._head_size > HEAD_LIMIT:
             self._fail(Garbled(f"the head of its response is longer than {HEAD_LIMIT} bytes"))
+        elif not self._head_open:
+            self._head_since = None  # an interim response has come
+        elif self._head_since is None:
+            self._head_since = self.heard_at
 
     def _deliver(self) -> None:
         receiver, head, chunks = self._receiver, self._head, self._chunks

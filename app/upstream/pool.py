@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, cast
 from urllib.parse import urlsplit
 
-from app.upstream.connection import Connection
+from app.upstream.connection import HEAD_SECONDS, Connection
 from app.upstream.dialler import Dialler
 
 KEEP_ALIVE: Final = 4.0
@@ -166,6 +166,10 @@ class Pool:
 
     def _look_after(self, now: float) -> None:
         """Close what was idle for too long, and give up on servers that keep silent."""
+        self._look_after_idle(now)
+        self._look_after_busy(now)
+
+    def _look_after_idle(self, now: float) -> None:
         if self._trusted < TRUSTED and now - self._learnt_at >= BELIEVED:
             self._trusted = TRUSTED
         for connection, since in list(self._idle.items()):
@@ -176,14 +180,19 @@ class Pool:
             # The server counts from when it heard of it, so it gets one round more.
             if not connection.lingers or connection.give_up(now, self._linger + self._pause):
                 self._lingering.discard(connection)
+
+    def _look_after_busy(self, now: float) -> None:
         for connection in list(self._busy):
             silence = now - connection.heard_at
             if connection.paused:
                 continue  # we are the ones who do not read
-            if not connection.answering and silence >= self._first_byte_timeout:
+            if connection.answering:
+                if silence >= self._idle_timeout:
+                    connection.time_out(f"silent for {self._idle_timeout:g} s")
+            elif silence >= self._first_byte_timeout:
                 connection.time_out(f"no response within {self._first_byte_timeout:g} s")
-            elif connection.answering and silence >= self._idle_timeout:
-                connection.time_out(f"silent for {self._idle_timeout:g} s")
+            elif connection.head_takes_long(now):
+                connection.time_out(f"the head did not come within {HEAD_SECONDS:g} s")
 
     def __repr__(self) -> str:
         return f"<Pool {self.authority.decode()}: {len(self._busy)} busy, {len(self._idle)} idle>"

@@ -315,13 +315,35 @@ async def test_a_body_of_which_nothing_more_comes_ends_its_request(path: bytes) 
         await client.say(post(b"x" * 1_000, path)[:-500])
         await until(lambda: any(stack.begun.values()) and not any(c.paused for c in stack.clients))
         await client.say(b"x" * 100)
-        stack.after(299)
+        stack.after(59)
         stack.after(1_000)
         answer = await client.message()
         assert await client.closed() == b""
         assert (await stack.record()).outcome == "client_disconnect"
 
     assert answer.status == 408
+
+
+async def test_a_body_that_trickles_has_a_minute_and_what_it_takes_at_500_bytes_a_second() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.closed()
+
+    async with listening(script) as port, relaying(port) as stack:
+        async with stack.client() as slow, stack.client() as slower:
+            await slower.say(post(b"x" * 100_000)[:-99_999])
+            await slow.say(post(b"x" * 100_000)[:-80_000])
+            await until(lambda: sum(stack.begun.values()) == 2)
+            stack.after(59)
+            stack.after(62)
+            answer = await slower.message()
+            stack.after(90)
+            assert not [record for record in stack.records if record.status == 200]
+            await slow.say(b"x" * 10)
+            stack.after(130)
+            late = await slow.message()
+
+    assert (answer.status, late.status) == (408, 408)
+    assert "500 bytes a second" in json.loads(answer.body)["error"]["message"]
 
 
 async def test_a_client_may_reset_its_connection_in_the_moment_its_time_is_over() -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.upstream.connection import Connection, Head
 from app.upstream.errors import TimedOut, Unreachable
 from app.upstream.pool import Pool
-from tests.fakes.sockets import Visit, answering, closed_port, listening, ok
+from tests.fakes.sockets import Visit, answering, closed_port, listening, ok, until
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +129,34 @@ async def test_a_server_that_begins_no_answer_times_out() -> None:
         pool = Pool(url(port), first_byte_timeout=0.05)
         with pytest.raises(TimedOut, match="no response within"):
             await asked(await pool.connect())
+
+
+async def test_the_head_of_a_response_has_ten_seconds_however_many_pieces_it_comes_in() -> None:
+    thinking, go = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.message()
+        await visit.say(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        thinking.set()
+        await go.wait()
+        await visit.say(b"HTTP/1.1 200 OK\r\nx: ")
+        await visit.closed()
+
+    loop = asyncio.get_running_loop()
+    async with listening(script) as port:
+        pool = Pool(url(port))
+        answer, connection = Answer(), await pool.connect()
+        connection.request(REQUEST, answer)
+        await thinking.wait()
+        await asyncio.sleep(0)
+        pool._look_after(loop.time() + 200)  # an interim response begins no head
+        go.set()
+        await until(lambda: connection.head_takes_long(loop.time() + 1_000))
+        pool._look_after(loop.time() + 9)
+        assert not answer.ended.done()
+        pool._look_after(loop.time() + 11)
+        with pytest.raises(TimedOut, match="the head did not come within 10 s"):
+            await answer.ended
 
 
 async def test_a_server_that_falls_silent_times_out() -> None:
