@@ -17,7 +17,8 @@ from app.keys.allowance import Allowance
 from app.keys.key_ring import HASH, Key, hash_of
 from app.keys.priority import Priority
 from app.settings.mistakes import mistake
-from app.settings.values import ModelPattern, from_json, listed
+from app.settings.values import ModelPattern, listed
+from app.settings.variables import read_json
 
 SHORTEST = 16
 """Characters of a key that nobody guesses; `llama-balancer key new` makes longer ones."""
@@ -37,7 +38,8 @@ def _key(secret: SecretStr) -> SecretStr:
 
 def written_briefly(value: object) -> object:
     """Read a key alone where it has nothing but its text."""
-    value = from_json(value) if isinstance(value, str) and value.startswith("{") else value
+    if isinstance(value, str) and value.startswith("{"):
+        value = read_json(value, secret=True)
     return {"key": value} if isinstance(value, str | SecretStr) else value
 
 

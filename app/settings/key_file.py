@@ -22,7 +22,9 @@ def read_key_file(path: Path) -> dict[str, ApiKeySettings]:
         ValueError: it cannot be read, or holds a mistake; no key is part of the message.
     """
     try:
-        return _adapter.validate_python(read_json(path.read_text(encoding="utf-8-sig")))
+        return _adapter.validate_python(
+            read_json(path.read_text(encoding="utf-8-sig"), secret=True)
+        )
     except OSError as error:
         raise mistake(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -15,6 +15,9 @@ OTHERS = ("BALANCER_PUBLISH", "BALANCER_SECRETS_DIR")
 """Variables with our prefix that are no settings of the program: where compose publishes it,
 and where the secrets lie."""
 
+SECRET = ("admin_key", "api_keys", "metrics_key")
+"""Settings of which nothing is told that was written: a key may stand in the wrong place."""
+
 Place = tuple[str, ...]
 """Where a value is: ("servers", "PC1", "health_port")."""
 
@@ -50,7 +53,14 @@ def lines(
     error: ValidationError, written: Mapping[Place, str], model: type[BaseModel]
 ) -> list[str]:
     """Name every mistake by the variable that it was written in."""
-    return [_line(details, written, model) for details in error.errors()]
+    return [_printable(_line(details, written, model)) for details in error.errors()]
+
+
+def _printable(text: str) -> str:
+    """Escape what no terminal shall see as it is."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def _line(details: ErrorDetails, written: Mapping[Place, str], model: type[BaseModel]) -> str:
@@ -76,6 +86,8 @@ def _what(details: ErrorDetails) -> str:
         return f"must have at least {details['ctx']['min_length']} characters"
     what = MESSAGES.get(kind) or details["msg"].replace("Input should be", "must be")
     if kind == "missing" or not isinstance(value, str | int | float):
+        return what
+    if details["loc"][0] in SECRET:
         return what
     return f"{what}, not {_json(value)[:80]}"
 

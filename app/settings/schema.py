@@ -42,6 +42,7 @@ from app.settings.values import (
     ServerName,
     UsernamePattern,
     from_json,
+    from_secret_json,
     listed,
     lower,
 )
@@ -143,7 +144,7 @@ class Settings(BaseSettings):
         description="Addresses and networks from which `X-Forwarded-For` is trusted.",
     )
 
-    api_keys: Annotated[ApiKeys, BeforeValidator(from_json)] = Field(
+    api_keys: Annotated[ApiKeys, BeforeValidator(from_secret_json)] = Field(
         default={},
         description="Keys by the names of those who have them, each the text alone or a `key` and "
         "the `models` that it may use; who shows none gets a 401. Without any, nobody needs one.",

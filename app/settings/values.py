@@ -32,6 +32,11 @@ def from_json(value: object) -> object:
     return read_json(value) if isinstance(value, str) else value
 
 
+def from_secret_json(value: object) -> object:
+    """Read JSON where text came of which nothing may be told."""
+    return read_json(value, secret=True) if isinstance(value, str) else value
+
+
 def listed(value: object) -> object:
     """Read a list where text came: JSON, or parts with commas between."""
     if not isinstance(value, str):

@@ -21,8 +21,10 @@ OLD_NAMES = {"models_ttl": "models_interval", "queue_keepalive": "stream_keepali
 """Names that settings had once, which still mean them."""
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str, *, secret: bool = False) -> Any:
     """Read JSON; a key that is there twice is a mistake, not silently the last.
+
+    Of a text that is `secret` no part is told where it has a mistake.
 
     Raises:
         PydanticCustomError: the text is no JSON, or has a key twice. It is a ValueError.
@@ -30,6 +32,9 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_without_twins)
     except json.JSONDecodeError as error:
+        if secret:
+            where = f"line {error.lineno}, column {error.colno}"
+            raise mistake(f"is not valid JSON at {where}: {error.msg}") from None
         near = text[max(0, error.pos - 10) : error.pos + 10]
         raise mistake(f"is not valid JSON near {near!r}: {error.msg}") from None
 
