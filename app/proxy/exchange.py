@@ -56,6 +56,10 @@ AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
 RFC 6585 section 4): another may take the request."""
 
+JOINED: Final = 64 * 1024
+"""Up to how many bytes a body is sent together with the head: to copy a longer one costs more
+than a system call."""
+
 ERROR_LIMIT: Final = 64 * 1024
 """How much of a server's error is read before it is passed on, in bytes."""
 
@@ -116,6 +120,7 @@ class Exchange:
 
     __slots__ = (
         "_allowance",
+        "_body",
         "_client",
         "_cors",
         "_dialling",
@@ -169,7 +174,8 @@ class Exchange:
         self._model_request: ModelRequest | UnroutedRequest | None = None
         """What may have to be sent once more, until a response begins."""
         self._out = b""
-        """The request as it was sent, for as long."""
+        """The request as it was sent, for as long; a long body stands apart."""
+        self._body = b""
         self._held: list[bytes] = []
         """What of the body has come, until it can be read or sent."""
         self._held_size = 0
@@ -338,8 +344,12 @@ class Exchange:
         record.size = len(body)
         renamed = bool(request.named) and request.named != lease.instance
         self._edits.expect(request.named if renamed else None, usage=usage)
+        self._body = b""
         self._write_head(pool, b"%d" % len(body))
-        self._out += body
+        if len(body) <= JOINED:
+            self._out += body
+        else:
+            self._body = body
         self._send(pool)
 
     def _asks_usage(self, request: ModelRequest | UnroutedRequest, lease: Lease) -> bool:
@@ -472,6 +482,7 @@ class Exchange:
             connection.request(
                 self._out,
                 self,
+                body=self._body,
                 head_only=self._request.method == "HEAD",
                 unfinished=self._streams_body,
                 upgrade=self._upgrades,
@@ -800,7 +811,7 @@ class Exchange:
     def _forget_body(self) -> None:
         """Let go of the body, which is as long as the prompt: it cannot be sent again."""
         self._model_request = None
-        self._out = b""
+        self._out = self._body = b""
         self._shared.buffer.give_back(self._held_size)
         self._held_size = 0
 

@@ -147,12 +147,14 @@ class Connection:
         data: bytes,
         receiver: Receiver,
         *,
+        body: bytes = b"",
         head_only: bool = False,
         unfinished: bool = False,
         upgrade: bool = False,
     ) -> None:
         """Send a request and have the response given to `receiver`.
 
+        `body`: what of it does not stand behind the head in `data`.
         `head_only`: the response has no body whatever its head says (RFC 9110 section 9.3.2).
         `unfinished`: more of the request follows, by `send`.
         """
@@ -166,6 +168,9 @@ class Connection:
         self._begin()
         self._written += self._size
         self._size = 0
+        if body:
+            self.send(data)
+            data = body
         self.send(data, last=not unfinished)
 
     def send(self, data: bytes, *, last: bool = False) -> bool:
