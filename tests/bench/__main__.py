@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import app.routing.balancer
@@ -33,16 +33,29 @@ from tests.bench.contenders import (
     Running,
     running,
 )
+from tests.bench.guesses import guesses
 from tests.bench.load import ANSWERED
 from tests.bench.process import cpu_seconds, resident_bytes
-from tests.bench.table import Figures, FleetFigures, fleet_table, table
+from tests.bench.table import (
+    Figures,
+    FleetFigures,
+    KeysFigures,
+    fleet_table,
+    guesses_table,
+    keys_table,
+    table,
+)
 from tests.fakes.balancer import free_port
 
 CONNECTIONS = 16
 STREAMS = 200
 OPEN_STREAMS = 1000
-KINDS = ["memory", "json", "prompt", "sse", "fleet"]
+KINDS = ["memory", "json", "prompt", "sse", "fleet", "keys", "guesses"]
+OWN = ("fleet", "keys", "guesses")
+"""Kinds that compare us with ourselves."""
+
 FLEETS = (2, 200)
+KEYS = (0, 1, 1000)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,16 +97,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {
             kind: _measure(kind, here, cores[1], arguments)
             for kind in sorted(kinds, key=KINDS.index)
-            if kind != "fleet"
+            if kind not in OWN
         }
-        fleet = _fleet(folder, cores, arguments) if "fleet" in kinds else {}
+        own: dict[str, Callable[[], str]] = {
+            "fleet": lambda: fleet_table(_fleet(folder, cores, arguments)),
+            "keys": lambda: keys_table(_keys(folder, upstream, cores, arguments)),
+            "guesses": lambda: guesses_table(guesses()),
+        }
+        tables = [table(figures)] if figures else []
+        tables += [write() for kind, write in own.items() if kind in kinds]
     how = "not compiled" if str(app.routing.balancer.__file__).endswith(".py") else "compiled"
     machine = platform.processor() or platform.machine()
-    print(f"{machine}, Python {platform.python_version()}, {how}\n")
-    if figures:
-        print(table(figures))
-    if fleet:
-        print(f"\n{fleet_table(fleet)}")
+    print("\n\n".join([f"{machine}, Python {platform.python_version()}, {how}", *tables]))
     if missing:
         print(f"\nNot installed: {', '.join(missing)}.")
     return 0
@@ -136,6 +151,24 @@ def _fleet(folder: Path, cores: list[int], arguments: argparse.Namespace) -> Fle
                 found["rest", size].append(_percent_of_a_core(proxy, arguments.seconds))
                 cost = _microseconds("prompt", proxy, cores[1], arguments.seconds)
                 found["prompt", size].append(cost)
+    return found
+
+
+def _keys(
+    folder: Path, upstream: int, cores: list[int], arguments: argparse.Namespace
+) -> KeysFigures:
+    """Measure what a request costs where so many keys are known."""
+    found: KeysFigures = defaultdict(list)
+    with contextlib.ExitStack() as stack:
+        proxies = {
+            count: stack.enter_context(running(OURS, upstream, folder, cores[0], keys=count))
+            for count in KEYS
+        }
+        for proxy in proxies.values():
+            _microseconds("json", proxy, cores[1], 0.5)  # warm up
+        for _ in range(arguments.rounds):
+            for count, proxy in proxies.items():
+                found[count].append(_microseconds("json", proxy, cores[1], arguments.seconds))
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.bench.load import KEY
 from tests.fakes.balancer import free_port
 
 PATIENCE = 60.0
@@ -158,9 +159,14 @@ CONTENDERS = (
 
 @contextlib.contextmanager
 def running(
-    contender: Contender, upstream: int, folder: Path, core: int, servers: Servers | None = None
+    contender: Contender,
+    upstream: int,
+    folder: Path,
+    core: int,
+    servers: Servers | None = None,
+    keys: int = 0,
 ) -> Iterator[Running]:
-    """Run a contender on one core until the block ends."""
+    """Run a contender on one core until the block ends; `keys` of ours open it, or none does."""
     port = free_port()
     own = Path(tempfile.mkdtemp(dir=folder))
     command = contender.command(port, upstream, own)
@@ -173,6 +179,9 @@ def running(
         "BALANCER_MODELS": json.dumps({"bench.*": list(servers)}),
         "BALANCER_LOG_FORMAT": "json",
     }
+    if keys:
+        known = {"bench": KEY} | {f"key{n}": f"sk-number-{n:012}" for n in range(1, keys)}
+        environment["BALANCER_API_KEYS"] = json.dumps(known)
     with (
         (own / "log").open("wb") as log,
         subprocess.Popen(
@@ -199,7 +208,11 @@ def _await_answer(port: int, process: "subprocess.Popen[bytes]", log: Path) -> N
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                json=body,
+                headers={"authorization": f"Bearer {KEY}"},
+            )
             if answer.status_code == 200:
                 return
         time.sleep(0.1)

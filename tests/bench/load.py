@@ -39,14 +39,19 @@ def conversation(kind: str, client: int) -> list[dict[str, str]]:
     ]
 
 
+KEY = "sk-bench-0123456789abcdef"
+"""What all clients show; only some of the proxies ask for it."""
+
+
 def request(kind: str, client: int = 0) -> bytes:
     """Write a chat request as a client would."""
     messages = conversation(kind, client)
     body = json.dumps({"model": "bench", "messages": messages, **BODIES[kind]}).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n"
-        b"user-agent: bench\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body)
+        b"user-agent: bench\r\nauthorization: Bearer %b\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(body), body)
     )
 
 

@@ -11,6 +11,9 @@ Figures = dict[str, float]
 FleetFigures = dict[tuple[str, int], list[float]]
 """What something cost in each round, by kind and number of servers."""
 
+KeysFigures = dict[int, list[float]]
+"""What a request cost in each round, by how many keys there are."""
+
 COLUMNS = {
     "json": ("µs CPU per JSON request", VLLM_ROUTER.name, 0.75),
     "prompt": ("the same with 2 KB of conversation", VLLM_ROUTER.name, 0.95),
@@ -54,6 +57,22 @@ def fleet_table(figures: FleetFigures) -> str:
         ["bar", "≤ 10", "≤ 1.3 ×"],
     ]
     return _markdown(rows)
+
+
+def keys_table(figures: KeysFigures) -> str:
+    """Write what keys cost, beside none."""
+    median = {count: statistics.median(values) for count, values in figures.items()}
+    rows = [["API keys", "µs CPU per JSON request"]]
+    rows += [[f"{n:,}", f"{cost:.1f} ({cost / median[0]:.2f})"] for n, cost in median.items()]
+    return _markdown([*rows, ["bar", "≤ 1.03 ×"]])
+
+
+def guesses_table(figures: Mapping[str, float]) -> str:
+    """Write how long a key takes, by how much of it is right."""
+    least = min(figures.values())
+    rows = [["API key", "µs to find whose it is"]]
+    rows += [[name, f"{ns / 1000:.2f} ({ns / least:.2f})"] for name, ns in figures.items()]
+    return _markdown([*rows, ["bar", "≤ 1.05 ×"]])
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

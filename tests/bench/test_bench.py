@@ -9,7 +9,7 @@ import pytest
 from tests.bench.__main__ import main
 from tests.bench.contenders import NGINX, OURS, VLLM_ROUTER
 from tests.bench.process import cpu_seconds, family, resident_bytes
-from tests.bench.table import table
+from tests.bench.table import keys_table, table
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 
@@ -25,6 +25,12 @@ def test_the_table_shows_figures_and_their_ratio_to_the_control() -> None:
     assert written[2] == "| **llama-balancer** | 30.0 (0.75) | 7.0 (0.70) |"
     assert written[3] == "| vllm-router | 40.0 (1.00) | – |"
     assert written[-1] == "| bar | ≤ 0.75 × | ≤ 0.75 × |"
+
+
+def test_what_keys_cost_is_shown_beside_none() -> None:
+    written = keys_table({0: [40.0, 50.0, 60.0], 1000: [51.0, 51.5, 52.0]}).splitlines()
+
+    assert written[2:4] == ["| 0 | 50.0 (1.00) |", "| 1,000 | 51.5 (1.03) |"]
 
 
 @linux
