@@ -8,7 +8,7 @@ COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 \
   --generate-hashes --no-header --no-annotate --no-emit-find-links
 
-.PHONY: help install compile demo test test-compiled test-stack soak lint format bench bench-routing up down lock dashboards clean
+.PHONY: help install compile demo test test-compiled test-stack soak lint audit format bench bench-routing up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,10 +54,12 @@ test-compiled: .compiled/installed  ## the same of the compiled program, without
 test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
 	$(BIN)/python -m pytest tests/bundle/test_stack.py
 
-soak: .venv/installed  ## deaths, races and leaving clients by the ten thousand; some ten minutes
+soak: .venv/installed  ## deaths, races and leaving clients by the ten thousand, a thousand streams; half an hour
+	BALANCER_STREAMS=1000 BALANCER_STREAM_SECONDS=600 $(BIN)/python -m pytest -s tests/e2e/test_long_run.py
 	BALANCER_DEATHS=480 BALANCER_RACES=20000 BALANCER_LEAVERS=20000 BALANCER_LATE_LEAVERS=600 \
 	  $(BIN)/python -m pytest tests/e2e/test_retries.py tests/e2e/test_leaving_clients.py \
 	  tests/e2e/test_timeouts.py tests/e2e/test_passive_health.py
+	BALANCER_RACING=1000 $(BIN)/python -m pytest tests/e2e/test_api_keys.py -k limits_hold_exactly
 
 lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -65,6 +67,10 @@ lint: .venv/installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/mypy docker/compile.py
 	$(BIN)/lint-imports
+
+audit: .venv/installed  ## known weaknesses of what the image holds; asks the package index
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement docker/requirements.txt
 
 format: .venv/installed  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

@@ -33,7 +33,7 @@ PREFIX: Final = "llama_balancer"
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 PROBE: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
-LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_INTERVAL: Final = 0.1
 """Seconds between two looks at the event loop's lag."""
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import functools
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -23,7 +24,7 @@ from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, get, post
 
 pytestmark = pytest.mark.anyio
 
-RACING = 80
+RACING = int(os.environ.get("BALANCER_RACING", "80"))
 """How many clients race for a few keys, each asking once with every key."""
 
 ALICE, SCRIPTS, ADMIN = "sk-alice-0123456789", "sk-scripts-0123456789", "admin-0123456789"
