@@ -1,6 +1,17 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.proxy.headers import nominated, request_head, response_headers, route_headers
+from app.keys.key_ring import CREDENTIALS
+from app.proxy.headers import (
+    HOP_BY_HOP,
+    OURS,
+    nominated,
+    request_head,
+    response_headers,
+    route_headers,
+    without_cookie,
+)
 
 BASE = b"http://10.0.0.5:8081"
 
@@ -112,3 +123,45 @@ def test_an_answer_tells_where_it_came_from_whatever_the_server_is_called() -> N
         (b"x-balancer-instance", b"m"),
         (b"x-balancer-reason", b"idle"),
     )
+
+
+FIELD_NAMES = st.one_of(
+    st.sampled_from(sorted(OURS | CREDENTIALS | {b"accept", b"x-1", b"connection"})),
+    st.from_regex(rb"[a-z0-9!#$%&'*+.^_`|~-]{1,12}", fullmatch=True),
+)
+FIELD_VALUES = st.one_of(
+    st.from_regex(rb"[!-~\x80-\xff][ -~\t\x80-\xff]{0,20}", fullmatch=True),
+    st.lists(FIELD_NAMES, max_size=3).map(b", ".join),
+)
+FIELDS = st.lists(st.tuples(FIELD_NAMES, FIELD_VALUES), max_size=8)
+
+
+@given(FIELDS)
+def test_a_server_gets_what_is_the_clients_to_say_and_nothing_else(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
+    dropped = OURS | nominated(headers)
+    passed = [b"%b: %b" % pair for pair in headers if pair[0] not in dropped]
+
+    assert head(headers)[2:] == [*passed, b"x-forwarded-for: 10.0.0.1"]
+
+
+@given(FIELDS, st.sampled_from([200, 204, 304, 500]), st.booleans())
+def test_a_client_gets_nothing_that_is_for_us_alone(
+    headers: list[tuple[bytes, bytes]], status: int, whole: bool
+) -> None:
+    kept = response_headers(status, headers, base=BASE, whole=whole)
+
+    names = {name for name, _ in kept}
+    assert names.isdisjoint(HOP_BY_HOP | nominated(headers) | {b"x-request-id"})
+    others = [pair for pair in kept if pair[0] != b"location"]
+    assert others == [pair for pair in headers if pair in others]
+
+
+@given(st.lists(st.sampled_from([b"a=1", b"s=2", b"s=", b"xs=3", b"s", b"", b"b= s=4"])))
+def test_one_cookie_is_taken_out_and_every_other_stays(cookies: list[bytes]) -> None:
+    [*left] = without_cookie([(b"cookie", b"; ".join(cookies))], b"s")
+
+    stays = [cookie for cookie in cookies if cookie.partition(b"=")[0] != b"s"]
+    told = b"; ".join(value for _, value in left)
+    assert [part for part in told.split(b"; ") if part] == [part for part in stays if part]

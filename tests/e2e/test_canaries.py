@@ -1,0 +1,97 @@
+"""What clients write, and what opens the balancer, stands in no output of it."""
+
+import json
+
+import pytest
+
+from tests.fakes.model_host import ModelHost, stream
+from tests.fakes.process import balancing
+from tests.fakes.sockets import Message, Visit, get, ok, post
+
+pytestmark = pytest.mark.anyio
+
+KEY, ADMIN, METRICS = "sk-canary-key-012345", "admin-canary-0123456", "metrics-canary-01234"
+WRONG = "sk-canary-wrong-01234"
+SECRETS = {
+    "key": KEY,
+    "admin key": ADMIN,
+    "metrics key": METRICS,
+    "wrong key": WRONG,
+    "prompt": "canary-prompt",
+    "system": "canary-system",
+    "tool": "canary-tool",
+    "response": "canary-response",
+    "query": "canary-query",
+    "cookie": "canary-cookie",
+    "body that is no JSON": "canary-broken",
+    "path": "canary-path",
+}
+
+
+async def answer(visit: Visit, message: Message) -> bytes | None:
+    body = json.loads(message.body)
+    if body.get("stream"):
+        return await stream(visit, message)
+    said = {"role": "assistant", "content": SECRETS["response"]}
+    choice = {"index": 0, "finish_reason": "stop", "message": said}
+    return ok(json.dumps({"choices": [choice]}).encode(), b"content-type: application/json")
+
+
+def bearer(key: str) -> bytes:
+    return f"authorization: Bearer {key}".encode()
+
+
+def asked(prompt: str, **more: object) -> bytes:
+    said = [
+        {"role": "system", "content": f"{SECRETS['system']} " * 40},
+        {"role": "user", "content": f"{prompt} " * 40},
+    ]
+    tools = [{"type": "function", "function": {"name": SECRETS["tool"]}}]
+    return json.dumps({"model": "m", "messages": said, "tools": tools, **more}).encode()
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
+    host = ModelHost(answer)
+    chat = b"/v1/chat/completions?k=" + SECRETS["query"].encode()
+    cookie = f"cookie: a={SECRETS['cookie']}".encode()
+    settings = {
+        "api_keys": json.dumps({"alice": KEY}),
+        "admin_key": ADMIN,
+        "metrics_key": METRICS,
+        "log_level": level,
+        "stable_prompts": "learn",
+    }
+    async with host.running():
+        async with balancing({"A": host}, None, ready=False, **settings) as balancer:  # type: ignore[arg-type]
+            for request in (
+                post(asked(SECRETS["prompt"]), chat, bearer(KEY), cookie),
+                post(asked(SECRETS["prompt"] + "2"), chat, bearer(KEY), cookie),
+                post(asked(SECRETS["prompt"], stream=True), chat, bearer(KEY)),
+                post(b'{"model": ' + SECRETS["body that is no JSON"].encode(), chat, bearer(KEY)),
+                post(asked("x"), chat, bearer(WRONG)),
+                post(asked("x", model="unknown"), chat, bearer(KEY)),
+                get(b"/" + SECRETS["path"].encode() + b"?x=canary-query", bearer(KEY)),
+                post(f"key={WRONG}".encode(), b"/llmhealth-login"),
+                b"GET /canary-path HTTP/9.9\r\nx: canary-query\r\n\r\n",
+            ):
+                await balancer.ask(request)
+            outputs = [
+                (await balancer.ask(get(path, bearer(ADMIN)))).body
+                for path in (
+                    b"/metrics",
+                    b"/llmhealth-snapshot",
+                    b"/access-log-stats",
+                    b"/llmhealth-monitor",
+                    b"/llmhealth-targets",
+                )
+            ]
+            explained = post(asked(SECRETS["prompt"]), b"/llmhealth-explain", bearer(ADMIN))
+            outputs.append((await balancer.ask(explained)).body)
+            await balancer.until(lambda: len(balancer.events("request")) >= 7)
+            outputs.append(json.dumps(balancer.log()).encode())
+
+    written = b"\n".join(outputs)
+    assert b'"alice"' in written
+    found = [name for name, secret in SECRETS.items() if secret.encode() in written]
+    assert found == []
