@@ -232,10 +232,21 @@ def test_the_pictures_are_there() -> None:
 
 
 def test_the_tests_that_show_a_promise_are_there() -> None:
-    named = {*re.findall(r"`(tests/[^`]+)`", DOCUMENTS["SECURITY.md"])}
+    for document, count in (("SECURITY.md", 8), ("README.md", 10)):
+        named = {*re.findall(r"`(tests/[^`]+)`", DOCUMENTS[document])}
+        assert len(named) == count, document
+        assert all((ROOT / path).is_file() for path in named)
 
-    assert len(named) == 8
-    assert all((ROOT / path).is_file() for path in named)
+
+def test_the_soak_tries_as_many_as_the_document_says() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    variables = dict(re.findall(r"BALANCER_([A-Z_]+)=(\d+)", makefile))
+
+    assert variables["DEATHS"] == "480"
+    assert variables["RACES"] == variables["LEAVERS"] == "20000"
+    assert variables["LATE_LEAVERS"] == "600"
+    assert (variables["STREAMS"], variables["STREAM_SECONDS"]) == ("1000", "600")
+    assert int(variables["RACING"]) * 20 == 20_000
 
 
 def test_every_path_of_the_table_has_a_response(running: Running) -> None:
