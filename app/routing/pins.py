@@ -17,33 +17,34 @@ class Pin:
 
 
 class Pins:
-    """Pins by (client, model asked for). A pin lives `ttl` seconds from its last use.
+    """Pins by (address, client, model asked for). A pin lives `ttl` seconds from its last use.
 
-    The names come from clients, so the table is bounded: the pin unused for longest goes first.
+    Anybody may write a name, so one that comes from two addresses is two clients. The table is
+    bounded for the same reason: the pin unused for longest goes first.
     """
 
     def __init__(self, ttl: float, capacity: int = 10_000) -> None:
         self._ttl = ttl
         self._capacity = capacity
         # Ordered by last use, so what has expired stands in front.
-        self._pins: dict[tuple[str, str], Pin] = {}
+        self._pins: dict[tuple[str, str, str], Pin] = {}
         self.evictions = Counter(ttl=0, capacity=0)
         """Pins that were forgotten, by reason."""
 
-    def find(self, client: str, model: str, now: float) -> Pin | None:
+    def find(self, address: str, client: str, model: str, now: float) -> Pin | None:
         """Look a pin up; None once it has expired. Looking does not prolong it."""
-        pin = self._pins.get((client, model))
+        pin = self._pins.get((address, client, model))
         if pin is None or now - pin.at >= self._ttl:
             return None
         return pin
 
-    def remembers(self, client: str, model: str) -> bool:
+    def remembers(self, address: str, client: str, model: str) -> bool:
         """Whether there is a pin, even if it has expired."""
-        return (client, model) in self._pins
+        return (address, client, model) in self._pins
 
     def put(self, client: str, model: str, pin: Pin) -> None:
         """Set or refresh a pin."""
-        key = client, model
+        key = pin.address, client, model
         pins = self._pins
         pins.pop(key, None)
         pins[key] = pin
@@ -54,7 +55,7 @@ class Pins:
     def items(self, now: float) -> Iterator[tuple[str, str, Pin]]:
         """Go through the live pins as (client, model, pin), the one unused for longest first."""
         self._expire(now)
-        for (client, model), pin in self._pins.items():
+        for (_, client, model), pin in self._pins.items():
             yield client, model, pin
 
     def _expire(self, now: float) -> None:

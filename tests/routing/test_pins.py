@@ -1,8 +1,10 @@
 from app.routing.pins import Pin, Pins
 
+HERE = "10.0.0.1"
 
-def pin(at: float, server: str = "A") -> Pin:
-    return Pin(server, "m", "10.0.0.1", at)
+
+def pin(at: float, server: str = "A", address: str = HERE) -> Pin:
+    return Pin(server, "m", address, at)
 
 
 def test_a_pin_lives_its_time_from_the_last_use() -> None:
@@ -10,18 +12,18 @@ def test_a_pin_lives_its_time_from_the_last_use() -> None:
     sticky.put("alice", "m", pin(0))
     sticky.put("alice", "m", pin(100))
 
-    found = sticky.find("alice", "m", 279.9)
+    found = sticky.find(HERE, "alice", "m", 279.9)
     assert found is not None
     assert found.at == 100
-    assert sticky.find("alice", "m", 280) is None
+    assert sticky.find(HERE, "alice", "m", 280) is None
 
 
 def test_looking_a_pin_up_does_not_prolong_it() -> None:
     sticky = Pins(ttl=180)
     sticky.put("alice", "m", pin(0))
 
-    assert sticky.find("alice", "m", 179) is not None
-    assert sticky.find("alice", "m", 181) is None
+    assert sticky.find(HERE, "alice", "m", 179) is not None
+    assert sticky.find(HERE, "alice", "m", 181) is None
 
 
 def test_pins_are_apart_by_client_and_by_model() -> None:
@@ -30,9 +32,19 @@ def test_pins_are_apart_by_client_and_by_model() -> None:
     sticky.put("alice", "n", pin(0, "B"))
     sticky.put("bob", "m", pin(0, "C"))
 
-    found = [sticky.find(*key, 1) for key in [("alice", "m"), ("alice", "n"), ("bob", "m")]]
+    found = [sticky.find(HERE, *key, 1) for key in [("alice", "m"), ("alice", "n"), ("bob", "m")]]
 
     assert [p.server for p in found if p] == ["A", "B", "C"]
+
+
+def test_a_name_that_comes_from_two_addresses_has_two_pins() -> None:
+    sticky = Pins(ttl=180)
+    sticky.put("alice", "m", pin(0, "A"))
+    sticky.put("alice", "m", pin(0, "B", "10.0.0.2"))
+
+    found = [sticky.find(address, "alice", "m", 1) for address in (HERE, "10.0.0.2")]
+
+    assert [p.server for p in found if p] == ["A", "B"]
 
 
 def test_expired_pins_are_forgotten_without_being_looked_up() -> None:
