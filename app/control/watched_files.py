@@ -1,6 +1,7 @@
-"""Files that are read again when they change, without a restart."""
+"""Files, and folders of files, that are read again when they change, without a restart."""
 
 import asyncio
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,14 +52,16 @@ class WatchedFiles:
         else:
             log.info("files.changed", what=self._name, files=files)
 
-    def _look(self) -> list[tuple[int, ...]]:
+    def _look(self) -> list[object]:
         """Return what is another where a file was written anew, or replaced."""
         return [_state(path) for path in self._paths]
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _state(path: Path) -> object:
     try:
         found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            return sorted((file.name, _state(file)) for file in path.iterdir() if file.is_file())
     except OSError:
-        return ()
+        return None
     return found.st_mtime_ns, found.st_size, found.st_ino

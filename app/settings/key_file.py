@@ -1,4 +1,4 @@
-"""A file of API keys, in the same form as the setting."""
+"""A file of API keys, in the same form as the setting, or a folder with one file for each."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,15 +16,13 @@ _adapter: TypeAdapter[dict[str, ApiKeySettings]] = TypeAdapter(ApiKeys)
 
 
 def read_key_file(path: Path) -> dict[str, ApiKeySettings]:
-    """Read the keys of a file.
+    """Read the keys of a file; or of a folder of files that are named as those who have them.
 
     Raises:
         ValueError: it cannot be read, or holds a mistake; no key is part of the message.
     """
     try:
-        return _adapter.validate_python(
-            read_json(path.read_text(encoding="utf-8-sig"), secret=True)
-        )
+        return _adapter.validate_python(_folder(path) if path.is_dir() else _file(path))
     except OSError as error:
         raise mistake(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -33,6 +31,16 @@ def read_key_file(path: Path) -> dict[str, ApiKeySettings]:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise mistake(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def _file(path: Path) -> object:
+    return read_json(path.read_text(encoding="utf-8-sig"), secret=True)
+
+
+def _folder(path: Path) -> dict[str, str]:
+    # Kubernetes' own entries there begin with two dots.
+    files = (file for file in path.iterdir() if not file.name.startswith(".") and file.is_file())
+    return {file.name: file.read_text(encoding="utf-8-sig").strip() for file in files}
 
 
 def readable(path: Path) -> Path:

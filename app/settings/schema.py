@@ -152,7 +152,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         default=None,
-        description="A file of more keys, in the same form, which is read again when it changes.",
+        description="A file of more keys, in the same form, or a folder with a file for each name; "
+        "it is read again when it changes.",
         examples=["/etc/llama-balancer/keys.json"],
     )
     admin_key: SecretStr | None = Field(

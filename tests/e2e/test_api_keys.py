@@ -368,6 +368,19 @@ async def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) ->
         await balancer.until(lambda: _is_refused(balancer, SCRIPTS))
 
 
+async def test_a_folder_of_keys_is_read_again_when_a_file_in_it_changes(tmp_path: Path) -> None:
+    host = ModelHost()
+    (tmp_path / "alice").write_text(ALICE)
+
+    async with host.running(), guarded(host, api_keys="{}", api_keys_file=tmp_path) as balancer:
+        assert await _status(balancer, ALICE) == 200
+        (tmp_path / "alice").write_text(SCRIPTS)
+        await balancer.until(lambda: _is_refused(balancer, ALICE))
+        assert await _status(balancer, SCRIPTS) == 200
+        (tmp_path / "alice").unlink()
+        await balancer.until(lambda: _is_refused(balancer, SCRIPTS))
+
+
 async def _status(balancer: Running, key: str) -> int:
     return (await balancer.ask(asking(key))).status
 

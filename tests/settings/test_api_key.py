@@ -27,6 +27,19 @@ def test_a_key_that_is_none_is_told_and_not_repeated(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_a_folder_has_a_file_for_each_name(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    (folder / "..data").mkdir(parents=True)
+    (folder / ".hidden").write_text("nothing")
+    (folder / "alice").write_text(HASH + "\n")
+    (folder / "bob").write_text(f'{{"key": "{HASH[:-1]}1", "models": ["a"]}}')
+
+    keys = validated({"api_keys_file": str(folder)}).all_keys()
+
+    assert sorted(keys) == ["alice", "bob"]
+    assert keys["bob"].models == ("a",)
+
+
 def test_two_names_may_not_have_one_key() -> None:
     with pytest.raises(SettingsError, match="the same key"):
         validated({"api_keys": {"alice": HASH, "bob": HASH}})
