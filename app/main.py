@@ -195,6 +195,7 @@ def create_app(
             for pool in pools.values():
                 pool.close()
             sampler.stop()
+            proxy.parser.shutdown(wait=False, cancel_futures=True)
             batcher.flush()
 
     async def render() -> bytes:

@@ -10,7 +10,7 @@ from typing import Final
 
 from app.apis.json_body import elements, members
 from app.apis.stable_prompts import Edit, known, system_content
-from app.apis.structure import is_too_much
+from app.apis.structure import LARGE, is_too_much
 from app.routing.prompt_change import common_ends
 
 SPAN: Final = 200
@@ -61,7 +61,7 @@ class Fronts:
     def settle(self, raw: bytes, client: str) -> bytes:
         """Write a body's system text as it was; known lines are taken out first."""
         raw = known(raw)
-        if is_too_much(raw):
+        if len(raw) > LARGE or is_too_much(raw):  # beside the event loop nothing is remembered
             return raw
         try:
             text = raw.decode()

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from app.apis.structure import MOST, is_too_much
+from app.apis.structure import MOST, give_way, is_too_much
 
 TOO_DEEP: Final = "the body nests too deeply"
 """Parsers and writers give up at about a thousand levels."""
@@ -32,13 +32,17 @@ _name: Final[_Match] = re.compile(
 _open_list: Final[_Match] = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)").match
 _next: Final[_Match] = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*").match
 _comma: Final[_Match] = re.compile(r"[ \t\n\r]*([,}])").match
+_text_behind: Final[Callable[[bytes, int], re.Match[bytes] | None]] = re.compile(
+    rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")'
+).match
+MODEL: Final = b'"model"'
 SPACE: Final = " \t\n\r"
 
 
 class Body:
     """A JSON object, and edits of its members that leave every other byte as it was."""
 
-    __slots__ = ("_values", "get", "raw")
+    __slots__ = ("_model_at", "_values", "get", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Read a body.
@@ -50,11 +54,17 @@ class Body:
         """
         self.raw = raw
         self._values = _read(raw)
+        give_way(raw)
         self.get: Callable[[str], object] = self._values.get
         """Reads a member's value; None where there is none."""
         # A name can be spelled with escapes, too. To count takes longer: most stand in front.
-        twice = raw.find(b'"model"') != raw.rfind(b'"model"')
-        if twice or (raw.find(b"\\") >= 0 and b"\\u00" in raw):  # `in` takes thrice as long
+        at = raw.find(MODEL)
+        once = at == raw.rfind(MODEL)
+        escaped = raw.find(b"\\") >= 0 and b"\\u00" in raw  # `in` takes thrice as long
+        self._model_at = at if once and not escaped else -1
+        """Where its name stands; -1 where there is more than one that might be it."""
+        give_way(raw)
+        if escaped or not once:
             self._place("model")
 
     def forget(self, *names: str) -> None:
@@ -79,28 +89,39 @@ class Body:
                 edits.append((*self._place(name), written))
             else:
                 added.append(f"{json.dumps(name)}:{written}")
-        text = self.raw.decode()
         if added:
-            end = text.rindex("}")
+            end = self.raw.rindex(b"}")
             separator = "," if self._values else ""
             edits.append((end, end, separator + ",".join(added)))
-        for start, end, written in sorted(edits, reverse=True):
-            text = text[:start] + written + text[end:]
-        return text.encode()
+        view = memoryview(self.raw)
+        pieces: list[bytes | memoryview] = []
+        done = 0
+        for start, end, written in sorted(edits):
+            pieces += (view[done:start], written.encode())
+            done = end
+        return b"".join([*pieces, view[done:]])
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
     def _place(self, wanted: str) -> tuple[int, int]:
-        """Find where a member's value stands in the text; (0, 0) where there is none."""
+        """Find where a member's value stands in the bytes; (0, 0) where there is none."""
+        if wanted == "model" and self._model_at >= 0:
+            value = _text_behind(self.raw, self._model_at + len(MODEL))
+            if value is not None:
+                return value.span(1)
+        text = self.raw.decode()
         try:
-            found = list(members(self.raw.decode()))
+            found = list(members(text))
         except RecursionError:
             raise BadRequest(TOO_DEEP) from None
         places = [(start, end) for name, start, end in found if name == wanted]
         if len(places) > 1:
             raise BadRequest(f"the body names {wanted} twice")
-        return places[0] if places else (0, 0)
+        if not places:
+            return 0, 0
+        start, end = (len(text[:place].encode()) for place in places[0])
+        return start, end
 
 
 def _written(value: object) -> str:
@@ -117,6 +138,7 @@ def _written(value: object) -> str:
 def _read(raw: bytes) -> dict[str, object]:
     if is_too_much(raw):
         raise BadRequest(TOO_MUCH)
+    give_way(raw)
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -1,6 +1,7 @@
 """How much a JSON text will take to parse, told from its punctuation before it is parsed."""
 
 import re
+from time import sleep
 from typing import Final
 
 LONG: Final = 64 * 1024
@@ -16,6 +17,9 @@ just fits.
 HEAVY: Final = 4
 """How many values a member, an object or an array counts as."""
 
+LARGE: Final = 1024 * 1024
+"""Texts of more bytes are read in a thread of their own: it takes up to half a second."""
+
 SLICE: Final = 256 * 1024
 """How many bytes are looked at before it is known whether to go on."""
 
@@ -29,12 +33,20 @@ def is_too_much(raw: bytes) -> bool:
         return False
     values = 0
     for start in range(0, len(raw), SLICE):
+        if start and start % LARGE == 0:
+            give_way(raw)
         values += _values(raw[start : start + SLICE])
         if values > MOST:  # unless it is punctuation of texts
             values = _values(_without_texts(raw[: start + SLICE]))
             if values > MOST:
                 return True
     return False
+
+
+def give_way(raw: bytes) -> None:
+    """Let the event loop go on, where a long text is read beside it: compiled code never does."""
+    if len(raw) > LARGE:
+        sleep(0)
 
 
 def _values(text: bytes) -> int:

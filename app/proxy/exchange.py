@@ -4,6 +4,7 @@ import asyncio
 import functools
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
 from time import monotonic, time
@@ -15,6 +16,7 @@ from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
+from app.apis.structure import LARGE
 from app.downstream.connection import BODILESS, ClientConnection, Request
 from app.keys.allowance import Allowance
 from app.keys.key_ring import Key
@@ -77,6 +79,8 @@ class State(Enum):
 
     READING = "reading"
     """The body of a model request is not there yet."""
+    PARSING = "parsing"
+    """The body is long, and is read beside the event loop."""
     REFUSED = "refused"
     """It will be told so in a moment."""
     QUEUED = "queued"
@@ -99,6 +103,7 @@ class Shared:
     queue: RequestQueue
     heads: RequestHeads
     read: Read
+    parser: Executor
     max_body_bytes: int
     buffer: Buffer
     tells_route: bool
@@ -134,6 +139,7 @@ class Exchange:
         "_loop",
         "_model_request",
         "_out",
+        "_parsing",
         "_pool",
         "_queued",
         "_queued_at",
@@ -184,6 +190,7 @@ class Exchange:
         self._lease: Lease | None = None
         self._pool: Pool | None = None
         self._upstream: Connection | None = None
+        self._parsing: asyncio.Future[ModelRequest | UnroutedRequest] | None = None
         self._dialling: asyncio.Task[Connection] | None = None
         self._queued: QueuedRequest | None = None
         self._queued_at = 0.0
@@ -273,19 +280,45 @@ class Exchange:
         held.append(data)
         self._held_size += size
         if complete:
-            raw = held[0] if len(held) == 1 else b"".join(held)
             self._held = []
-            self._read(raw)
+            self._read(held)
 
-    def _read(self, raw: bytes) -> None:
-        record = self._record
+    def _read(self, held: list[bytes]) -> None:
+        """Read the body; a long one beside the event loop, where others are served meanwhile."""
+        record, shared = self._record, self._shared
         record.ready = monotonic()
         content_type = self._fields.get(b"content-type", b"")
+        about = (shared.read, held, record.endpoint, record.identity, content_type)
+        if self._held_size > LARGE:
+            self.state = State.PARSING
+            loop = asyncio.get_running_loop()
+            self._parsing = loop.run_in_executor(shared.parser, _parsed, *about)
+            self._parsing.add_done_callback(self._on_parsed)
+            return
         try:
-            request = self._shared.read(record.endpoint, raw, record.identity, content_type)
+            request = _parsed(*about)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
+        else:
+            self._on_request(request)
+
+    def _on_parsed(self, parsed: "asyncio.Future[ModelRequest | UnroutedRequest]") -> None:
+        self._parsing = None
+        if parsed.cancelled() or self.state is State.ENDED:
             return
+        failure = parsed.exception()  # to raise it would tie it to this frame, body and all
+        if isinstance(failure, BadRequest):
+            self.refuse(error_responses.bad_request(str(failure)))
+        elif isinstance(failure, Exception):
+            self.on_failed(failure)
+        else:
+            try:
+                self._on_request(parsed.result())
+            except Exception as error:  # noqa: BLE001 - logged, and the client is told
+                self.on_failed(error)
+
+    def _on_request(self, request: ModelRequest | UnroutedRequest) -> None:
+        record = self._record
         record.username = request.username
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
@@ -791,6 +824,9 @@ class Exchange:
         if self._refusal is not None:
             self._refusal.cancel()
             self._refusal = None
+        parsing, self._parsing = self._parsing, None
+        if parsing is not None:
+            parsing.cancel()
         dialling, self._dialling = self._dialling, None
         if dialling is not None:
             dialling.cancel()
@@ -859,6 +895,13 @@ class Exchange:
             return None
         seconds = None if response.first_token is None else response.first_token - sent
         return CacheReuse(usage.prompt, usage.cached, seconds)
+
+
+def _parsed(
+    read: Read, held: list[bytes], endpoint: str, identity: str, content_type: bytes
+) -> ModelRequest | UnroutedRequest:
+    raw = held[0] if len(held) == 1 else b"".join(held)
+    return read(endpoint, raw, identity, content_type)
 
 
 _FAULTS: Final[Mapping[str, ServerFault]] = {

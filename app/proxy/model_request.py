@@ -14,6 +14,7 @@ from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import HOME
+from app.apis.structure import give_way
 from app.apis.unasked_usage import OPTIONS, asking
 from app.routing.choice import Ask
 from app.routing.patterns import NAME_LIMIT
@@ -86,6 +87,7 @@ class ModelRequest:
         api = api_of(path)
         self._received = raw
         if api.prompt in CONVERSATIONS:
+            give_way(raw)
             raw = reading.rewrites.stabilise(raw, address)
         self._body = body = _read(raw, content_type)
         self._rewrites = reading.rewrites

@@ -4,6 +4,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
@@ -94,6 +95,8 @@ class Proxy:
         self._routed_paths = frozenset(routed_paths)
         self._passes_control = passes_control
         self._model_paths = WORKING_PATHS | self._routed_paths
+        self.parser = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        """Reads long bodies, one after another: many threads would leave the loop little time."""
         self._loops = loops = Loops(tuple(pools))
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
         self._shared = Shared(
@@ -102,6 +105,7 @@ class Proxy:
             queue,
             RequestHeads(origin, loops, forwarding),
             self.read,
+            self.parser,
             max_body_bytes,
             buffer,
             tells_route,

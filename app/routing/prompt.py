@@ -6,6 +6,12 @@ from typing import Final
 BLOCK: Final = 256
 """Length of a block of text, in characters: some 60 tokens of English, 150 of Japanese."""
 
+FINE: Final = 1024 * 1024
+"""Up to how many characters of a message are taken in such blocks."""
+
+COARSE: Final = 64 * BLOCK
+"""Length of the blocks behind that: who sends books changes no word in the middle of them."""
+
 FRONT: Final = 256 * 1024
 """Up to how many characters the front of a conversation is kept, to say what changed in it."""
 
@@ -64,9 +70,10 @@ class Prompt:
             else:
                 start = 0
                 while start < length:
-                    block = message[start : start + BLOCK]
+                    step = BLOCK if start < FINE else COARSE
+                    block = message[start : start + step]
                     before, prefix = prefix, hash((prefix, block))
-                    start += BLOCK
+                    start += step
                     if start < length:
                         prefixes[prefix] = size + start
                 if start == length:

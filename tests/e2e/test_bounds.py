@@ -9,7 +9,7 @@ import pytest
 
 from tests.bench.process import resident_bytes
 from tests.fakes.model_host import ModelHost, complete
-from tests.fakes.process import balancing
+from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, chat, get, post
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +64,64 @@ async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(bomb: b
     assert "more than 1,000,000 values" in json.loads(response.body)["error"]["message"]
     assert after - before < 150 * M  # parsed, they took a gigabyte
     assert not host.seen
+
+
+def long_body(**more: object) -> bytes:
+    said = [{"role": "user", "content": "All work and no play. " * 150_000}]
+    return json.dumps({"messages": said, "model": "m", **more}).encode()
+
+
+async def test_a_long_body_passes_as_it_came_but_for_its_model() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}, aliases='{"tall \\"": "m"}') as balancer:
+        plain = await balancer.ask(post(long_body()))
+        renamed = await balancer.ask(post(long_body(model='tall "', other="model")))
+        said_twice = await balancer.ask(post(long_body(model='tall "', other={"model": 1})))
+
+    assert (plain.status, renamed.status, said_twice.status) == (200, 200, 200)
+    assert host.seen[0].body == long_body()
+    assert host.seen[1].body == long_body(other="model")
+    assert host.seen[2].body == long_body(other={"model": 1})
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (long_body()[:-1], "not JSON"),
+        (long_body().replace(b'{"messages"', b'{"model":"n","messages"'), "names model twice"),
+        (b"[" + long_body() + b"]", "not a JSON object"),
+        (long_body(model=7), "model must be a string"),
+    ],
+    ids=["cut", "twice", "list", "number"],
+)
+async def test_a_long_body_with_a_mistake_is_refused_as_a_short_one(
+    body: bytes, reason: str
+) -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        refused = await balancer.ask(post(body))
+        after = await balancer.ask(chat())
+
+    assert (refused.status, after.status) == (400, 200)
+    assert reason in json.loads(refused.body)["error"]["message"]
+    assert len(host.seen) == 1
+
+
+async def test_clients_that_leave_while_their_long_bodies_are_read_leave_nothing_behind() -> None:
+    host = ModelHost()
+    async with host.running(), balancing({"A": host}) as balancer:
+        for number in range(12):
+            async with balancer.client() as client:
+                await client.say(post(long_body(n=number)))
+        assert (await balancer.ask(chat())).status == 200
+        await balancer.until(lambda: _rests(balancer))
+
+    assert len(host.seen) <= 13
+
+
+async def _rests(balancer: Running) -> bool:
+    counted = await balancer.metrics("requests_in_flight")
+    return counted['endpoint="/v1/chat/completions"'] == 0
 
 
 async def test_the_bodies_that_are_held_have_a_bound_together() -> None:
