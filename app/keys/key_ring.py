@@ -29,6 +29,10 @@ MOST_KNOWN: Final = 10_000
 """How many headers are remembered that have opened: one can be written in many ways."""
 
 
+LONGEST_KNOWN: Final = 256
+"""Longest of them, in bytes: one may have any number of spaces in it."""
+
+
 class Key:
     """A key's name, and what it allows. Who has the `admin` key may do everything."""
 
@@ -137,7 +141,8 @@ class KeyRing:
         key = self._known.get(authorization)
         if key is None:
             key = self._opened_by(_bearers(authorization))
-            if key is not None and len(self._known) < MOST_KNOWN:
+            short = len(authorization) <= LONGEST_KNOWN
+            if key is not None and short and len(self._known) < MOST_KNOWN:
                 self._known[authorization] = key
         return key
 

@@ -84,6 +84,16 @@ def test_what_a_key_has_done_goes_on_counting_when_the_keys_change() -> None:
     assert after.allowance.enter(0.0) is None
 
 
+def test_one_key_that_is_written_in_many_long_ways_fills_no_memory() -> None:
+    keys = KeyRing([(SECRET, Key("alice"))])
+
+    for spaces in range(300, 400):
+        written = b"Bearer" + b" " * spaces + SECRET.encode()
+        assert name_of(b"authorization", written, keys) == "alice"
+
+    assert keys._known == {}
+
+
 def test_a_key_that_has_expired_opens_nothing() -> None:
     keys = KeyRing([(SECRET, Key("alice", expires=time.time() - 1))])
 
