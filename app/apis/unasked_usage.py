@@ -1,6 +1,6 @@
 """The usage at the end of a stream, for clients that have not asked for it.
 
-OpenAI's streams tell it in an event of its own, and only where `stream_options` asks for it:
+OpenAI's streams have it in an event of its own, and only where `stream_options` asks for it:
 https://platform.openai.com/docs/api-reference/chat/create#chat_create-stream_options
 """
 

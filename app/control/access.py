@@ -65,7 +65,7 @@ class Access:
         self._opened = {path: tuple(networks) for path, networks in opened.items()}
 
     def guarded(self, app: App) -> App:
-        """Return the application for those who may use it; its state tells who asks."""
+        """Return the application behind the check; the request's state gets its key and address."""
 
         async def serve(scope: Any, receive: Any, send: Any) -> None:
             headers = dict(scope["headers"])
@@ -90,7 +90,7 @@ class Access:
     def _refusal(
         self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str, key: Key | None
     ) -> Response | None:
-        """Return what answers a request that is not allowed; None for one that is."""
+        """Return the error response to a request that is not allowed; None for one that is."""
         host = headers.get(b"host", b"")
         if path not in OPEN and not self._hosts.allow(host):
             name = host.decode("latin-1")
@@ -129,7 +129,7 @@ class Access:
     def _unknown(
         self, method: str, path: str, headers: Mapping[bytes, bytes], key: Key | None
     ) -> Response:
-        """Answer those who have not shown that they may."""
+        """Return the error response, or the login form, to a client without the admin key."""
         if not (self._keys.has_admin or (path in METRICS and self._keys.has_metrics)):
             return error_response(403, "set BALANCER_ADMIN_KEY to allow this")
         if method == "GET" and b"text/html" in headers.get(b"accept", b""):

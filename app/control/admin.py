@@ -1,6 +1,6 @@
 """What operators ask and order: where a request would go, and that a server gets no more.
 
-Who may is decided by `access`, which stands around all control endpoints.
+`access` decides who may use them.
 """
 
 from collections.abc import Callable

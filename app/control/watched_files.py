@@ -19,7 +19,7 @@ class WatchedFiles:
     """Watches files, and has them read again where one of them changes.
 
     `read` takes in what they hold now, or raises ValueError or OSError: files that cannot be
-    read, or have a mistake in them, change nothing, and that is told once. `name` is what they
+    read, or have a mistake in them, change nothing, and are logged once. `name` is what they
     hold.
     """
 

@@ -23,7 +23,7 @@ CREDENTIALS: Final = frozenset({b"authorization", b"cookie", b"x-api-key"})
 """Headers by which clients show who they are."""
 
 SESSION: Final = b"llama_balancer_session"
-"""The cookie of who has logged in at our own page; it is no server's business."""
+"""The cookie of a session at our own page; no server gets it."""
 
 MOST_KNOWN: Final = 10_000
 """How many headers are remembered that have opened: one can be written in many ways."""

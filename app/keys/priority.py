@@ -1,4 +1,4 @@
-"""Who goes first where requests wait."""
+"""The priorities of queued requests."""
 
 from typing import Final, Literal
 
@@ -8,13 +8,11 @@ PRIORITIES: Final[tuple[Priority, ...]] = ("interactive", "normal", "batch")
 """The highest first."""
 
 HEADER: Final = b"x-balancer-priority"
-"""By which a request lowers its own priority."""
+"""The request header that lowers a request's own priority."""
 
 
 def lowered(priority: Priority, asked: bytes | None) -> Priority:
-    """Return what a request goes by that asks for another priority than its key's.
-
-    It may ask for less, never for more.
+    """Return the priority of a request that asks for another than its key's: the lower one.
 
     Raises:
         ValueError: it asks for what is no priority.

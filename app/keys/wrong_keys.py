@@ -1,4 +1,4 @@
-"""Wrong keys, by where they come from: who goes on guessing waits for the answers."""
+"""Wrong keys by address: a client that goes on guessing waits for each response."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,36 +6,36 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 FREE: Final = 5
-"""How many wrong keys are told at once: people mistype."""
+"""How many wrong keys get their response at once: people mistype."""
 
 RATE: Final = 1.0
-"""How many a second are forgotten."""
+"""Wrong keys that are forgotten, per second."""
 
 LONGEST: Final = 10.0
-"""Seconds that an answer is held back at most."""
+"""Longest delay of a response, in seconds."""
 
 TOLD_EVERY: Final = 60.0
-"""Seconds between two lines in the log about one address."""
+"""Seconds between two calls of `on_wrong` for one address."""
 
 MOST: Final = 10_000
-"""How many addresses are remembered, the latest."""
+"""Most addresses that are remembered; the oldest go first."""
 
 
 class WrongKeys:
-    """Says how long the answer to a wrong key is held back.
+    """Counts wrong keys, and delays the responses to them.
 
-    Right keys are never held back, so nobody can lock others out who share an address. An IPv6
-    address counts as its network of 64 bits, since one machine has all of those. `told` is
-    called with an address and the number of wrong keys that came since it was told last.
+    Right keys are never delayed, so nobody can lock out others who share an address. An IPv6
+    address counts as its network of 64 bits, since one machine has all of those. `on_wrong` is
+    called with an address and the number of its wrong keys since the last call, once a minute.
     """
 
-    def __init__(self, told: Callable[[str, int], None]) -> None:
-        self._told = told
+    def __init__(self, on_wrong: Callable[[str, int], None]) -> None:
+        self._on_wrong = on_wrong
         self._seen: OrderedDict[str, tuple[float, float, float, int]] = OrderedDict()
-        """When one came last, how many are not forgotten, when it was told, how many since."""
+        """Time of the last one, how many are not forgotten, time of the last call, number since."""
 
     def hold_back(self, address: str, now: float) -> float:
-        """Take note of a wrong key; return for how many seconds its answer is held back.
+        """Count a wrong key, and return the delay of its response in seconds.
 
         `now` is on the monotonic clock, in seconds.
         """
@@ -44,7 +44,7 @@ class WrongKeys:
         level = max(0.0, level - (now - last) * RATE) + 1
         since += 1
         if now - told_at >= TOLD_EVERY:
-            self._told(address, since)
+            self._on_wrong(address, since)
             told_at, since = now, 0
         self._seen[place] = now, min(level, FREE + LONGEST * RATE), told_at, since
         if len(self._seen) > MOST:

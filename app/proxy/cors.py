@@ -24,7 +24,7 @@ EXPOSED: Final = (
 METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 
 LIFETIME: Final = b"7200"
-"""How long a browser may remember what it was told, in seconds: as long as any does."""
+"""How long a browser may keep a preflight's response, in seconds: the most that any keeps it."""
 
 LONGEST: Final = 4096
 """Longest list of headers that a browser may ask for, in bytes."""
@@ -33,7 +33,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Cors:
-    """Decides which origins may ask, and writes what tells browsers so.
+    """Decides which origins may ask, and writes the headers for browsers.
 
     An origin is a page's scheme, host and port (RFC 6454). `origins` are those that may, where
     `*` stands for any text; without any, pages of this machine and applications may. Pages
@@ -63,7 +63,7 @@ class Cors:
         return bool(parts.scheme)  # `null` has none: any site can make such pages
 
     def grant(self, origin: bytes, host: bytes) -> Headers:
-        """Write what lets a page read a response; nothing where it may not."""
+        """Return the headers that let a page read a response; none where it may not."""
         if not self.allows(origin, host):
             return ()
         exposed = (b"access-control-expose-headers", EXPOSED)
@@ -72,7 +72,7 @@ class Cors:
         return (b"access-control-allow-origin", origin), exposed, (b"vary", b"origin")
 
     def preflight(self, fields: Mapping[bytes, bytes]) -> Headers:
-        """Write what lets a page send a request; nothing where it may not."""
+        """Return the headers that let a page send a request; none where it may not."""
         granted = self.grant(fields[b"origin"], fields.get(b"host", b""))
         if not granted:
             return ()
@@ -88,7 +88,7 @@ class Cors:
 
 
 def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser asks whether a page may ask."""
+    """Whether a request is a browser's preflight (CORS)."""
     asks = b"origin" in fields and b"access-control-request-method" in fields
     return method == "OPTIONS" and asks
 

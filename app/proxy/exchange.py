@@ -82,7 +82,7 @@ class State(Enum):
     PARSING = "parsing"
     """The body is long, and is read beside the event loop."""
     REFUSED = "refused"
-    """It will be told so in a moment."""
+    """An error response follows, but not at once."""
     QUEUED = "queued"
     """It waits for a place at a server."""
     DIALLING = "dialling"
@@ -763,13 +763,13 @@ class Exchange:
         return True
 
     def grant(self, headers: Headers) -> None:
-        """End with a browser's question answered."""
+        """End with the response to a preflight."""
         self._record.status = 204
         self._client.respond(204, list(headers), b"")
         self._end("success")
 
     def refuse_later(self, response: ErrorResponse, seconds: float) -> None:
-        """End with an error response in some seconds; what comes until then is not looked at."""
+        """End with an error response after some seconds; the body is not read until then."""
         self.state = State.REFUSED
         loop = asyncio.get_running_loop()
         self._refusal = loop.call_later(seconds, self.refuse, response)

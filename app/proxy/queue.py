@@ -127,7 +127,7 @@ class RequestQueue:
         return first[0] if first else None
 
     def _pass_by(self, priority: Priority, full: set[Need], stays: set[QueuedRequest]) -> None:
-        """Take note that one had its turn, and of those below that could have had it."""
+        """Count a turn against the lower priorities that could have had it."""
         self._turns[priority].passed = 0
         for lower in PRIORITIES[PRIORITIES.index(priority) + 1 :]:
             turns = self._turns[lower]
@@ -135,7 +135,7 @@ class RequestQueue:
                 turns.passed += 1
 
     def _latest_below(self, priority: Priority) -> QueuedRequest | None:
-        """Find who came last of the lowest priority that waits, if it is below another."""
+        """Find the latest request of the lowest priority that waits, if it is below another."""
         for lower in reversed(PRIORITIES[PRIORITIES.index(priority) + 1 :]):
             turns = self._turns[lower]
             if len(turns):

@@ -17,8 +17,8 @@ CLOSED: Final = OURS | CREDENTIALS
 """What a server does not get that is not told who its clients are."""
 
 
-TOLD: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
-"""Headers by which proxies tell where a request comes from; only trusted ones are believed."""
+ORIGINS: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+"""Headers in which proxies name the client; only trusted proxies are believed."""
 
 
 class RequestHeads:
@@ -48,10 +48,10 @@ class RequestHeads:
         peer = client.peer
         chain = peer
         more = b""
-        if not TOLD.isdisjoint(fields) and self._origin.trusts(peer):
+        if not ORIGINS.isdisjoint(fields) and self._origin.trusts(peer):
             if b"x-forwarded-for" in fields:
                 chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
-            more = _told_besides(request.headers, fields, peer)
+            more = _other_origins(request.headers, fields, peer)
         headers = request.headers
         if b"cookie" in fields:
             headers = without_cookie(headers, SESSION)
@@ -76,8 +76,8 @@ class RequestHeads:
         )
 
 
-def _told_besides(headers: Headers, fields: Fields, peer: str) -> bytes:
-    """Write what a trusted proxy tells in other words; of `Forwarded` see RFC 7239 section 4."""
+def _other_origins(headers: Headers, fields: Fields, peer: str) -> bytes:
+    """Write the other headers in which a trusted proxy names the client (RFC 7239 section 4)."""
     lines = b""
     if b"forwarded" in fields:
         node = f'"[{peer}]"' if ":" in peer else peer

@@ -17,8 +17,8 @@ class Turns:
     """Requests that wait: addresses take turns, then the clients of one address.
 
     Next is the address whose last turn is longest ago and that can use a place, or one of the
-    next few whose prompt is in the cache there. So one who asks a hundred times at once, by
-    whatever names, holds nobody up: an address overtakes another once, and so do clients of
+    next few whose prompt is in the cache there. So a client that asks a hundred times at once,
+    by whatever names, holds nobody up: an address overtakes another once, and so do clients of
     the same address, each served in the order it asked.
     """
 

@@ -10,7 +10,7 @@ FINE: Final = 1024 * 1024
 """Up to how many characters of a message are taken in such blocks."""
 
 COARSE: Final = 64 * BLOCK
-"""Length of the blocks behind that: who sends books changes no word in the middle of them."""
+"""Length of the blocks behind that, in characters: books change at their end, if anywhere."""
 
 FRONT: Final = 256 * 1024
 """Up to how many characters the front of a conversation is kept, to say what changed in it."""

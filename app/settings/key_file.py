@@ -16,7 +16,7 @@ _adapter: TypeAdapter[dict[str, ApiKeySettings]] = TypeAdapter(ApiKeys)
 
 
 def read_key_file(path: Path) -> dict[str, ApiKeySettings]:
-    """Read the keys of a file; or of a folder of files that are named as those who have them.
+    """Read the keys of a file; or of a folder, in which each file has the name of its key.
 
     Raises:
         ValueError: it cannot be read, or holds a mistake; no key is part of the message.

@@ -1,4 +1,4 @@
-"""Where this program listens, and who can reach it there."""
+"""Where this program listens, and from where it can be reached."""
 
 import os
 import socket

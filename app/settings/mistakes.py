@@ -16,7 +16,7 @@ OTHERS = ("BALANCER_PUBLISH", "BALANCER_SECRETS_DIR")
 and where the secrets lie."""
 
 SECRET = ("admin_key", "api_keys", "metrics_key")
-"""Settings of which nothing is told that was written: a key may stand in the wrong place."""
+"""Settings whose values stand in no message: a key may stand in the wrong place."""
 
 Place = tuple[str, ...]
 """Where a value is: ("servers", "PC1", "health_port")."""

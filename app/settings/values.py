@@ -33,7 +33,7 @@ def from_json(value: object) -> object:
 
 
 def from_secret_json(value: object) -> object:
-    """Read JSON where text came of which nothing may be told."""
+    """Read JSON where text came whose parts may stand in no message."""
     return read_json(value, secret=True) if isinstance(value, str) else value
 
 

@@ -24,7 +24,7 @@ OLD_NAMES = {"models_ttl": "models_interval", "queue_keepalive": "stream_keepali
 def read_json(text: str, *, secret: bool = False) -> Any:
     """Read JSON; a key that is there twice is a mistake, not silently the last.
 
-    Of a text that is `secret` no part is told where it has a mistake.
+    No part of a `secret` text stands in the message about a mistake.
 
     Raises:
         PydanticCustomError: the text is no JSON, or has a key twice. It is a ValueError.

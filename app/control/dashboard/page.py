@@ -23,7 +23,7 @@ MOST_ROWS = 200
 """How many pins and requests in flight the page shows: ten thousand take the loop half a second."""
 
 NO_NEWS = b": no news\n\n"
-"""A comment, which no page is told of."""
+"""A comment: the browser drops it."""
 
 log = structlog.get_logger(__name__)
 
@@ -55,10 +55,10 @@ class Template:
 
 
 class Feed:
-    """The present state as events, read and written once for all who watch.
+    """The present state as events, read and written once for all pages.
 
-    The first event that somebody gets tells everything, the next ones what has changed since
-    the one before: parts of the snapshot and of the statistics.
+    A page's first event holds all parts of the snapshot and of the statistics, each later one
+    the parts that have changed since the one before.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Feed:
         self._parts: dict[tuple[str, str], tuple[int, bytes]] = {}
         """In which round each part was another than before, and how it is written."""
         self._events: dict[int, bytes] = {}
-        """What tells the present state to those who know that of a round."""
+        """The present state as an event, by the round that a page has seen last."""
         self._read_at = -interval
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -98,7 +98,7 @@ class Feed:
                 continue
 
     def _read(self) -> None:
-        """Take note of what has changed, unless that was done just now."""
+        """Find the parts that have changed, unless that was done just now."""
         now = asyncio.get_running_loop().time()
         if now - self._read_at < self._interval / 2:
             return
@@ -113,7 +113,7 @@ class Feed:
                     self._parts[name, part] = self._round, written
 
     def _event(self, known: int) -> bytes:
-        """Write what is new to those who know the state of a round."""
+        """Write the parts that have changed since a round."""
         if known not in self._events:
             news: dict[str, dict[str, orjson.Fragment]] = {name: {} for name in self._sources}
             for (name, part), (changed, written) in self._parts.items():
@@ -133,7 +133,7 @@ def routes(
 ) -> APIRouter:
     """Build the page and its stream; `stopping` ends the streams, `interval` is in seconds.
 
-    `has_session` tells whether a browser has logged in: then it can log out again.
+    `has_session` returns whether a browser has logged in, so that the page can log out.
     """
     router = APIRouter()
     template = Template("monitor.html", "monitor.js")

@@ -8,9 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from re import _compiler, _parser  # type: ignore[attr-defined]
-from re import _constants as op  # type: ignore[attr-defined]
+from importlib import import_module
 from typing import Any
+
+# Types know nothing of these modules.
+_compiler = import_module("re._compiler")
+_parser = import_module("re._parser")
+op = import_module("re._constants")
 
 COPIES = 20
 """A repeat up to this count is counted exactly; a larger one is taken as unbounded."""

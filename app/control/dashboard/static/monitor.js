@@ -125,7 +125,7 @@ function drainButton(card, backend, allowed) {
   button.title = backend.draining ? "" : "No new requests; those in flight go on";
 }
 
-/* Who has logged in needs no key; where nobody has to, an order needs it all the same. */
+/* A session needs no key; without one, draining asks for the admin key. */
 async function drain(name, method) {
   const order = (headers) => fetch(`/llmhealth-drain/${encodeURIComponent(name)}`, { method, headers });
   let key = sessionStorage.getItem("key");
