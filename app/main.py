@@ -34,7 +34,13 @@ from app.downstream.connection import Handler
 from app.downstream.connections import Connections
 from app.downstream.forwarded import Origin
 from app.downstream.hosts import Hosts
-from app.downstream.server import Server, allow_many_files, collect_garbage_rarely, config
+from app.downstream.server import (
+    Server,
+    allow_many_files,
+    collect_garbage_rarely,
+    config,
+    return_memory,
+)
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
 from app.proxy.cors import Cors
@@ -286,6 +292,7 @@ def serve(settings: Settings) -> None:
         logs.open_to_all(host)
     allow_many_files()
     collect_garbage_rarely()
+    return_memory()
     stopping = asyncio.Event()
     app = create_app(settings, stopping)
     uvicorn_config = config(

@@ -72,6 +72,16 @@ class Body:
         for name in names:
             self._values.pop(name, None)
 
+    def keep(self, *names: str) -> None:
+        """Free the memory of all values but those of some members; the bytes keep them.
+
+        A member whose value is freed is still there, and is None.
+        """
+        values = self._values
+        for name in values:
+            if name not in names:
+                values[name] = None
+
     def edited(self, changes: Mapping[str, object]) -> bytes:
         """Return the body with some members set; unchanged bytes where nothing changes.
 

@@ -1,6 +1,7 @@
 """uvicorn's server, with connections of our own and deadlines for them."""
 
 import asyncio
+import ctypes
 import functools
 import gc
 import math
@@ -48,6 +49,11 @@ def config(
         "ws": "none",
     }
     return uvicorn.Config(app, http=http, **(defaults | options))
+
+
+M_MMAP_THRESHOLD = -3
+MAPPED = 512 * 1024
+"""From how many bytes on memory comes from the system and goes back to it."""
 
 
 class Server(uvicorn.Server):
@@ -147,6 +153,18 @@ def allow_many_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def return_memory() -> None:
+    """Have glibc give memory back to the system as soon as a long body or text is free.
+
+    By itself it does so only for the first ones: each that is freed raises the size from which it
+    asks the system (https://man7.org/linux/man-pages/man3/mallopt.3.html, M_MMAP_THRESHOLD).
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # musl has none
+            libc.mallopt(M_MMAP_THRESHOLD, MAPPED)
 
 
 def collect_garbage_rarely() -> None:

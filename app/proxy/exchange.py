@@ -62,6 +62,10 @@ JOINED: Final = 64 * 1024
 """Up to how many bytes a body is sent together with the head: to copy a longer one costs more
 than a system call."""
 
+CHUNK: Final = 1024 * 1024
+"""Pieces of a body are joined to chunks of so many bytes at least. The system takes back such ones
+as soon as they are free, see `return_memory`; small ones would stay with us."""
+
 ERROR_LIMIT: Final = 64 * 1024
 """How much of a server's error is read before it is passed on, in bytes."""
 
@@ -126,6 +130,7 @@ class Exchange:
     __slots__ = (
         "_allowance",
         "_body",
+        "_chunks",
         "_client",
         "_cors",
         "_dialling",
@@ -137,6 +142,7 @@ class Exchange:
         "_keepalive",
         "_lease",
         "_loop",
+        "_loose",
         "_model_request",
         "_out",
         "_parsing",
@@ -186,6 +192,8 @@ class Exchange:
         """What of the body has come, until it can be read or sent."""
         self._held_size = 0
         """How much of the shared buffer it takes, until a response begins."""
+        self._chunks = self._loose = 0
+        """How many of `_held` are joined pieces, and how many bytes stand behind them."""
         self._streams_body = self._upgrades = False
         self._lease: Lease | None = None
         self._pool: Pool | None = None
@@ -279,6 +287,11 @@ class Exchange:
             return
         held.append(data)
         self._held_size += size
+        self._loose += size
+        if self._loose >= CHUNK and len(held) > 1:
+            held[self._chunks :] = [b"".join(held[self._chunks :])]
+            self._chunks += 1
+            self._loose = 0
         if complete:
             self._held = []
             self._read(held)
@@ -901,6 +914,7 @@ def _parsed(
     read: Read, held: list[bytes], endpoint: str, identity: str, content_type: bytes
 ) -> ModelRequest | UnroutedRequest:
     raw = held[0] if len(held) == 1 else b"".join(held)
+    held.clear()  # a long body is not held twice
     return read(endpoint, raw, identity, content_type)
 
 

@@ -14,7 +14,7 @@ from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import HOME
-from app.apis.structure import give_way
+from app.apis.structure import LARGE, give_way
 from app.apis.unasked_usage import OPTIONS, asking
 from app.routing.choice import Ask
 from app.routing.patterns import NAME_LIMIT
@@ -130,6 +130,8 @@ class ModelRequest:
             takes_slot=api.slot and SLOT not in body and get("n") in (None, 1),
             works=api.works,
         )
+        if len(raw) > LARGE and isinstance(body, Body):
+            body.keep("model", "chat_template_kwargs", OPTIONS)
 
     @property
     def hides_usage(self) -> bool:

@@ -58,6 +58,14 @@ def test_half_a_surrogate_pair_can_be_set() -> None:
     assert edited == rb'{"a":{"b": "\ud800", "c": 1}}'
 
 
+def test_what_is_not_kept_is_still_there_and_is_set_in_its_place() -> None:
+    body = Body(b'{"model": "m", "x": "long", "n": 1}')
+    body.keep("model")
+
+    assert (body.get("model"), body.get("x"), "x" in body) == ("m", None, True)
+    assert body.edited({"x": "y"}) == b'{"model": "m", "x": "y", "n": 1}'
+
+
 def test_setting_what_is_there_already_changes_no_byte() -> None:
     raw = b'{"model" : "\\u0078"}'
 

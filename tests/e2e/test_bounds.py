@@ -107,6 +107,23 @@ async def test_a_long_body_with_a_mistake_is_refused_as_a_short_one(
     assert len(host.seen) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+async def test_the_memory_of_long_bodies_goes_back_to_the_system() -> None:
+    go = asyncio.Event()
+    host = waiting_for(go)
+    body = json.dumps({"model": "m", "messages": [], "x": "a" * 16 * M}).encode()
+    async with host.running(), balancing({"A": host}) as balancer:
+        before = resident_bytes(balancer.process.pid)
+        asked = [asyncio.ensure_future(balancer.ask(post(body))) for _ in range(6)]
+        await balancer.until(lambda: host.active == 6)
+        held = resident_bytes(balancer.process.pid)
+        go.set()
+        await asyncio.gather(*asked)
+        await balancer.until(lambda: resident_bytes(balancer.process.pid) < before + 24 * M)
+
+    assert held < before + 1.5 * 6 * len(body)
+
+
 async def test_clients_that_leave_while_their_long_bodies_are_read_leave_nothing_behind() -> None:
     host = ModelHost()
     async with host.running(), balancing({"A": host}) as balancer:
