@@ -54,7 +54,7 @@ class RequestQueue:
                 raise rejected
             self._remove(latest)
             self._end_wait(latest, rejected)
-        if not len(self):
+        if self._empty:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
         request.timer = loop.call_later(self._timeout, self._time_out, request)
@@ -69,6 +69,8 @@ class RequestQueue:
 
     def hand_out(self) -> None:
         """Hand free places to requests that wait: each client gets one, then another."""
+        if self._empty:
+            return
         full: set[Need] = set()
         stays: set[QueuedRequest] = set()
         while (turns := self._next(full, stays)) is not None:
@@ -87,6 +89,13 @@ class RequestQueue:
             self._pass_by(request.priority, full, stays)
             self._end_wait(request, turn)
 
+    @property
+    def _empty(self) -> bool:
+        for turns in self._turns.values():  # noqa: SIM110 - a generator costs ten times as much
+            if not turns.empty:
+                return False
+        return True
+
     def __len__(self) -> int:
         return sum(map(len, self._turns.values()))
 
@@ -100,7 +109,7 @@ class RequestQueue:
 
     def _queued(self, model: str) -> int:
         """Count the requests that wait for one model, without the one that is being placed."""
-        if not len(self):
+        if self._empty:
             return 0
         return max(0, self.by_model()[model] - 1)
 

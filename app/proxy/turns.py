@@ -90,6 +90,11 @@ class Turns:
         return before + sum(min(length, before + 1) for length in lengths)
 
     @property
+    def empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._lines
+
+    @property
     def clients(self) -> int:
         """How many clients wait."""
         return sum(map(len, self._lines.values()))
