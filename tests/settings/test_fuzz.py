@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,7 @@ def mistakes(read: Callable[[], object]) -> str:
     return ""
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Python's own, about patterns such as [[a]
 @given(st.dictionaries(NAMES, TEXTS, max_size=4))
 def test_any_text_is_a_setting_or_a_mistake(values: dict[str, str]) -> None:
     told = mistakes(lambda: validated(values))
