@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from app.apis.json_body import members
-
-LONGEST_LINE: Final = 64 * 1024
-"""Longest line of a stream that is looked at, in bytes."""
+from app.apis.whole_lines import WholeLines
 
 _HOLDERS: Final = ("message", "response")
 """Members of events, Anthropic's and of OpenAI's responses, that hold the response with its name.
@@ -23,11 +21,11 @@ https://platform.openai.com/docs/api-reference/responses-streaming
 class AskedName:
     """Writes the name that a client has asked for into one response; every other byte stays."""
 
-    __slots__ = ("_rest", "_written")
+    __slots__ = ("_lines", "_written")
 
     def __init__(self, name: str) -> None:
         self._written = json.dumps(name)
-        self._rest = b""
+        self._lines = WholeLines()
 
     def whole(self, body: bytes) -> bytes:
         """Write it into a JSON object; what is none stays as it is."""
@@ -44,13 +42,7 @@ class AskedName:
 
     def piece(self, data: bytes, *, last: bool = False) -> bytes:
         """Write it into a stream's events, or lines, as far as they are whole; keep the rest."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        if last or len(rest) > LONGEST_LINE:
-            lines.append(rest)
-            rest = b""
-        else:
-            lines.append(b"")
-        self._rest = rest
+        lines = self._lines.take(data, last=last).split(b"\n")
         return b"\n".join([self._line(line) for line in lines])
 
     def _line(self, line: bytes) -> bytes:

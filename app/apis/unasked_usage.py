@@ -8,10 +8,9 @@ from typing import Final
 
 import orjson
 
-OPTIONS: Final = "stream_options"
+from app.apis.whole_lines import WholeLines
 
-LONGEST_LINE: Final = 64 * 1024
-"""Longest line of a stream that is looked at, in bytes."""
+OPTIONS: Final = "stream_options"
 
 
 def asking(options: object) -> dict[str, object] | None:
@@ -26,22 +25,16 @@ def asking(options: object) -> dict[str, object] | None:
 class UnaskedUsage:
     """Takes the event of the usage out of one stream; every other byte stays."""
 
-    __slots__ = ("_rest", "_taken")
+    __slots__ = ("_lines", "_taken")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._lines = WholeLines()
         self._taken = False
         """Whether the line before was taken out: then the empty one goes as well that ends it."""
 
     def piece(self, data: bytes, *, last: bool = False) -> bytes:
         """Take it out of a piece, as far as its lines are whole; keep the rest."""
-        if self._rest:
-            data = self._rest + data
-        end = len(data) if last else data.rfind(b"\n") + 1
-        if len(data) - end > LONGEST_LINE:
-            end = len(data)
-        self._rest = data[end:]
-        data = data[:end]
+        data = self._lines.take(data, last=last)
         if not self._taken and b'"usage"' not in data:
             return data
         return b"".join([line for line in data.splitlines(keepends=True) if self._stays(line)])

@@ -10,6 +10,9 @@ import orjson
 _read: Final = json.JSONDecoder().raw_decode
 
 
+CHARACTERS: Final = 4
+"""Characters of a token, where nobody has counted: those of English text, about."""
+
 _ANTHROPIC: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 """https://docs.anthropic.com/en/api/messages#response-usage"""
 

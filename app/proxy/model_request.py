@@ -16,6 +16,7 @@ from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import HOME
 from app.apis.structure import LARGE, give_way
 from app.apis.unasked_usage import OPTIONS, asking
+from app.apis.usage import CHARACTERS
 from app.routing.choice import Ask
 from app.routing.patterns import NAME_LIMIT
 from app.routing.prompt import Prompt
@@ -35,9 +36,6 @@ CHAT_PATHS: Final = (CHAT_PATH, "/chat/completions")
 
 CONVERSATIONS: Final = ("chat", "input")
 """Kinds of prompts that have a system message, or instructions."""
-
-CHARACTERS: Final = 4
-"""Characters of a token, where nobody has counted: those of English text, about."""
 
 LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 

@@ -4,7 +4,7 @@ from time import monotonic
 from typing import Final
 
 from app.apis.first_tokens import has_token
-from app.apis.usage import Usage, read_usage
+from app.apis.usage import CHARACTERS, Usage, read_usage
 from app.telemetry.instrument import Series
 
 GAPS: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
@@ -18,9 +18,6 @@ EVENT: Final = (b"data:", b"event:")
 
 LINE: Final = b"{"
 """How a piece begins that carries one of the lines of JSON that Ollama's own API streams."""
-
-CHARACTERS: Final = 4
-"""Bytes of a token, where nobody has counted: those of English text, about."""
 
 EVENT_LIMIT: Final = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
