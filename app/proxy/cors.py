@@ -71,20 +71,21 @@ class Cors:
             return (b"access-control-allow-origin", b"*"), exposed
         return (b"access-control-allow-origin", origin), exposed, (b"vary", b"origin")
 
-    def preflight(self, fields: Mapping[bytes, bytes]) -> Headers:
-        """Return the headers that let a page send a request; none where it may not."""
-        granted = self.grant(fields[b"origin"], fields.get(b"host", b""))
-        if not granted:
-            return ()
-        headers = fields.get(b"access-control-request-headers", b"")
-        more: Headers = (
-            (b"access-control-allow-methods", METHODS),
-            (b"access-control-allow-headers", headers[:LONGEST]),
-            (b"access-control-max-age", LIFETIME),
-        )
-        if b"access-control-request-private-network" in fields:
-            more += ((b"access-control-allow-private-network", b"true"),)
-        return granted + more
+
+def preflight(fields: Mapping[bytes, bytes]) -> Headers:
+    """Return the headers that let a page send the request that it asks about.
+
+    They go with those that let it read the response.
+    """
+    headers = fields.get(b"access-control-request-headers", b"")
+    allowed: Headers = (
+        (b"access-control-allow-methods", METHODS),
+        (b"access-control-allow-headers", headers[:LONGEST]),
+        (b"access-control-max-age", LIFETIME),
+    )
+    if b"access-control-request-private-network" in fields:
+        allowed += ((b"access-control-allow-private-network", b"true"),)
+    return allowed
 
 
 def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:

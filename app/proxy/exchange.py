@@ -775,10 +775,10 @@ class Exchange:
             self.on_failed(error)
         return True
 
-    def grant(self, headers: Headers) -> None:
+    def allow(self, headers: Headers) -> None:
         """End with the response to a preflight."""
         self._record.status = 204
-        self._client.respond(204, list(headers), b"")
+        self._client.respond(204, [*(self._cors or ()), *headers], b"")
         self._end("success")
 
     def refuse_later(self, response: ErrorResponse, seconds: float) -> None:

@@ -20,7 +20,7 @@ from app.keys.key_ring import KeyRing
 from app.keys.priority import HEADER, lowered
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
-from app.proxy.cors import Cors, Headers, is_preflight
+from app.proxy.cors import Cors, Headers, is_preflight, preflight
 from app.proxy.error_responses import (
     ErrorResponse,
     bad_request,
@@ -139,8 +139,8 @@ class Proxy:
             log.warning("loop.detected", server=looped, id=record.id)
             exchange.refuse(loop_detected(looped))
         elif cors and is_preflight(request.method, fields):
-            exchange.grant(self._cors.preflight(fields))
-        elif (refusal := self._refusal(request, fields, record, works=works)) is not None:
+            exchange.allow(preflight(fields))
+        elif (refusal := self._refusal(request, fields, record, cors, works=works)) is not None:
             if refusal.status == 401 and self._keys.shown(fields):
                 exchange.refuse_later(
                     refusal, self._wrong_keys.hold_back(record.address, monotonic())
@@ -154,14 +154,20 @@ class Proxy:
         return exchange
 
     def _refusal(
-        self, request: Request, fields: Fields, record: Record, *, works: bool
+        self,
+        request: Request,
+        fields: Fields,
+        record: Record,
+        cors: Headers | None,
+        *,
+        works: bool,
     ) -> ErrorResponse | None:
         """Tell why a client may not ask for this, before its body is read."""
         keys, key = self._keys, None
         host = fields.get(b"host", b"")
         if not self._hosts.allow(host):
             return host_closed(host)
-        if b"origin" in fields and not self._is_harmless(request, fields):
+        if cors == () and not _is_harmless(request, fields):
             return origin_closed(fields[b"origin"])
         if keys.required:
             record.key = key = keys.find(fields)
@@ -178,12 +184,6 @@ class Proxy:
             return None
         key = key or keys.find(fields)
         return None if key is not None and key.admin else control_closed()
-
-    def _is_harmless(self, request: Request, fields: Fields) -> bool:
-        """Whether a page may ask for this, or it changes nothing and the page cannot read it."""
-        if request.method in SAFE and request.method != "OPTIONS" and b"upgrade" not in fields:
-            return True
-        return self._cors.allows(fields[b"origin"], fields.get(b"host", b""))
 
     def _is_limited_by_model(self, request: Request, fields: Fields) -> bool:
         """Whether a request can reach no model but the one that it names, or none at all."""
@@ -207,3 +207,8 @@ class Proxy:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
         return next(self._ids)
+
+
+def _is_harmless(request: Request, fields: Fields) -> bool:
+    """Whether any page may send a request: it changes nothing, and its response cannot be read."""
+    return request.method in SAFE and request.method != "OPTIONS" and b"upgrade" not in fields
