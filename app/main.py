@@ -148,17 +148,13 @@ def create_app(
         Aliases(settings.aliases),
         prompts=settings.affinity == "prompt",
     )
+    keys = settings.key_ring()
     watched: list[WatchedFiles] = []
-    if settings.api_keys_file is not None:
-        watched.append(
-            WatchedFiles(
-                "keys", [settings.api_keys_file], lambda: keys.replace(list(settings.keys()))
-            )
-        )
+    if (file := settings.api_keys_file) is not None:
+        watched.append(WatchedFiles("keys", [file], lambda: keys.replace(settings.keys())))
     open_at = settings.open_at()
     hosts = Hosts(settings.allowed_hosts)
     cors = Cors(settings.origins())
-    keys = settings.key_ring()
     wrong_keys = WrongKeys(logs.wrong_key)
     sessions = Sessions(settings.admin_key.get_secret_value() if settings.admin_key else None)
     login_page = LoginPage()
@@ -187,6 +183,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if open_at is not None:
+            logs.open_to_all(open_at)
         sampler.start()
         balancer.await_answers()
         prober.start()
@@ -288,8 +286,6 @@ def _stabilise(settings: Settings) -> Callable[[bytes, str], bytes]:
 def serve(settings: Settings) -> None:
     """Serve until a signal says to stop, and let the requests under way end."""
     logs.configure(settings.log_format, settings.log_level)
-    if (host := settings.open_at()) is not None:
-        logs.open_to_all(host)
     allow_many_files()
     collect_garbage_rarely()
     return_memory()

@@ -28,7 +28,6 @@ SESSION: Final = b"llama_balancer_session"
 MOST_KNOWN: Final = 10_000
 """How many headers are remembered that have opened: one can be written in many ways."""
 
-
 LONGEST_KNOWN: Final = 256
 """Longest of them, in bytes: one may have any number of spaces in it."""
 
@@ -81,7 +80,6 @@ class KeyRing:
         `metrics_key` opens the metrics, and is no client's.
         """
         self._metrics = None if metrics_key is None else _digest(metrics_key.encode())
-        self.has_metrics = metrics_key is not None
         self._admin: dict[bytes, Key] = {}
         if admin_key is not None:
             self._admin[_digest(admin_key.encode())] = Key(ADMIN, admin=True)
@@ -92,6 +90,11 @@ class KeyRing:
         self.required = required or len(self._keys) > len(self._admin)
         """Whether clients need a key."""
         self.has_admin = admin_key is not None
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether there is a metrics key."""
+        return self._metrics is not None
 
     def replace(self, keys: Iterable[tuple[str, Key]]) -> None:
         """Take other keys from now on; what was done under a name goes on counting for it.

@@ -6,7 +6,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
-
 PUBLISH = "BALANCER_PUBLISH"
 """Where compose publishes the port on the host: the container itself listens everywhere."""
 
