@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.model_host import ModelHost
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, get, post
+from tests.fakes.sockets import Message, bearer, get, post
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +27,6 @@ def guarded(
 ) -> AbstractAsyncContextManager[Running]:
     given: dict[str, Any] = {"api_keys": json.dumps({"alice": ALICE}), "admin_key": ADMIN}
     return balancing({"A": server}, ready=False, **(given | settings))
-
-
-def bearer(key: str) -> bytes:
-    return f"authorization: Bearer {key}".encode()
 
 
 def logging_in(key: str, *headers: bytes, path: str = "/llmhealth-monitor") -> bytes:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.fakes.model_host import STREAM_END, ModelHost, complete, event, stream
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, get, post
+from tests.fakes.sockets import SSE, Message, Visit, bearer, chat, chunk, get, post
 
 pytestmark = pytest.mark.anyio
 
@@ -41,10 +41,6 @@ def guarded(
 ) -> AbstractAsyncContextManager[Running]:
     given: dict[str, Any] = {"api_keys": json.dumps(KEYS), "admin_key": ADMIN, **settings}
     return balancing({"A": host}, ready=False, **given)
-
-
-def bearer(key: str) -> bytes:
-    return f"authorization: Bearer {key}".encode()
 
 
 def asking(key: str, path: bytes = b"/v1/chat/completions", **more: object) -> bytes:

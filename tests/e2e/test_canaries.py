@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes.model_host import ModelHost, stream
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, get, ok, post
+from tests.fakes.sockets import Message, Visit, bearer, get, ok, post
 
 pytestmark = pytest.mark.anyio
 
@@ -35,10 +35,6 @@ async def answer(visit: Visit, message: Message) -> bytes | None:
     said = {"role": "assistant", "content": SECRETS["response"]}
     choice = {"index": 0, "finish_reason": "stop", "message": said}
     return ok(json.dumps({"choices": [choice]}).encode(), b"content-type: application/json")
-
-
-def bearer(key: str) -> bytes:
-    return f"authorization: Bearer {key}".encode()
 
 
 def asked(prompt: str, **more: object) -> bytes:

@@ -209,6 +209,11 @@ def chat(model: str = "m", client: str = "", address: str = "", **more: object) 
     return post(json.dumps(body).encode(), b"/v1/chat/completions", *headers)
 
 
+def bearer(key: str) -> bytes:
+    """Write the header by which a client shows its key (RFC 6750 section 2.1)."""
+    return f"authorization: Bearer {key}".encode()
+
+
 def get(path: bytes, *headers: bytes, method: bytes = b"GET") -> bytes:
     return b"\r\n".join(
         [method + b" " + path + b" HTTP/1.1", b"host: balancer", *headers, b"", b""]
