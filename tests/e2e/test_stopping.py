@@ -58,3 +58,5 @@ async def refuses(balancer: Running) -> bool:
             return False
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it stopped listening in this very moment
+        return False
