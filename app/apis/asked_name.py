@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from app.apis.json_body import members
+from app.apis.json_text import members
 from app.apis.whole_lines import WholeLines
 
 _HOLDERS: Final = ("message", "response")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from app.apis.json_body import elements, members
+from app.apis.json_text import elements, members
 from app.apis.stable_prompts import Edit, known, system_content
 from app.apis.structure import LARGE, is_too_much
 from app.routing.prompt_change import common_ends

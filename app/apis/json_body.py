@@ -7,31 +7,24 @@ from typing import Final
 
 import orjson
 
-from app.apis.structure import MOST, give_way, is_too_much
+from app.apis.json_text import byte_members, scan
+from app.apis.pieces import Pieces, Uncut
+from app.apis.structure import LARGE, MOST, give_way, is_too_much
 
 TOO_DEEP: Final = "the body nests too deeply"
 """Parsers and writers give up at about a thousand levels."""
 
+NO_OBJECT: Final = "the body is not a JSON object"
+
 TOO_MUCH: Final = f"the body holds more than {MOST:,} values"
+
+TOO_LONG: Final = "the body holds a name, a number or a space of megabytes"
 
 
 class BadRequest(ValueError):
     """The body cannot be routed; the message is for the client."""
 
 
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-_scan: Final = json.JSONDecoder(parse_constant=_refuse_constant).scan_once  # type: ignore[attr-defined]
-_Match = Callable[..., re.Match[str] | None]
-_open: Final[_Match] = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}?)").match
-_name: Final[_Match] = re.compile(
-    r'[ \t\n\r]*"((?:[^"\\\x00-\x1f]|\\.)*)"[ \t\n\r]*:[ \t\n\r]*'
-).match
-_open_list: Final[_Match] = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*(\]?)").match
-_next: Final[_Match] = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*").match
-_comma: Final[_Match] = re.compile(r"[ \t\n\r]*([,}])").match
 _text_behind: Final[Callable[[bytes, int], re.Match[bytes] | None]] = re.compile(
     rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")'
 ).match
@@ -42,7 +35,7 @@ SPACE: Final = " \t\n\r"
 class Body:
     """A JSON object, and edits of its members that leave every other byte as it was."""
 
-    __slots__ = ("_model_at", "_values", "get", "raw")
+    __slots__ = ("_model_at", "_places", "_values", "get", "raw")
 
     def __init__(self, raw: bytes) -> None:
         """Read a body.
@@ -53,17 +46,25 @@ class Body:
                 serve the one that was not routed.
         """
         self.raw = raw
-        self._values = _read(raw)
-        give_way(raw)
+        self._places: list[tuple[str, int, int]] | None = None
+        """Where its members stand, if that is known."""
+        if len(raw) > LARGE:
+            self._values, self._places = _read_long(raw)
+        else:
+            self._values = _read(raw)
         self.get: Callable[[str], object] = self._values.get
         """Reads a member's value; None where there is none."""
+        self._model_at = -1
+        """Where its name stands; -1 where there is more than one that might be it."""
+        if self._places is not None:
+            self._place("model")
+            return
         # A name can be spelled with escapes, too. To count takes longer: most stand in front.
         at = raw.find(MODEL)
         once = at == raw.rfind(MODEL)
         escaped = raw.find(b"\\") >= 0 and b"\\u00" in raw  # `in` takes thrice as long
-        self._model_at = at if once and not escaped else -1
-        """Where its name stands; -1 where there is more than one that might be it."""
-        give_way(raw)
+        if once and not escaped:
+            self._model_at = at
         if escaped or not once:
             self._place("model")
 
@@ -120,18 +121,20 @@ class Body:
             value = _text_behind(self.raw, self._model_at + len(MODEL))
             if value is not None:
                 return value.span(1)
-        text = self.raw.decode()
-        try:
-            found = list(members(text))
-        except RecursionError:
-            raise BadRequest(TOO_DEEP) from None
-        places = [(start, end) for name, start, end in found if name == wanted]
+        places = [(start, end) for name, start, end in self._members() if name == wanted]
         if len(places) > 1:
             raise BadRequest(f"the body names {wanted} twice")
-        if not places:
-            return 0, 0
-        start, end = (len(text[:place].encode()) for place in places[0])
-        return start, end
+        return places[0] if places else (0, 0)
+
+    def _members(self) -> Iterator[tuple[str, int, int]]:
+        """Walk over the members: name, and where the value starts and ends in the bytes."""
+        if self._places is not None:
+            yield from self._places
+            return
+        try:
+            yield from byte_members(self.raw.decode())
+        except RecursionError:
+            raise BadRequest(TOO_DEEP) from None
 
 
 def _written(value: object) -> str:
@@ -145,16 +148,35 @@ def _written(value: object) -> str:
     return written
 
 
+def _read_long(raw: bytes) -> tuple[dict[str, object], list[tuple[str, int, int]]]:
+    """Read a body in pieces: its members' values, and where they stand."""
+    if is_too_much(raw):
+        raise BadRequest(TOO_MUCH)
+    if not raw.lstrip().startswith(b"{"):
+        raise BadRequest(NO_OBJECT)
+    pieces = Pieces(raw, _judge)
+    try:
+        while pieces.step():
+            give_way(raw)
+    except RecursionError:
+        raise BadRequest(TOO_DEEP) from None
+    except Uncut:
+        raise BadRequest(TOO_LONG) from None
+    except ValueError as error:  # the characters are counted from where the piece begins
+        wrong = str(error) if isinstance(error, BadRequest) else "the body is not JSON"
+        raise BadRequest(wrong.partition(":")[0]) from None
+    return pieces.values, pieces.places
+
+
 def _read(raw: bytes) -> dict[str, object]:
     if is_too_much(raw):
         raise BadRequest(TOO_MUCH)
-    give_way(raw)
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return _judge(raw)
     if not isinstance(values, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise BadRequest(NO_OBJECT)
     return values
 
 
@@ -162,7 +184,7 @@ def _judge(raw: bytes) -> dict[str, object]:
     """Raise what is wrong with a body, or take it all the same: half a surrogate pair is JSON."""
     try:
         text = raw.decode()
-        values, end = _scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))
+        values, end = scan(text, 0 if text[:1] == "{" else len(text) - len(text.lstrip(SPACE)))
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8") from None
     except RecursionError:
@@ -174,50 +196,5 @@ def _judge(raw: bytes) -> dict[str, object]:
     if end != len(text) and text[end:].strip(SPACE):
         raise BadRequest(f"the body is not JSON: more follows at character {end}")
     if not isinstance(values, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise BadRequest(NO_OBJECT)
     return values
-
-
-def elements(text: str) -> Iterator[tuple[int, int]]:
-    """Walk over the elements of an array: start and end.
-
-    Raises:
-        ValueError: what was walked over is no JSON.
-    """
-    step = _open_list(text)
-    while step is not None and step[1] != "]":
-        start = step.end()
-        end = _end(text, start)
-        yield start, end
-        step = _next(text, end)
-    if step is None:
-        raise ValueError("the array has no end")
-
-
-def members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Walk over the members of an object: name, start and end.
-
-    Raises:
-        ValueError: what was walked over is no JSON.
-    """
-    step = _open(text)
-    while step is not None and step[1] != "}":
-        step = _name(text, step.end())
-        if step is None:
-            raise ValueError("a member has no name")
-        name = json.loads(f'"{step[1]}"') if "\\" in step[1] else step[1]
-        start = step.end()
-        end = _end(text, start)
-        yield name, start, end
-        step = _comma(text, end)
-    if step is None:
-        raise ValueError("the object has no end")
-
-
-def _end(text: str, start: int) -> int:
-    """Find the end of the value that begins there."""
-    try:
-        end: int = _scan(text, start)[1]
-    except StopIteration:
-        raise ValueError(f"no value at character {start}") from None
-    return end

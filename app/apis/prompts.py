@@ -73,7 +73,10 @@ REASONING_TYPES: Final = ("thinking", "redacted_thinking", "reasoning")
 """Types of parts in Anthropic's API, and of items in OpenAI's responses, that hold it."""
 
 MOST_MESSAGES: Final = 10_000
-"""A conversation of more is placed by its client: each message takes a microsecond or two."""
+"""A conversation of more, or with more parts in one, is placed by its client.
+
+Each takes a microsecond or two.
+"""
 
 BRIEF: Final = 512
 """Most tokens that agents ask for where they want a title, tags or a word on a command."""
@@ -100,7 +103,7 @@ def brief(get: Get) -> bool:
 
 
 def _conversation(tools: object, system: object, messages: object) -> Prompt | None:
-    if not isinstance(messages, list) or len(messages) > MOST_MESSAGES:
+    if not isinstance(messages, list) or _is_too_long(messages):
         return None
     texts = []
     opening = None
@@ -121,6 +124,17 @@ def _conversation(tools: object, system: object, messages: object) -> Prompt | N
                     continue  # the next item is what came of it
             texts.append(_message(message))
     return Prompt(texts, opening, reasoned)
+
+
+def _is_too_long(messages: list[object]) -> bool:
+    if len(messages) > MOST_MESSAGES:
+        return True
+    for message in messages:
+        if isinstance(message, dict):
+            content = message.get("content")
+            if isinstance(content, list) and len(content) > MOST_MESSAGES:
+                return True
+    return False
 
 
 def _reasons(message: dict[str, object]) -> bool:

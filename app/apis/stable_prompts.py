@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from app.apis.json_body import elements, members
+from app.apis.json_text import elements, members
 from app.apis.structure import is_too_much
 
 KNOWN: Final = ("x-anthropic-billing-header:",)

@@ -150,8 +150,10 @@ class ModelRequest:
         With `usage` it asks for the stream's usage, too.
         """
         if authority == HOME:
-            received = self._received
-            return Body(received).edited({"model": instance}) if self.named else received
+            received, body = self._received, self._body
+            if not self.named:
+                return received
+            return (body if body.raw is received else Body(received)).edited({"model": instance})
         changes: dict[str, object] = {}
         if usage and (options := asking(self._body.get(OPTIONS))) is not None:
             changes[OPTIONS] = options

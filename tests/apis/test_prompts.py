@@ -32,6 +32,13 @@ def test_a_conversation_of_very_many_messages_is_not_read() -> None:
     assert chat_prompt({"messages": [user("Hi")] * (MOST_MESSAGES + 1)}.get) is None
 
 
+def test_a_message_of_very_many_parts_has_no_prompt() -> None:
+    part = {"type": "text", "text": "Hi"}
+    parts = [part] * MOST_MESSAGES
+    assert chat_prompt({"messages": [{"role": "user", "content": parts}]}.get) is not None
+    assert chat_prompt({"messages": [{"role": "user", "content": [*parts, part]}]}.get) is None
+
+
 def test_tools_stand_before_the_messages() -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
     with_tools = chat_prompt({"messages": [user("Hi")], "tools": tools}.get)
