@@ -16,6 +16,7 @@ import structlog
 from app.apis.errors import error_json
 from app.downstream.connections import Connections
 from app.downstream.lingering_close import LingeringClose
+from app.downstream.reading import TURN, rest
 from app.downstream.request_head import HEAD_LIMIT, BadHead, Headers, check_head, check_size
 
 HEAD_SECONDS: Final = 10.0
@@ -338,7 +339,8 @@ class ClientConnection:
         self._parser = None  # it refers to us
         self.server_state.connections.discard(self)
         self._connections.discard(self)
-        self.resume()
+        self.paused = False
+        self.transport.resume_reading()
         self.transport.set_protocol(protocol)
         return self.transport
 
@@ -432,19 +434,15 @@ class ClientConnection:
         if self._parser is None:
             return
         self._reading = len(data)
+        if len(data) >= TURN and not self.paused:
+            rest(self.transport, self._read_on)
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
             self._on_parser_error(error)
             return
         if not self._moved:
-            if not self._unparsed:
-                if not data.strip(b"\r\n"):
-                    return  # empty lines before a request say nothing (RFC 9112 section 2.2)
-                self._head_since = self._loop.time()
-            self._unparsed += len(data)
-            if self._unparsed > HEAD_LIMIT:
-                self._reject(431, f"the head is longer than {HEAD_LIMIT} bytes")
+            self._count(data)
             return
         self._moved = False
         self._unparsed = 0
@@ -525,6 +523,21 @@ class ClientConnection:
             self._newest.complete = True
 
     # Inside
+
+    def _count(self, data: bytes) -> None:
+        """Count a piece of a head that is not there yet."""
+        if not self._unparsed:
+            if not data.strip(b"\r\n"):
+                return  # empty lines before a request say nothing (RFC 9112 section 2.2)
+            self._head_since = self._loop.time()
+        self._unparsed += len(data)
+        if self._unparsed > HEAD_LIMIT:
+            self._reject(431, f"the head is longer than {HEAD_LIMIT} bytes")
+
+    def _read_on(self) -> None:
+        """Go on reading after the others had their turn."""
+        if self._parser is not None and not self.paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         """Parse what a client sends, behind a head that asks for an upgrade as well.

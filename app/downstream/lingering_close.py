@@ -2,6 +2,8 @@
 
 import asyncio
 
+from app.downstream.reading import TURN, rest
+
 LINGER = 5.0
 """Seconds that a client has to read what it was told last, and to close."""
 
@@ -15,6 +17,7 @@ class LingeringClose(asyncio.Protocol):
     """
 
     def __init__(self, transport: asyncio.Transport, before: asyncio.Protocol) -> None:
+        self._transport = transport
         self._before = before
         self._end = asyncio.get_running_loop().call_later(LINGER, transport.abort)
         transport.set_protocol(self)
@@ -23,6 +26,14 @@ class LingeringClose(asyncio.Protocol):
             transport.resume_reading()
         except OSError:  # the client has reset the connection in this moment
             transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) >= TURN:
+            rest(self._transport, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end.cancel()
