@@ -24,6 +24,10 @@ IMPORTED = {
 """What a server list may hold, and which setting it became."""
 
 
+RELOAD_SECONDS = 30
+"""How long a reload may take."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a mistake in the settings is exit status 2, one line for each on stderr."""
     arguments = _parser().parse_args(argv)
@@ -53,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     importing.add_argument("file", type=Path, help="the server list")
     importing.set_defaults(run=_import)
+    reload = commands.add_parser(
+        "reload", help="have the running balancer take in the settings of .env and the secrets"
+    )
+    reload.set_defaults(run=_reload)
     key = commands.add_parser("key", help="make an API key, or list those that there are")
     actions = key.add_subparsers(metavar="action", required=True)
     new = actions.add_parser("new", help="make a key, and print it this once")
@@ -82,7 +90,47 @@ def _serve(_: argparse.Namespace) -> None:
     # The other commands need no web server.
     from app.main import serve
 
-    serve(settings)
+    serve(settings, lambda: load(KINDS))
+
+
+def _reload(_: argparse.Namespace) -> None:
+    from app.control.running_file import running
+
+    balancers = running()
+    if not balancers:
+        raise SettingsError(["no balancer of this user runs here"])
+    for one in balancers:
+        _reload_one(one.url, one.key)
+
+
+def _reload_one(url: str, key: str) -> None:
+    # It is this very machine, which has no certificate for its own address.
+    import httpx
+
+    try:
+        response = httpx.post(
+            f"{url}/llmhealth-reload",
+            headers={"authorization": f"Bearer {key}"},
+            timeout=RELOAD_SECONDS,
+            verify=False,  # noqa: S501
+            trust_env=False,
+        )
+        told = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise SettingsError([f"{url}: {error}"]) from None
+    if "mistakes" not in told:
+        raise SettingsError([f"{url}: {response.text}"])
+    if told["mistakes"]:
+        raise SettingsError([*told["mistakes"], f"{url} goes on with the settings that it had"])
+    print(
+        "\n".join(
+            [f"{url}: taken in", *told["changed"]]
+            if told["changed"]
+            else [f"{url}: nothing has changed"]
+        )
+    )
+    for name in told["needs_restart"]:
+        print(f"{name}: holds from the next start on")
 
 
 def _check(_: argparse.Namespace) -> None:

@@ -28,7 +28,7 @@ CLIENTS = frozenset({"/v1/models"})
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})
 """Paths that the metrics key opens: what Prometheus reads."""
 
-ORDERS = "/llmhealth-drain/"
+ORDERS = ("/llmhealth-drain/", "/llmhealth-reload")
 """How paths begin that need the admin key, whether clients need keys or not."""
 
 SAFE = frozenset({"GET", "HEAD"})

@@ -3,7 +3,7 @@
 `access` decides who may use them.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -27,8 +27,12 @@ def routes(
     drain: Callable[[str, bool], None],
     servers: Callable[[], Any],
     max_body_bytes: int,
+    reload: Callable[[], Awaitable[dict[str, object]]],
 ) -> APIRouter:
-    """Build the routes. `drain` is told a server's name and whether it shall drain."""
+    """Build the routes. `drain` is told a server's name and whether it shall drain.
+
+    `reload` reads the settings again, and tells what came of it.
+    """
     router = APIRouter()
 
     @router.post("/llmhealth-explain")
@@ -57,5 +61,12 @@ def routes(
         drain(server, on)
         log.info("admin.drain", server=server, on=on, address=request.state.address)
         return JSONResponse({"server": server, "draining": on})
+
+    @router.post("/llmhealth-reload")
+    async def llmhealth_reload(request: Request) -> JSONResponse:
+        """Take in the settings as they are written now; a mistake in them changes nothing (422)."""
+        log.info("admin.reload", address=request.state.address)
+        told = await reload()
+        return JSONResponse(told, 200 if told["successful"] else 422)
 
     return router

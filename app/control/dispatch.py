@@ -30,6 +30,11 @@ class Dispatch:
         handler = self._control if self.owns(request.method, request.path) else self._proxy
         return handler(request, connection)
 
+    def become(self, other: "Dispatch") -> None:
+        """Do as another from now on."""
+        self._control, self._proxy = other._control, other._proxy
+        self._own, self._below = other._own, other._below
+
     def owns(self, method: str, path: str) -> bool:
         """Whether a request is for the control endpoints."""
         methods: Collection[str] | None = self._own.get(path)

@@ -14,6 +14,7 @@ from app.routing.health_window import Sample
 from app.routing.ledger import Lease
 from app.routing.prompt_change import ADVICE, PromptChange
 from app.telemetry.gpu.sampler import GpuSampler
+from app.telemetry.reloads import Reloads
 
 SnapshotJson = dict[str, Any]
 
@@ -27,13 +28,15 @@ def snapshot(
     changed_prompts: Sequence[SnapshotJson] = (),
     may_drain: bool = False,
     open_at: str | None = None,
+    reloads: Reloads | None = None,
     most: int | None = None,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
     `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
-    key allows to drain servers, `open_at` where anybody may use every model. With `most`, only
-    so many pins and leases are described, the newest pins and the oldest leases.
+    key allows to drain servers, `open_at` where anybody may use every model, `reloads` whether
+    settings were refused. With `most`, only so many pins and leases are described, the newest
+    pins and the oldest leases.
     """
     backends = list(balancer.backends())
     leases = (lease for backend in backends for lease in backend.ledger.leases())
@@ -76,6 +79,7 @@ def snapshot(
         "fallback": fleet.fallback,
         "drain": may_drain,
         "open_at": open_at,
+        "refused_settings": [] if reloads is None else list(reloads.mistakes),
         "sticky_count": len(pins),
         "sticky": sticky,
         "queue": waiting.snapshot(),

@@ -1,6 +1,7 @@
 """Files, and folders of files, that are read again when they change, without a restart."""
 
 import asyncio
+import inspect
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,33 +21,45 @@ class WatchedFiles:
 
     `read` takes in what they hold now, or raises ValueError or OSError: files that cannot be
     read, or have a mistake in them, change nothing, and are logged once. `name` is what they
-    hold.
+    hold. With `settles` they are read once they have stayed the same between two looks: an
+    editor may be at work.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], read: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Callable[[], Sequence[Path]],
+        read: Callable[[], object],
+        *,
+        settles: bool = False,
+    ) -> None:
         self._name = name
-        self._paths = tuple(paths)
+        self._settles = settles
+        self._paths = paths
         self._read = read
-        self._seen = self._look()
+        self._seen = self._last = self._look()
 
     async def watch(self) -> None:
         """Look at the files again and again, until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL)
             try:
-                self.look()
+                await self.look()
             except Exception:  # noqa: BLE001 - logged and counted
                 logs.task_failed(self._name)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Read the files again if one has changed."""
-        seen = self._look()
-        if seen == self._seen:
+        last, self._last = self._last, self._look()
+        seen = self._last
+        if seen == self._seen or (self._settles and seen != last):
             return
         self._seen = seen
-        files = [str(path) for path in self._paths]
+        files = [str(path) for path in self._paths()]
         try:
-            self._read()
+            found = self._read()
+            if inspect.isawaitable(found):
+                await found
         except (ValueError, OSError) as error:
             log.warning("files.refused", what=self._name, files=files, error=str(error))
         else:
@@ -54,7 +67,7 @@ class WatchedFiles:
 
     def _look(self) -> list[object]:
         """Return what is another where a file was written anew, or replaced."""
-        return [_state(path) for path in self._paths]
+        return [_state(path) for path in self._paths()]
 
 
 def _state(path: Path) -> object:

@@ -31,11 +31,15 @@ class Connections:
         most_of_one: int = UNBOUNDED,
         exempt: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        self.bound(most, most_of_one, exempt)
+        self._by_peer: dict[str, dict[Connection, None]] = {}
+        self._count = 0
+
+    def bound(self, most: int, most_of_one: int, exempt: Callable[[str], bool]) -> None:
+        """Keep to these bounds from now on; those that there are stay."""
         self._most = most
         self._most_of_one = most_of_one
         self._exempt = exempt
-        self._by_peer: dict[str, dict[Connection, None]] = {}
-        self._count = 0
 
     def add(self, connection: Connection) -> bool:
         """Take a connection in; False where there is no room, as all others are at work."""

@@ -83,6 +83,7 @@ class KeyRing:
         self._admin: dict[bytes, Key] = {}
         if admin_key is not None:
             self._admin[_digest(admin_key.encode())] = Key(ADMIN, admin=True)
+        self._admitted: dict[bytes, Key] = {}
         self._keys: dict[bytes, Key] = {}
         self._known: dict[bytes, Key] = {}
         """What headers have opened: to hash one takes 3 % of a short request."""
@@ -107,8 +108,24 @@ class KeyRing:
             if key.name in before:
                 key.allowance = before[key.name].allowance.changed(key.allowance)
             found[bytes.fromhex(hash_of(text)[len(HASH) :])] = key
-        self._keys = {**found, **self._admin}
+        self._keys = {**found, **self._admin, **self._admitted}
         self._known = {}
+
+    def admit(self, key: str) -> None:
+        """Take one key more for the administrator's, that no setting names."""
+        self._admitted[_digest(key.encode())] = Key(ADMIN, admin=True)
+        self._keys |= self._admitted
+
+    def become(self, other: "KeyRing") -> None:
+        """Take another ring's keys from now on, see `replace`."""
+        named = {key.name: key for key in self._keys.values()}
+        for key in other._keys.values():
+            if key.name in named:
+                key.allowance = named[key.name].allowance.changed(key.allowance)
+        self._keys = {**other._keys, **self._admitted}
+        self._admin, self._metrics = other._admin, other._metrics
+        self._known = {}
+        self.required, self.has_admin = other.required, other.has_admin
 
     def find(self, fields: Mapping[bytes, bytes]) -> Key | None:
         """Return the key that a request's headers show; None where it is none of ours.

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Final
 
 from app.proxy.headers import Headers, joined
@@ -20,14 +21,22 @@ class Loops:
     leads back; the rest of it is this process' alone.
     """
 
-    def __init__(self, servers: tuple[str, ...]) -> None:
-        self._servers = servers
-        me = f"llama-balancer-{secrets.token_hex(6)}"
-        self._marks = {
-            name: f"via: 1.1 {me}-{number}\r\n".encode() for number, name in enumerate(servers)
-        }
-        self._first = {name: mark + b"x-balancer-hops: 1\r\n" for name, mark in self._marks.items()}
-        self._mine = re.compile(rf"{me}-([0-9]+)".encode())
+    def __init__(self, servers: Iterable[str]) -> None:
+        self._me = f"llama-balancer-{secrets.token_hex(6)}"
+        self._mine = re.compile(rf"{self._me}-([0-9]+)".encode())
+        self._servers: list[str] = []
+        self._marks: dict[str, bytes] = {}
+        self._first: dict[str, bytes] = {}
+        self.expect(servers)
+
+    def expect(self, servers: Iterable[str]) -> None:
+        """Have pseudonyms for these, too; those that there are stay as they are."""
+        for name in servers:
+            if name not in self._marks:
+                mark = f"via: 1.1 {self._me}-{len(self._servers)}\r\n".encode()
+                self._servers.append(name)
+                self._marks[name] = mark
+                self._first[name] = mark + b"x-balancer-hops: 1\r\n"
 
     def mark(self, server: str, hops: bytes | None) -> bytes:
         """Write the header lines for a request that came over so many `hops` to a server."""

@@ -4,7 +4,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
@@ -58,7 +58,9 @@ class Proxy:
     `finished` is told of every request in the end; `in_flight` counts those under way, by
     endpoint. Requests to the `routed_paths` go where their model is, as `read` finds it.
     Streams that wait for a place get a sign of life every `keepalive` seconds, unless that
-    is 0. Clients need a key of `keys` where there are any; `forwarding` is `RequestHeads`'.
+    is 0. `parser` reads long bodies beside the event loop. Clients need a key of `keys` where
+    there are any; `forwarding` is `RequestHeads`'. `loops` marks what
+    goes out.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Proxy:
         read: Read,
         max_body_bytes: int,
         buffer: Buffer,
+        parser: Executor | None = None,
         finished: Callable[[Record], None],
         rewrites: Rewrites | None = None,
         routed_paths: Collection[str] = (CHAT_PATH,),
@@ -83,6 +86,7 @@ class Proxy:
         hosts: Hosts | None = None,
         cors: Cors | None = None,
         forwarding: Collection[str] | None = None,
+        loops: Loops | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()
@@ -95,9 +99,7 @@ class Proxy:
         self._routed_paths = frozenset(routed_paths)
         self._passes_control = passes_control
         self._model_paths = WORKING_PATHS | self._routed_paths
-        self.parser = ThreadPoolExecutor(1, thread_name_prefix="bodies")
-        """Reads long bodies, one after another: many threads would leave the loop little time."""
-        self._loops = loops = Loops(tuple(pools))
+        self._loops = loops = Loops(pools) if loops is None else loops
         self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
         self._shared = Shared(
             balancer,
@@ -105,7 +107,7 @@ class Proxy:
             queue,
             RequestHeads(origin, loops, forwarding),
             self.read,
-            self.parser,
+            parser or ThreadPoolExecutor(1),
             max_body_bytes,
             buffer,
             tells_route,

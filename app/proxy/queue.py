@@ -38,6 +38,11 @@ class RequestQueue:
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
 
+    def change(self, *, capacity: int, timeout: float) -> None:
+        """Keep to other bounds from now on; those who wait already do so as they would have."""
+        self.capacity = capacity
+        self._timeout = timeout
+
     def enter(self, request: QueuedRequest, *, bounded: bool = True) -> None:
         """Have a request wait that has found everything full.
 

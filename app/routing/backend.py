@@ -98,6 +98,17 @@ class Backend:
         self._contexts: dict[str, int] = {}
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
+    def change(
+        self, server: Server, limit: int | None, *, stale_after: float, numbered: bool
+    ) -> None:
+        """Take in what the settings say of it now; what is known of it stays."""
+        self.server = server
+        self.ledger.limit = limit
+        self.ledger.weight = server.weight
+        self._stale_after = stale_after
+        self._numbered = numbered
+        self._offers = {}
+
     # What it tells
 
     @property

@@ -17,7 +17,7 @@ from app.routing.choice import (
     recall,
     visit,
 )
-from app.routing.fleet import Fleet
+from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
 from app.routing.observations import (
@@ -127,19 +127,85 @@ class Balancer:
         """The last leases."""
         self._index = PrefixIndex[Slot | PromptCache]()
         self._adopt_slots = adopt_slots
-        self._backends = {
-            name: Backend(
-                server,
-                Ledger(server.request_max, server.weight),
-                HealthWindow(
-                    window_length, has_health=server.health_base is not None, rise=rise, fall=fall
-                ),
-                stale_after=sticky_ttl,
-                numbered=numbered,
-                index=self._index,
-            )
-            for name, server in fleet.servers.items()
-        }
+        self._numbered = numbered
+        self._window_length, self._rise, self._fall = window_length, rise, fall
+        self._leaving: list[Backend] = []
+        """Servers that were removed while they were at work."""
+        self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
+
+    def reconfigure(
+        self,
+        fleet: Fleet,
+        *,
+        sticky_ttl: float,
+        window_length: int,
+        overflow: Literal["queue", "first"],
+        adopt_slots: bool,
+        numbered: bool,
+        rise: int,
+        fall: int,
+    ) -> None:
+        """Take other settings from now on. What is known of a server that stays is kept.
+
+        A server that is removed gets nothing more; what is in flight there ends as it would
+        have, and counts against its limit if it is added again meanwhile. One that is added
+        is waited for as at the start, see `await_answers`.
+        """
+        self._overflow = overflow
+        self._adopt_slots = adopt_slots
+        self._numbered = numbered
+        self._window_length, self._rise, self._fall = window_length, rise, fall
+        self._pins.ttl = sticky_ttl
+        before = self._backends
+        self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}
+        self.fleet = fleet
+        staying = {id(backend) for backend in self._backends.values()}
+        removed = [backend for backend in before.values() if id(backend) not in staying]
+        for backend in removed:
+            backend.went_away()
+        known = [*self._leaving, *removed]
+        self._leaving = [b for b in known if b.ledger.total and id(b) not in staying]
+        stay = {name for name, backend in self._backends.items() if before.get(name) is backend}
+        self._pins.keep(stay)
+        added = self._backends.keys() - stay
+        self._unasked = (self._unasked | added) & self._backends.keys()
+        self.on_room()
+
+    def _begin(self, server: Server) -> Backend:
+        return Backend(
+            server,
+            Ledger(server.request_max, server.weight),
+            HealthWindow(
+                self._window_length,
+                has_health=server.health_base is not None,
+                rise=self._rise,
+                fall=self._fall,
+            ),
+            stale_after=self._pins.ttl,
+            numbered=self._numbered,
+            index=self._index,
+        )
+
+    def _go_on(self, server: Server) -> Backend:
+        """Return what is known of a server under its name and address, or begin to know it."""
+        known = self._backends.get(server.name)
+        if known is None or not known.server.is_same(server):
+            known = next((b for b in self._leaving if b.server.is_same(server)), None)
+        if known is None:
+            return self._begin(server)
+        report = known.self_report
+        limit = server.request_max
+        if limit is None and self._adopt_slots and report is not None:
+            limit = report.slots
+        known.health.change(
+            self._window_length,
+            has_health=server.health_base is not None,
+            rise=self._rise,
+            fall=self._fall,
+            anew=server.health_base != known.server.health_base,
+        )
+        known.change(server, limit, stale_after=self._pins.ttl, numbered=self._numbered)
+        return known
 
     def await_answers(self) -> None:
         """Hold requests until each server that may take them was asked once (`Asked`)."""
@@ -203,7 +269,9 @@ class Balancer:
 
     def observe(self, observation: Observation) -> None:
         """Take in what a probe or a request found out about a server."""
-        backend = self._backends[observation.server]
+        backend = self._backends.get(observation.server)
+        if backend is None:
+            return  # it was removed
         before = backend.status
         reason = "probe"
         match observation:
@@ -283,8 +351,10 @@ class Balancer:
         for holder in self._index.find(ask.prompt):
             if isinstance(holder, Slot) and holder.being_left:
                 name = holder.prompt_cache.server
+                if name not in names:
+                    continue
                 backend = self._backends[name]
-                reachable = name in names and name not in tried and backend.accepting
+                reachable = name not in tried and backend.accepting
                 if reachable and holder.placement(ask.prompt, now, backend.elsewhere) is not None:
                     return backend.ledger.full
         return False
@@ -347,6 +417,10 @@ class Balancer:
             now = self._clock()
             if occupancy is not None:
                 occupancy.end(now, worked=lease.worked)
+            if self._backends.get(backend.server.name) is not backend:
+                backend.went_away()  # it was removed: nobody will look into its caches
+                self.on_room()
+                return
             if pinned:
                 self._pin(ask, choice, now)
             self._judge(backend, lease, now)

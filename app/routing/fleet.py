@@ -33,6 +33,11 @@ class Server:
     kind: str = "auto"
     """What kind of model server it is; `auto`: that is found out."""
 
+    def is_same(self, other: "Server") -> bool:
+        """Whether what is known of one holds for the other, whatever else is set for it."""
+        mine = self.name, self.model_base, self.kind
+        return mine == (other.name, other.model_base, other.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPattern:

@@ -58,6 +58,18 @@ class HealthWindow:
         self.healthy = True
         """Whether requests may go there."""
 
+    def change(self, length: int, *, has_health: bool, rise: int, fall: int, anew: bool) -> None:
+        """Judge by other rules from now on; `anew` forgets what the agent has said."""
+        said = () if anew else self._samples
+        self._samples = deque(said, maxlen=length)
+        self._rise = rise
+        self._fall = fall
+        self.known = has_health
+        if anew:
+            self._failures["health"] = self._successes["health"] = 0
+            self._down.discard("health")
+            self.healthy = not self._down
+
     def add(self, sample: Sample) -> None:
         """Take in a good health response."""
         self._samples.append(sample)

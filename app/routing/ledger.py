@@ -120,7 +120,7 @@ class Ledger:
         self.limit = limit
         self.foreign = 0
         """Requests at the server that did not come through us, as far as it tells."""
-        self._weight = weight
+        self.weight = weight
         self._open: dict[str, set[Lease]] = {}
         self._ended = 0
 
@@ -140,7 +140,7 @@ class Ledger:
     @property
     def load(self) -> float:
         """Requests at the server against its limit, or one place where it has none, and weight."""
-        return (self.total + self.foreign) / ((self.limit or 1) * self._weight)
+        return (self.total + self.foreign) / ((self.limit or 1) * self.weight)
 
     @property
     def lingering(self) -> int:

@@ -1,7 +1,7 @@
 """Which server and instance a client used last for a model: where its prompt cache is."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 class Pin:
@@ -24,7 +24,7 @@ class Pins:
     """
 
     def __init__(self, ttl: float, capacity: int = 10_000) -> None:
-        self._ttl = ttl
+        self.ttl = ttl
         self._capacity = capacity
         # Ordered by last use, so what has expired stands in front.
         self._pins: dict[tuple[str, str, str], Pin] = {}
@@ -34,7 +34,7 @@ class Pins:
     def find(self, address: str, client: str, model: str, now: float) -> Pin | None:
         """Look a pin up; None once it has expired. Looking does not prolong it."""
         pin = self._pins.get((address, client, model))
-        if pin is None or now - pin.at >= self._ttl:
+        if pin is None or now - pin.at >= self.ttl:
             return None
         return pin
 
@@ -52,6 +52,10 @@ class Pins:
             del pins[next(iter(pins))]
             self.evictions["capacity"] += 1
 
+    def keep(self, servers: Collection[str]) -> None:
+        """Forget the pins to all servers but these."""
+        self._pins = {key: pin for key, pin in self._pins.items() if pin.server in servers}
+
     def items(self, now: float) -> Iterator[tuple[str, str, Pin]]:
         """Go through the live pins as (client, model, pin), the one unused for longest first."""
         self._expire(now)
@@ -61,7 +65,7 @@ class Pins:
     def _expire(self, now: float) -> None:
         while self._pins:
             key, oldest = next(iter(self._pins.items()))
-            if now - oldest.at < self._ttl:
+            if now - oldest.at < self.ttl:
                 return
             del self._pins[key]
             self.evictions["ttl"] += 1

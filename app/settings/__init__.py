@@ -6,12 +6,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.settings.mistakes import OTHERS, SettingsError, lines
+from app.settings.mistakes import OTHERS, SettingsError, lines, variable
 from app.settings.schema import Settings
 from app.settings.server import ServerSettings, known_kinds
-from app.settings.variables import Variables
+from app.settings.variables import Variables, sources
 
-__all__ = ["OTHERS", "ServerSettings", "Settings", "SettingsError", "load", "validated"]
+__all__ = [
+    "OTHERS",
+    "ServerSettings",
+    "Settings",
+    "SettingsError",
+    "load",
+    "sources",
+    "validated",
+    "variable",
+]
 
 
 def load(kinds: Collection[str] = ()) -> Settings:

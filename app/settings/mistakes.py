@@ -44,6 +44,11 @@ class SettingsError(ValueError):
         super().__init__("\n".join(self.mistakes))
 
 
+def variable(setting: str) -> str:
+    """Name the variable of a setting."""
+    return PREFIX + setting.upper()
+
+
 def mistake(message: str, example: object = None) -> PydanticCustomError:
     """Make the error that a validator raises, with an example of what would be right."""
     return PydanticCustomError("mistake", "{message}", {"message": message, "example": example})

@@ -389,6 +389,10 @@ class Settings(BaseSettings):
             for path in (endpoint, *BELOW.get(endpoint, ()))
         }
 
+    def trusted_networks(self) -> list[IPv4Network | IPv6Network]:
+        """Return where the proxies are that are believed."""
+        return [ip_network(text) for text in self.trusted_proxies]
+
     def open_at(self) -> str | None:
         """Return the host where anybody on the network may use every model; None for nowhere."""
         if self.needs_key or self.insecure or not self.servers:

@@ -98,6 +98,16 @@ class Variables:
         self.written[*way, place[-1]] = name
 
 
+def sources() -> list[Path]:
+    """Name the files and folders that settings are read from, whether they are there or not.
+
+    Raises:
+        SettingsError: one that says where the others are cannot be read.
+    """
+    named = (_ours(_dotenv()) | _ours(os.environ)).get(("secrets_dir",))
+    return [ENV_FILE, SECRETS_DIR if named is None else Path(named[1])]
+
+
 def plain(key: str) -> str:
     """Write a server's key as the settings do: `health-port` is `health_port`."""
     return key.lower().replace("-", "_")

@@ -15,7 +15,12 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from app.routing.balancer import Balancer
@@ -27,6 +32,7 @@ from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import Instruments, label
 from app.telemetry.key_metrics import KeyMetrics
 from app.telemetry.record import Record
+from app.telemetry.reloads import Reloads
 from app.telemetry.request_metrics import OTHER, RequestMetrics
 
 PREFIX: Final = "llama_balancer"
@@ -59,7 +65,9 @@ class Metrics:
         waiting: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
         version: str,
+        reloads: Reloads | None = None,
     ) -> None:
+        self._reloads = reloads or Reloads()
         self._balancer = balancer
         self._registry = registry = CollectorRegistry()
         self._state = StateCollector(PREFIX, balancer, waiting, in_flight, sampler)
@@ -101,6 +109,10 @@ class Metrics:
         if record.key is not None:
             self._keys.count(record, record.key.name)
 
+    def expect(self, servers: Iterable[str]) -> None:
+        """Begin at 0 for servers that there are now."""
+        self._requests.expect(servers)
+
     def checked(self, server: str, result: str, seconds: float) -> None:
         """Count a probe."""
         self._checks.labels(server, result).value += 1
@@ -141,7 +153,19 @@ class Metrics:
             "Log lines that were not written, as nobody had read those before.",
             value=log_writer.dropped["lines"],
         )
-        self._described = (*state, written, failed, lost, self._build)
+        reloads = (
+            GaugeMetricFamily(
+                f"{PREFIX}_config_last_reload_successful",
+                "Whether the settings were taken in when they were read last.",
+                value=float(self._reloads.successful),
+            ),
+            GaugeMetricFamily(
+                f"{PREFIX}_config_last_reload_success_timestamp_seconds",
+                "When settings were taken in last, in seconds since 1970.",
+                value=self._reloads.succeeded_at,
+            ),
+        )
+        self._described = (*state, written, failed, lost, *reloads, self._build)
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _model_of_record(self, record: Record) -> str:

@@ -51,20 +51,36 @@ class Pool:
         self.base = base.encode("ascii")
         self.authority = urlsplit(base).netloc.encode("ascii")
         self._dialler = Dialler(base)
-        self._connect_timeout = connect_timeout
-        self._first_byte_timeout = first_byte_timeout
-        self._idle_timeout = idle_timeout
         self._keep_alive = keep_alive
-        self._linger = linger
         self._failed = failed
         self._idle: dict[Connection, float] = {}  # since when; the newest last
         self._busy: set[Connection] = set()
         self._lingering: set[Connection] = set()
         self._round: asyncio.TimerHandle | None = None
-        shortest = min(keep_alive, first_byte_timeout, idle_timeout, linger or keep_alive)
-        self._pause = min(1.0, shortest / 4)
+        self.change(
+            connect_timeout=connect_timeout,
+            first_byte_timeout=first_byte_timeout,
+            idle_timeout=idle_timeout,
+            linger=linger,
+        )
         self._trusted = TRUSTED
         self._learnt_at = -BELIEVED
+
+    def change(
+        self,
+        *,
+        connect_timeout: float,
+        first_byte_timeout: float,
+        idle_timeout: float,
+        linger: float,
+    ) -> None:
+        """Keep to other timeouts from now on, see `Pool`."""
+        self._connect_timeout = connect_timeout
+        self._first_byte_timeout = first_byte_timeout
+        self._idle_timeout = idle_timeout
+        self._linger = linger
+        shortest = min(self._keep_alive, first_byte_timeout, idle_timeout)
+        self._pause = min(1.0, min(shortest, linger or shortest) / 4)
 
     async def connect(self, *, fresh: bool = False, repeatable: bool = False) -> Connection:
         """Take a kept connection, or dial.
@@ -106,6 +122,11 @@ class Pool:
         self._busy.add(connection)
         self._go_on()
         return connection
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has any connection, at work or kept."""
+        return bool(self._idle or self._busy or self._lingering)
 
     def close(self) -> None:
         """Close every connection, whatever it is doing."""
@@ -161,7 +182,7 @@ class Pool:
             self._look_after(asyncio.get_running_loop().time())
         except Exception:  # noqa: BLE001 - logged and counted
             self._failed("pool", server=self.authority.decode())
-        if self._idle or self._busy or self._lingering:
+        if self.in_use:
             self._go_on()
 
     def _look_after(self, now: float) -> None:

@@ -36,26 +36,69 @@ class Prober:
         checked: Callable[[str, CheckResult, float], None] = lambda *_: None,
         failed: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
-        pace = Pace(interval, models_interval, connect_timeout, read_timeout)
-        self._probes = [
-            ServerProbe(backend, pools[backend.server.name], observe, pace, clock, checked, failed)
-            for backend in backends
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._pools = pools
+        self._observe = observe
+        self._pace = Pace(interval, models_interval, connect_timeout, read_timeout)
+        self._clock = clock
+        self._checked = checked
+        self._failed = failed
+        self._probes = {id(backend): self._probe(backend) for backend in backends}
+        self._tasks: dict[int, list[asyncio.Task[None]]] = {}
 
     def start(self) -> None:
         """Probe from now on."""
-        self._tasks = [
-            asyncio.create_task(work, name=f"probe {probe.server.name}")
-            for probe in self._probes
-            for work in (probe.watch(), probe.introspect(), probe.introduce())
-        ]
+        for number, probe in self._probes.items():
+            if number not in self._tasks:
+                self._tasks[number] = [
+                    asyncio.create_task(work, name=f"probe {probe.server.name}")
+                    for work in (probe.watch(), probe.introspect(), probe.introduce())
+                ]
+
+    def change(
+        self,
+        backends: Iterable[Backend],
+        *,
+        interval: float,
+        models_interval: float,
+        connect_timeout: float,
+        read_timeout: float,
+    ) -> None:
+        """Probe these servers from now on, and no others."""
+        pace = Pace(interval, models_interval, connect_timeout, read_timeout)
+        before, self._probes = self._probes, {}
+        same_pace, self._pace = pace == self._pace, pace
+        for backend in backends:
+            number = id(backend)
+            known = before.get(number)
+            if known is not None and same_pace and known.is_of(backend, self._pools):
+                self._probes[number] = before.pop(number)
+            else:
+                self._end(number, before.pop(number, None))
+                self._probes[number] = self._probe(backend)
+        for number, probe in before.items():
+            self._end(number, probe)
+        self.start()
 
     async def stop(self) -> None:
         """Probe no more."""
-        for task in self._tasks:
+        tasks = [task for tasks in self._tasks.values() for task in tasks]
+        for number, probe in self._probes.items():
+            self._end(number, probe)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _probe(self, backend: Backend) -> ServerProbe:
+        return ServerProbe(
+            backend,
+            self._pools[backend.server.name],
+            self._observe,
+            self._pace,
+            self._clock,
+            self._checked,
+            self._failed,
+        )
+
+    def _end(self, number: int, probe: ServerProbe | None) -> None:
+        for task in self._tasks.pop(number, ()):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        for probe in self._probes:
+        if probe is not None:
             probe.close()

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
@@ -75,6 +75,12 @@ class ServerProbe:
         self._introspection = Introspection(server.name, server.kind, clock)
         self._probed, self._reached, self._introspected = (asyncio.Event() for _ in range(3))
         self._listed_at = -math.inf
+
+    def is_of(self, backend: Backend, pools: Mapping[str, Pool]) -> bool:
+        """Whether it follows a server as it is set now."""
+        server = backend.server
+        same_agent = server.health_base == self.server.health_base
+        return same_agent and pools[server.name] is self._pool
 
     def close(self) -> None:
         """Close the connections to the agent; those to the model API are the pool's."""

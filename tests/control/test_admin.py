@@ -57,6 +57,7 @@ class House:
             drain=lambda server, on: self.balancer.drain(server, on=on),
             servers=lambda: self.balancer.fleet.servers,
             max_body_bytes=10_000,
+            reload=self.reload,
         )
         control = FastAPI()
         control.include_router(routes)
@@ -70,6 +71,9 @@ class House:
         )
         transport = httpx.ASGITransport(_with_state(access.guarded(control)))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://balancer")
+
+    async def reload(self) -> dict[str, object]:
+        return {"successful": False, "mistakes": ["BALANCER_PORT: must be a number"]}
 
     def ask(self) -> Ask:
         return self.read("/v1/chat/completions", json.dumps(CHAT).encode(), "10.0.0.1").ask

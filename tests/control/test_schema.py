@@ -16,7 +16,7 @@ from tests.fakes.balancer import Running, balancer, free_port
 ADMIN = "admin-0123456789"
 with warnings.catch_warnings():  # GET and HEAD of a path have one name
     warnings.simplefilter("ignore")
-    schema = schemathesis.openapi.from_dict(create_app(Settings()).lifespan.openapi())
+    schema = schemathesis.openapi.from_dict(create_app(Settings()).reloader.control.openapi())
 
 
 @pytest.fixture(scope="module")

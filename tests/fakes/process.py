@@ -117,14 +117,16 @@ async def balancing(
     tree: Path | None = None,
     log: int | None = None,
     tls: ssl.SSLContext | None = None,
+    folder: Path | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
 
     It may have been told to stop before. `ready`: wait until each server has listed its models.
     `tree`: where the program lies, if not here. `log`: where its log goes, if not into a file
-    that is read here; `tls`: what it is connected to by. `settings` are the variables, in lower
-    case and without their prefix.
+    that is read here; `tls`: what it is connected to by; `folder`: where servers and models are
+    written as secrets are, to be changed there. `settings` are the variables, in lower case and
+    without their prefix.
     """
     port = closed_port()
     written = {
@@ -141,6 +143,10 @@ async def balancing(
         "BALANCER_SHUTDOWN_TIMEOUT": "1",
         **{f"BALANCER_{name.upper()}": str(value) for name, value in settings.items()},
     }
+    if folder is not None:
+        for name in ("BALANCER_SERVERS", "BALANCER_MODELS"):
+            (folder / name).write_text(environment.pop(name))
+        environment["BALANCER_SECRETS_DIR"] = str(folder)
     with tempfile.TemporaryFile() as file:
         output = file if log is None else log
         process = await asyncio.create_subprocess_exec(

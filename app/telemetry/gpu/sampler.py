@@ -41,11 +41,7 @@ class GpuSampler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader = reader
-        self._interval = interval
-        self._window_seconds = window_seconds
-        # A window shorter than the pace of the readings would be empty between two of them.
-        self._horizon = max(window_seconds, 2 * interval)
-        self._busy_percent = busy_percent
+        self.change(interval=interval, window_seconds=window_seconds, busy_percent=busy_percent)
         self._clock = clock
         self._expected = not isinstance(reader, NoReader)
         self._readings: tuple[tuple[float, float], ...] = ()  # when, and the highest percentage
@@ -55,6 +51,14 @@ class GpuSampler:
         self._thread: threading.Thread | None = None
         self.errors: Counter[str] = Counter()
         """Failed reads since the start, by reason."""
+
+    def change(self, *, interval: float, window_seconds: int, busy_percent: float) -> None:
+        """Read and judge so from now on."""
+        self._interval = interval
+        self._window_seconds = window_seconds
+        # A window shorter than the pace of the readings would be empty between two of them.
+        self._horizon = max(window_seconds, 2 * interval)
+        self._busy_percent = busy_percent
 
     @property
     def backend(self) -> str:

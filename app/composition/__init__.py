@@ -1,0 +1,1 @@
+"""How the parts of the balancer are put together, at the start and at each reload."""

@@ -1,0 +1,232 @@
+"""What outlives a reload: what is known of the servers, what is in flight, what was counted."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypedDict
+
+import app
+from app.apis.fronts import Fronts
+from app.control.login import LoginPage
+from app.control.snapshot import SnapshotJson, snapshot
+from app.downstream.connections import Connections
+from app.downstream.forwarded import Origin
+from app.keys.key_ring import KeyRing
+from app.keys.wrong_keys import WrongKeys
+from app.proxy.buffer import Buffer
+from app.proxy.loops import Loops
+from app.proxy.queue import RequestQueue
+from app.routing.balancer import Balancer
+from app.settings import Settings
+from app.telemetry import logs
+from app.telemetry.access import AccessStats
+from app.telemetry.batcher import Batcher
+from app.telemetry.changed_prompts import ChangedPrompts
+from app.telemetry.gpu.find import find_reader
+from app.telemetry.gpu.reader import GpuReader
+from app.telemetry.gpu.sampler import GpuSampler
+from app.telemetry.metrics import Metrics
+from app.telemetry.reloads import Reloads
+from app.upstream.pool import Pool
+from app.upstream.prober import Prober
+
+
+class Runtime:
+    """Everything that has a memory, and the settings that it goes by."""
+
+    def __init__(self, settings: Settings, reader: GpuReader | None = None) -> None:
+        """Begin; `reader` reads GPUs other than this machine's.
+
+        Raises:
+            SettingsError: the keys cannot be read.
+        """
+        self.settings = settings
+        self.balancer = Balancer(
+            settings.fleet(), clock=time.monotonic, chance=random.random, **_rules(settings)
+        )
+        self.balancer.on_change = logs.server_changed
+        self.pools: dict[str, Pool] = {}
+        """The connections to each server."""
+        self._left: list[Pool] = []
+        """Those to servers that were removed."""
+        self._follow_servers(settings)
+        self.queue = RequestQueue(
+            self.balancer, capacity=settings.queue_max, timeout=settings.queue_timeout
+        )
+        self.sampler = GpuSampler(
+            reader or find_reader(),
+            interval=settings.probe_interval,
+            window_seconds=settings.window_seconds,
+            busy_percent=settings.gpu_busy_percent,
+        )
+        self.in_flight = dict.fromkeys([*settings.routed_paths, "other"], 0)
+        """Requests under way, by endpoint."""
+        self.reloads = Reloads()
+        self.meters = Metrics(
+            self.balancer,
+            self.sampler,
+            waiting=self.queue.by_model,
+            in_flight=lambda: self.in_flight,
+            version=app.__version__,
+            reloads=self.reloads,
+        )
+        self.prober = Prober(
+            self.balancer.backends(),
+            self.pools,
+            self.balancer.observe,
+            **_pace(settings),
+            checked=self.meters.checked,
+            failed=logs.task_failed,
+        )
+        self.stats = AccessStats()
+        self.changed_prompts = ChangedPrompts()
+        self.batcher = Batcher(
+            self.meters.finished,
+            logs.RequestLog().finished,
+            self.stats.finished,
+            self.changed_prompts.finished,
+        )
+        self.fronts = Fronts(time.monotonic, logs.front_kept)
+        self.buffer = Buffer(settings.max_buffered_bytes)
+        self.parser = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        """Reads long bodies, one after another: many threads would leave the loop little time."""
+        self.loops = Loops(settings.servers)
+        self.keys = settings.key_ring()
+        self.wrong_keys = WrongKeys(logs.wrong_key)
+        self.login_page = LoginPage()
+        self.connections = Connections()
+        self._bound_connections(settings)
+
+    def change(self, settings: Settings, keys: KeyRing) -> None:
+        """Go by other settings and their keys from now on; nothing in flight is touched."""
+        self.keys.become(keys)
+        self.settings = settings
+        fleet = settings.fleet()
+        self.balancer.reconfigure(fleet, **_rules(settings))
+        self._follow_servers(settings)
+        self.queue.change(capacity=settings.queue_max, timeout=settings.queue_timeout)
+        self.sampler.change(
+            interval=settings.probe_interval,
+            window_seconds=settings.window_seconds,
+            busy_percent=settings.gpu_busy_percent,
+        )
+        for path in settings.routed_paths:
+            self.in_flight.setdefault(path, 0)
+        self.meters.expect(fleet.servers)
+        self.loops.expect(fleet.servers)
+        self.prober.change(self.balancer.backends(), **_pace(settings))
+        self.buffer.limit = settings.max_buffered_bytes
+        self._bound_connections(settings)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look after the servers and this machine's GPUs, as long as the context lasts."""
+        self.sampler.start()
+        self.balancer.await_answers()
+        self.prober.start()
+        lag = asyncio.create_task(self.meters.watch_event_loop(), name="event loop lag")
+        try:
+            yield
+        finally:
+            lag.cancel()
+            await self.prober.stop()
+            for pool in (*self.pools.values(), *self._left):
+                pool.close()
+            self.sampler.stop()
+            self.parser.shutdown(wait=False, cancel_futures=True)
+            self.batcher.flush()
+
+    async def render(self) -> bytes:
+        """Write the metrics."""
+        self.batcher.flush()
+        return await self.meters.render()
+
+    def counted(self) -> dict[str, object]:
+        """Return who asked for which model."""
+        self.batcher.flush()
+        return self.stats.snapshot()
+
+    def state(self, most: int | None = None) -> SnapshotJson:
+        """Return the present state, with `most` pins and requests at the most."""
+        self.batcher.flush()
+        return snapshot(
+            self.balancer,
+            self.queue,
+            self.sampler,
+            time.time(),
+            changed_prompts=self.changed_prompts.worst(),
+            may_drain=self.settings.admin_key is not None,
+            open_at=self.settings.open_at(),
+            reloads=self.reloads,
+            most=most,
+        )
+
+    def _follow_servers(self, settings: Settings) -> None:
+        """Have connections to the servers that there are; those in use elsewhere end by themselves.
+
+        The mapping is the one that requests look into, so that it changes for all at once.
+        """
+        timeouts = {
+            "connect_timeout": settings.connect_timeout,
+            "first_byte_timeout": settings.first_byte_timeout,
+            "idle_timeout": settings.idle_timeout,
+            "linger": settings.cancel_timeout,
+        }
+        servers = self.balancer.fleet.servers
+        for name, pool in [*self.pools.items()]:
+            if name not in servers or pool.base != servers[name].model_base.encode():
+                self._left.append(self.pools.pop(name))
+        self._left = [pool for pool in self._left if pool.in_use]
+        for name, server in servers.items():
+            if name in self.pools:
+                self.pools[name].change(**timeouts)
+            else:
+                self.pools[name] = Pool(server.model_base, failed=logs.task_failed, **timeouts)
+
+    def _bound_connections(self, settings: Settings) -> None:
+        self.connections.bound(
+            settings.max_connections,
+            settings.max_connections_per_client,
+            Origin(settings.trusted_networks()).trusts,
+        )
+
+
+class _Rules(TypedDict):
+    sticky_ttl: float
+    window_length: int
+    overflow: Literal["queue", "first"]
+    adopt_slots: bool
+    numbered: bool
+    rise: int
+    fall: int
+
+
+def _rules(settings: Settings) -> _Rules:
+    return {
+        "sticky_ttl": settings.sticky_ttl,
+        "window_length": max(1, round(settings.window_seconds / settings.probe_interval)),
+        "overflow": settings.overflow,
+        "adopt_slots": settings.adopt_slots,
+        "numbered": settings.instances == "numbered",
+        "rise": settings.probe_rise,
+        "fall": settings.probe_fall,
+    }
+
+
+class _Pace(TypedDict):
+    interval: float
+    models_interval: float
+    connect_timeout: float
+    read_timeout: float
+
+
+def _pace(settings: Settings) -> _Pace:
+    return {
+        "interval": settings.probe_interval,
+        "models_interval": settings.models_interval,
+        "connect_timeout": settings.probe_connect_timeout,
+        "read_timeout": settings.probe_read_timeout,
+    }
