@@ -11,7 +11,7 @@ from typing import Any
 import app
 from app.keys.key_ring import hash_of
 from app.routing.fleet import Server
-from app.settings import Settings, SettingsError, load, validated
+from app.settings import Settings, SettingsError, Sources, load, validated
 from app.settings.variables import plain, read_json
 from app.upstream.introspection.introspection import NAMES as KINDS
 
@@ -86,11 +86,12 @@ def _list_keys(_: argparse.Namespace) -> None:
 
 
 def _serve(_: argparse.Namespace) -> None:
-    settings = load(KINDS)
+    sources = Sources()
+    settings = load(KINDS, sources)
     # The other commands need no web server.
     from app.main import serve
 
-    serve(settings, lambda: load(KINDS))
+    serve(settings, lambda: load(KINDS, sources), sources.paths)
 
 
 def _reload(_: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from app.downstream.server import (
     config,
     return_memory,
 )
-from app.settings import Settings, sources
+from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.gpu.reader import GpuReader
 
@@ -88,10 +88,11 @@ def create_app(
     )
 
 
-def serve(settings: Settings, load: Callable[[], Settings]) -> None:
+def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Path]) -> None:
     """Serve until a signal says to stop, and let the requests under way end.
 
-    `load` reads the settings again, when that is asked for or the files change.
+    `load` reads the settings again, when that is asked for or a file changes that they are
+    `written_in`.
     """
     logs.configure(settings.log_format, settings.log_level)
     allow_many_files()
@@ -117,8 +118,9 @@ def serve(settings: Settings, load: Callable[[], Settings]) -> None:
         files = [certificate.chain, certificate.key]
         renew = functools.partial(certificate.load, uvicorn_config.ssl)
         app.watched.append(WatchedFiles("certificate", lambda: files, renew))
-    where = sources()
-    app.watched.append(WatchedFiles("settings", lambda: where, app.reloader.reload, settles=True))
+    app.watched.append(
+        WatchedFiles("settings", lambda: written_in, app.reloader.reload, settles=True)
+    )
     here = Running.here(settings.host, settings.port, tls=certificate is not None)
     app.admit(here.key)
     _reload_on_hangup(app.reloader)

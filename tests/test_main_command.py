@@ -47,7 +47,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Put a stand-in where the server would start; list what it is given."""
     found: list[Settings] = []
     module = ModuleType("app.main")
-    module.serve = lambda settings, _: found.append(settings)  # type: ignore[attr-defined]
+    module.serve = lambda settings, *_: found.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "app.main", module)
     return found
 

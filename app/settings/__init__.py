@@ -9,29 +9,29 @@ from pydantic import ValidationError
 from app.settings.mistakes import OTHERS, SettingsError, lines, variable
 from app.settings.schema import Settings
 from app.settings.server import ServerSettings, known_kinds
-from app.settings.variables import Variables, sources
+from app.settings.variables import Sources
 
 __all__ = [
     "OTHERS",
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "Sources",
     "load",
-    "sources",
     "validated",
     "variable",
 ]
 
 
-def load(kinds: Collection[str] = ()) -> Settings:
-    """Read the settings of this process.
+def load(kinds: Collection[str] = (), sources: Sources | None = None) -> Settings:
+    """Read the settings of this process, or read them again from the same `sources`.
 
     `kinds` of model servers may be named; any, where there are none.
 
     Raises:
         SettingsError: with every mistake that was found.
     """
-    variables = Variables.read()
+    variables = (sources or Sources()).read()
     return validated(variables.values, variables.written, kinds)
 
 

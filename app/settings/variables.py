@@ -55,24 +55,6 @@ class Variables:
     values: dict[str, Any] = field(default_factory=dict)
     written: dict[Place, str] = field(default_factory=dict)
 
-    @classmethod
-    def read(cls) -> "Variables":
-        """Read all sources; the environment goes before `.env`, `.env` before the secrets.
-
-        Raises:
-            SettingsError: a file cannot be read.
-        """
-        found = _ours(_dotenv()) | _ours(os.environ)
-        folder = found.get(("secrets_dir",))
-        found = _ours(_secrets(Path(folder[1]) if folder else None)) | found
-        variables = cls()
-        # Whole values go before their pieces, which add to them.
-        for place in sorted(found, key=len):
-            name, text = found[place]
-            if name.upper() not in OTHERS:
-                variables.put(place, name, text)
-        return variables
-
     def put(self, place: Place, name: str, text: str) -> None:
         """Put a text in its place; JSON on the way there is opened."""
         tree = self.values
@@ -98,14 +80,48 @@ class Variables:
         self.written[*way, place[-1]] = name
 
 
-def sources() -> list[Path]:
-    """Name the files and folders that settings are read from, whether they are there or not.
+class Sources:
+    """Where the settings are written, to be read again and again.
 
-    Raises:
-        SettingsError: one that says where the others are cannot be read.
+    The environment goes before `.env`, `.env` before the secrets. But what the environment says
+    as `.env` does at first comes from there: compose passes the file on, and a shell may have
+    read it. It holds as `.env` says later.
     """
-    named = (_ours(_dotenv()) | _ours(os.environ)).get(("secrets_dir",))
-    return [ENV_FILE, SECRETS_DIR if named is None else Path(named[1])]
+
+    def __init__(self) -> None:
+        """Look at them for the first time.
+
+        Raises:
+            SettingsError: a file cannot be read.
+        """
+        environment, dotenv = _ours(os.environ), _ours(_dotenv())
+        self._passed_on = {
+            place
+            for place, (_, text) in dotenv.items()
+            if text == environment.get(place, ("", ""))[1]
+        }
+        folder = (dotenv | environment).get(("secrets_dir",))
+        self.paths = [ENV_FILE, SECRETS_DIR if folder is None else Path(folder[1])]
+        """The files and folders, whether they are there or not."""
+
+    def read(self) -> Variables:
+        """Read them all.
+
+        Raises:
+            SettingsError: a file cannot be read.
+        """
+        said = _ours(os.environ)
+        environment = {place: said[place] for place in said if place not in self._passed_on}
+        found = _ours(_dotenv()) | environment
+        folder = found.get(("secrets_dir",))
+        found = _ours(_secrets(Path(folder[1]) if folder else None)) | found
+        variables = Variables()
+        # Whole values go before their pieces, which add to them.
+        for place in sorted(found, key=len):
+            name, text = found[place]
+            if name.upper() not in OTHERS:
+                variables.put(place, name, text)
+        return variables
 
 
 def plain(key: str) -> str:
@@ -136,7 +152,11 @@ def _place(name: str) -> Place:
 
 
 def _dotenv() -> dict[str, str]:
-    return dict(_bindings(_text(ENV_FILE))) if ENV_FILE.is_file() else {}
+    if not ENV_FILE.is_file():
+        return {}
+    if not os.access(ENV_FILE, os.R_OK) and any(_ours(os.environ)):
+        return {}  # compose has read it for us, and passed it on
+    return dict(_bindings(_text(ENV_FILE)))
 
 
 def _bindings(text: str) -> Iterator[tuple[str, str]]:

@@ -453,6 +453,19 @@ OVERVIEW = Dashboard(
                     {"{{task}}": rate("task_failures_total", by="task")},
                 ),
                 Panel(
+                    "Settings taken in",
+                    "1 where the settings were taken in when they were read last, 0 where they were refused. Alert ConfigReloadFailed.",
+                    {"{{instance}}": metric("config_last_reload_successful")},
+                ),
+                Panel(
+                    "Age of the settings",
+                    "Since when the balancer goes by the present settings.",
+                    {
+                        "{{instance}}": f"time() - {metric('config_last_reload_success_timestamp_seconds')}"
+                    },
+                    unit="s",
+                ),
+                Panel(
                     "Versions",
                     "What runs where.",
                     {"": metric("build_info")},

@@ -133,6 +133,18 @@ def test_the_page_warns_where_anybody_on_the_network_may_use_every_model(page: P
     assert "BALANCER_ADMIN_KEY" in page.text()
 
 
+def test_the_page_tells_that_the_settings_were_refused_and_why(page: Page) -> None:
+    banner = "The settings that are written now were refused"
+    page.show(BUSY)
+    assert banner not in page.text()
+
+    mistakes = ["BALANCER_PORT: must be a number", "BALANCER_MODELS: must be a JSON object"]
+    page.show({**BUSY, "snapshot": {**BUSY["snapshot"], "refused_settings": mistakes}})
+
+    assert banner in page.text()
+    assert "\n".join(mistakes) in page.text()
+
+
 def test_hostile_names_are_text_and_run_nothing(page: Page) -> None:
     page.browser.console()
     page.show(HOSTILE)

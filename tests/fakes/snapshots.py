@@ -66,6 +66,7 @@ def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> St
             "sticky": [],
             "queue": {"waiting": 0, "max": 100, "by_model": {}, "oldest_wait_seconds": 0.0},
             "drain": False,
+            "refused_settings": [],
             "leases": [],
             "decisions": [],
             "changed_prompts": [],

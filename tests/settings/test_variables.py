@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings, SettingsError, load
+from app.settings import Settings, SettingsError, Sources, load
 from tests.fakes.environment import Environment
 
 SERVERS = '{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}'
@@ -202,3 +202,42 @@ def test_the_constructor_reads_no_environment(environment: Environment) -> None:
     environment.set(BALANCER_PORT="19000")
 
     assert Settings().port == 18000
+
+
+def test_what_is_written_otherwise_later_holds_when_it_is_read_again(
+    environment: Environment,
+) -> None:
+    environment.dotenv("BALANCER_PORT=2\n")
+    sources = Sources()
+    assert load(sources=sources).port == 2
+
+    environment.dotenv("BALANCER_PORT=3\n")
+
+    assert load(sources=sources).port == 3
+
+
+def test_a_variable_that_only_passes_the_env_file_on_holds_as_that_says_later(
+    environment: Environment,
+) -> None:
+    environment.dotenv("BALANCER_PORT=2\nBALANCER_QUEUE_MAX='5'\nBALANCER_STICKY_TTL=7\n")
+    environment.set(BALANCER_PORT="2", BALANCER_QUEUE_MAX="5", BALANCER_STICKY_TTL="8")
+    sources = Sources()
+
+    environment.dotenv("BALANCER_PORT=3\nBALANCER_STICKY_TTL=9\n")
+    settings = load(sources=sources)
+
+    assert settings.port == 3
+    assert settings.queue_max == Settings().queue_max
+    assert settings.sticky_ttl == 8
+
+
+def test_an_env_file_that_only_compose_may_read_is_left_to_it(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.dotenv("BALANCER_PORT=2\nBALANCER_QUEUE_MAX=5\n")
+    environment.set(BALANCER_PORT="3")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    settings = load()
+
+    assert (settings.port, settings.queue_max) == (3, Settings().queue_max)

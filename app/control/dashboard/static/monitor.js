@@ -309,6 +309,8 @@ function show({ snapshot, stats }) {
   const configured = snapshot.backends.length > 0;
   $("empty").hidden = configured;
   $("open").hidden = !snapshot.open_at;
+  $("refused").hidden = snapshot.refused_settings.length === 0;
+  set($("mistakes"), snapshot.refused_settings.join("\n"));
   for (const id of ["totals", "servers-part", "traffic", "leases-part", "decisions-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
   keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
