@@ -39,6 +39,8 @@ class App:
     watched: list[WatchedFiles]
     """Files that are read again while it runs."""
     reloader: Reloader
+    server_files: Callable[[], list[Path]]
+    """Names the files that hold servers' keys and certificates."""
     admit: Callable[[str], None]
     """Takes one key more for the administrator's."""
 
@@ -84,6 +86,7 @@ def create_app(
         runtime.connections,
         watched,
         reloader,
+        lambda: runtime.settings.server_files(),
         runtime.keys.admit,
     )
 
@@ -119,7 +122,12 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
         renew = functools.partial(certificate.load, uvicorn_config.ssl)
         app.watched.append(WatchedFiles("certificate", lambda: files, renew))
     app.watched.append(
-        WatchedFiles("settings", lambda: written_in, app.reloader.reload, settles=True)
+        WatchedFiles(
+            "settings",
+            lambda: [*written_in, *app.server_files()],
+            app.reloader.reload,
+            settles=True,
+        )
     )
     here = Running.here(settings.host, settings.port, tls=certificate is not None)
     app.admit(here.key)

@@ -21,6 +21,7 @@ from app.proxy.loops import Loops
 from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.settings import Settings
+from app.settings.trust import Trust
 from app.telemetry import logs
 from app.telemetry.access import AccessStats
 from app.telemetry.batcher import Batcher
@@ -52,6 +53,8 @@ class Runtime:
         """The connections to each server."""
         self._left: list[Pool] = []
         """Those to servers that were removed."""
+        self._doors: dict[str, tuple[str, dict[str, str], Trust]] = {}
+        """Where each leads, as whom the server knows us, and whom we believe."""
         self._follow_servers(settings)
         self.queue = RequestQueue(
             self.balancer, capacity=settings.queue_max, timeout=settings.queue_timeout
@@ -169,22 +172,36 @@ class Runtime:
 
         The mapping is the one that requests look into, so that it changes for all at once.
         """
-        timeouts = {
+        timeouts: _Timeouts = {
             "connect_timeout": settings.connect_timeout,
             "first_byte_timeout": settings.first_byte_timeout,
             "idle_timeout": settings.idle_timeout,
             "linger": settings.cancel_timeout,
         }
         servers = self.balancer.fleet.servers
-        for name, pool in [*self.pools.items()]:
-            if name not in servers or pool.base != servers[name].model_base.encode():
+        doors = {
+            name: (servers[name].model_base, told.own_headers, told.trust)
+            for name, told in settings.servers.items()
+        }
+        for name in [*self.pools]:
+            if name not in servers or self._doors[name] != doors[name]:
                 self._left.append(self.pools.pop(name))
         self._left = [pool for pool in self._left if pool.in_use]
         for name, server in servers.items():
             if name in self.pools:
                 self.pools[name].change(**timeouts)
             else:
-                self.pools[name] = Pool(server.model_base, failed=logs.task_failed, **timeouts)
+                _, headers, trust = doors[name]
+                self.pools[name] = Pool(
+                    server.model_base,
+                    failed=logs.task_failed,
+                    headers=headers,
+                    context=None if trust == Trust() else trust.context(),
+                    **timeouts,
+                )
+                if not trust.verify:
+                    logs.unverified(name)
+        self._doors = doors
 
     def _bound_connections(self, settings: Settings) -> None:
         self.connections.bound(
@@ -192,6 +209,13 @@ class Runtime:
             settings.max_connections_per_client,
             Origin(settings.trusted_networks()).trusts,
         )
+
+
+class _Timeouts(TypedDict):
+    connect_timeout: float
+    first_byte_timeout: float
+    idle_timeout: float
+    linger: float
 
 
 class _Rules(TypedDict):

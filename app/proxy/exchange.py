@@ -383,12 +383,13 @@ class Exchange:
         self._pool = pool = self._shared.pools[lease.server]
         try:
             usage = record.key is not None and self._asks_usage(request, lease)
-            body = request.body_for(lease.instance, lease.slot, pool.authority, usage=usage)
+            sent = self._shared.balancer.name_there(lease)
+            body = request.body_for(sent, lease.slot, pool.authority, usage=usage)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
             return
         record.size = len(body)
-        renamed = bool(request.named) and request.named != lease.instance
+        renamed = bool(request.named) and request.named != sent
         self._edits.expect(request.named if renamed else None, usage=usage)
         self._body = b""
         self._write_head(pool, b"%d" % len(body))
@@ -409,7 +410,7 @@ class Exchange:
             self._client,
             self._record.id,
             self._record.server,
-            pool.authority,
+            pool,
             length=length,
             upgrade=upgrade,
         )
@@ -601,7 +602,7 @@ class Exchange:
         there = listed(backends)
         if not there or not there.isdisjoint(request.ask.names):
             return False
-        named = re.escape(lease.instance.encode())
+        named = re.escape(self._shared.balancer.name_there(lease).encode())
         if re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is None:
             return False
         self.refuse(error_responses.unknown_model(request.named, offered(backends)))
@@ -668,7 +669,9 @@ class Exchange:
     def _headers(self, head: Head, *, whole: bool) -> list[tuple[bytes, bytes]]:
         pool = self._pool
         assert pool is not None
-        headers = response_headers(head.status, head.headers, base=pool.base, whole=whole)
+        headers = response_headers(
+            head.status, head.headers, base=pool.base, prefix=pool.prefix, whole=whole
+        )
         if self._cors is not None:  # in place of the server's own
             headers = [pair for pair in headers if not pair[0].startswith(b"access-control-")]
             headers.extend(self._cors)

@@ -130,13 +130,19 @@ def unbuffered(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def response_headers(
-    status: int, headers: list[tuple[bytes, bytes]], *, base: bytes, whole: bool = False
+    status: int,
+    headers: list[tuple[bytes, bytes]],
+    *,
+    base: bytes,
+    prefix: bytes = b"",
+    whole: bool = False,
 ) -> list[tuple[bytes, bytes]]:
     """Choose what of a response's headers the client gets.
 
-    A `Location` under the server's own address `base` becomes relative: clients know only
-    ours. Its request id gives way to ours. A 204 or 304 keeps no `Content-Length`: there is
-    no body that it could describe. One that is there as a `whole` gets a length of our own.
+    A `Location` under the server's own address `base` becomes relative, and loses the `prefix`
+    of its paths: clients know only ours. Its request id gives way to ours. A 204 or 304 keeps no
+    `Content-Length`: there is no body that it could describe. One that is there as a `whole`
+    gets a length of our own.
     """
     drop = HOP_BY_HOP
     kept: list[tuple[bytes, bytes]] = []
@@ -147,6 +153,8 @@ def response_headers(
                 kept = [(n, v) for n, v in kept if n not in drop]
         elif name == b"location" and value.startswith(base + b"/"):
             kept.append((name, value[len(base) :]))
+        elif name == b"location" and prefix and value.startswith(prefix + b"/"):
+            kept.append((name, value[len(prefix) :]))
         elif name == b"x-request-id" or (
             name == b"content-length" and (whole or status in (204, 304))
         ):

@@ -73,7 +73,6 @@ class Proxy:
         read: Read,
         max_body_bytes: int,
         buffer: Buffer,
-        parser: Executor | None = None,
         finished: Callable[[Record], None],
         rewrites: Rewrites | None = None,
         routed_paths: Collection[str] = (CHAT_PATH,),
@@ -87,6 +86,7 @@ class Proxy:
         cors: Cors | None = None,
         forwarding: Collection[str] | None = None,
         loops: Loops | None = None,
+        parser: Executor | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()

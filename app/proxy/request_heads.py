@@ -8,6 +8,7 @@ from app.downstream.forwarded import Origin
 from app.keys.key_ring import CREDENTIALS, SESSION
 from app.proxy.headers import OURS, Headers, joined, request_head, without_cookie
 from app.proxy.loops import HOPS, Loops
+from app.upstream.pool import Pool
 
 Fields = dict[bytes, bytes]
 """A request's headers; of one that came twice the last, but `X-Forwarded-For` as a whole."""
@@ -39,12 +40,15 @@ class RequestHeads:
         client: ClientConnection,
         request_id: str,
         server: str,
-        authority: bytes,
+        pool: Pool,
         *,
         length: bytes | None,
         upgrade: bytes | None = None,
     ) -> bytes:
-        """Write a head; `length` and `upgrade` are those of `request_head`."""
+        """Write a head; `length` and `upgrade` are those of `request_head`.
+
+        `pool` is that of the server: its path goes before ours, and its headers in place of ours.
+        """
         peer = client.peer
         chain = peer
         more = b""
@@ -55,11 +59,13 @@ class RequestHeads:
         headers = request.headers
         if b"cookie" in fields:
             headers = without_cookie(headers, SESSION)
+        target = pool.prefix + request.raw_path
+        drop = OURS if self._forwarding is None or server in self._forwarding else CLOSED
         return request_head(
             request.method,
-            request.raw_path + b"?" + request.query if request.query else request.raw_path,
+            target + b"?" + request.query if request.query else target,
             headers,
-            authority=authority,
+            authority=pool.authority,
             forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
             b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b%b"
             % (
@@ -68,11 +74,11 @@ class RequestHeads:
                 client.scheme.encode(),
                 request_id.encode(),
                 self._loops.mark(server, fields.get(HOPS)),
-                more,
+                more + pool.lines,
             ),
             length=length,
             upgrade=upgrade,
-            drop=OURS if self._forwarding is None or server in self._forwarding else CLOSED,
+            drop=drop | pool.replaced if pool.replaced else drop,
         )
 
 

@@ -102,6 +102,8 @@ class Backend:
         self, server: Server, limit: int | None, *, stale_after: float, numbered: bool
     ) -> None:
         """Take in what the settings say of it now; what is known of it stays."""
+        if server.models != self.server.models:
+            self.models = None
         self.server = server
         self.ledger.limit = limit
         self.ledger.weight = server.weight

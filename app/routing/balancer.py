@@ -288,7 +288,7 @@ class Balancer:
                 self._unasked.discard(observation.server)
             case ModelsSeen(models=models):
                 backend.health.answered()
-                backend.list_models(models)
+                backend.list_models(None if models is None else backend.server.names_here(models))
             case ContextSeen(instance=instance, tokens=tokens):
                 backend.note_context(instance, tokens)
             case SelfReport():
@@ -298,12 +298,19 @@ class Balancer:
 
     def _observe_report(self, backend: Backend, report: SelfReport) -> None:
         backend.health.answered()
+        if backend.server.models:
+            report = report.renamed(backend.server.names_here)
         backend.report(report)
         if self._adopt_slots and backend.server.request_max is None and not report.loading:
             backend.ledger.limit = report.slots
         if report.at_work is not None:
             for lease in backend.ledger.stopped(report.at_work, report.asked_at):
                 lease.release()
+
+    def name_there(self, lease: Lease) -> str:
+        """Name the instance of a lease as its server does."""
+        backend = self._backends.get(lease.server)
+        return lease.instance if backend is None else backend.server.name_there(lease.instance)
 
     def drain(self, server: str, *, on: bool) -> None:
         """Send a server no new requests, or send it some again; those in flight go on."""

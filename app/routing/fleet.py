@@ -33,6 +33,20 @@ class Server:
     kind: str = "auto"
     """What kind of model server it is; `auto`: that is found out."""
 
+    models: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What models are called there, by the names that they have here."""
+
+    def name_there(self, name: str) -> str:
+        """Return what a model is called there."""
+        return self.models.get(name, name)
+
+    def names_here(self, names: Collection[str]) -> frozenset[str]:
+        """Return what the models are called here that have these names there."""
+        if not self.models:
+            return frozenset(names)
+        here = {name for name in self.models if self.models[name] in names}
+        return frozenset(here.union(names).difference(self.models.values()) | here)
+
     def is_same(self, other: "Server") -> bool:
         """Whether what is known of one holds for the other, whatever else is set for it."""
         mine = self.name, self.model_base, self.kind

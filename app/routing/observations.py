@@ -1,7 +1,7 @@
 """What is found out about a server, by probes and by requests."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from app.routing.health_window import Sample, Side
 from app.routing.kind import Kind
@@ -66,6 +66,15 @@ class SelfReport:
     """Those of `loaded` that sleep: their caches are empty."""
     asked_at: float = field(default=0.0, compare=False)
     """When it was asked, in seconds."""
+
+    def renamed(self, names_here: Callable[[Collection[str]], frozenset[str]]) -> "SelfReport":
+        """Return the same, with the models called as they are here."""
+        return replace(
+            self,
+            loaded=None if self.loaded is None else names_here(self.loaded),
+            starting=names_here(self.starting),
+            asleep=names_here(self.asleep),
+        )
 
     @property
     def at_work(self) -> int | None:

@@ -43,6 +43,7 @@ from app.settings.values import (
     UsernamePattern,
     from_json,
     from_secret_json,
+    from_servers_json,
     listed,
     lower,
 )
@@ -62,12 +63,14 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: Port = Field(default=18000, description="TCP port to listen on.")
 
-    servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_json)] = Field(
-        default={},
-        description="The model servers, in order of preference: each has an `addr`, and may "
-        "have a `health_port`, a `model_port`, a `request_max`, a `health`, a "
-        "`tier` and a `weight`.",
-        examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
+    servers: Annotated[dict[ServerName, ServerSettings], BeforeValidator(from_servers_json)] = (
+        Field(
+            default={},
+            description="The model servers, in order of preference: each has an `addr`, and may "
+            "have a `health_port`, a `model_port`, a `request_max`, a `health`, a "
+            "`tier` and a `weight`.",
+            examples=[{"PC1": {"addr": "http://192.168.1.20", "model_port": 8081}}],
+        )
     )
     models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(
         default={},
@@ -414,8 +417,12 @@ class Settings(BaseSettings):
         return frozenset(
             name
             for name, server in self.servers.items()
-            if (not self.needs_key if (said := server.forward_credentials) is None else said)
+            if server.gets_credentials(by_default=not self.needs_key)
         )
+
+    def server_files(self) -> list[Path]:
+        """Name the files that servers' settings are read from."""
+        return [file for server in self.servers.values() for file in server.files]
 
     def fleet(self) -> Fleet:
         """Build what routing knows about servers and models."""
@@ -425,7 +432,7 @@ class Settings(BaseSettings):
 
 def _unknown_servers(data: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """Find names of servers that there are not, as far as the values can be read."""
-    servers = _read(from_json, data.get("servers", {}))
+    servers = _read(from_servers_json, data.get("servers", {}))
     if not isinstance(servers, Mapping):
         return  # its own mistake comes first
     known = [str(name) for name in servers]

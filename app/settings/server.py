@@ -1,16 +1,27 @@
 """One server, as it is written in the settings."""
 
 import re
+from base64 import b64encode
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 from app.routing.fleet import Server
 from app.settings.mistakes import mistake
-from app.settings.values import Port, from_json, lower
+from app.settings.trust import Trust
+from app.settings.values import Port, from_json, from_secret_json, from_servers_json, lower
 from app.settings.variables import plain
 
 
@@ -30,14 +41,49 @@ def _address(text: str) -> str:
     if not host or re.search(r"[\s\\]", host):
         raise mistake("names no host")
     bare = f"{url.scheme}://{_bracketed(host)}{f':{port}' if port else ''}"
-    if url.path not in ("", "/") or url.query or url.fragment or "@" in url.netloc:
-        raise mistake("must be scheme and host alone: no path, query or credentials", bare)
-    return bare
+    path = url.path.rstrip("/")
+    if url.query or url.fragment or "@" in url.netloc:
+        raise mistake("must be scheme, host and perhaps a path: no query or credentials", bare)
+    if path.endswith("/v1"):
+        raise mistake("must not end with /v1: each request brings it along", bare + path[:-3])
+    if not re.fullmatch(r"[A-Za-z0-9/._~!$&'()*+,;=:@%-]*", path):
+        raise mistake("has a path that is none (RFC 3986 section 3.3)", f"{bare}/llama")
+    return bare + path
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
+
+def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    for name, secret in headers.items():
+        value = secret.get_secret_value()
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~A-Za-z0-9-]+", name) or name.lower() in FRAMING:
+            raise mistake(f'"{name}" is no header that can be set', {"x-tenant": "a"})
+        if not re.fullmatch(r"[ -~\xa0-\xff]*", value):
+            raise mistake(f'"{name}" has a value that no header can have', {name: "a"})
+    return headers
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[ -~]+", secret.get_secret_value()):
+        raise mistake("must be printable ASCII")
+    return secret
+
+
+FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that tell where a message ends, and to whom it goes: they are ours."""
 
 Address = Annotated[str, AfterValidator(_address)]
 
@@ -63,7 +109,8 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     addr: Address = Field(
-        description="Scheme and host, and perhaps the model port.", examples=["http://192.168.1.20"]
+        description="Scheme and host, and perhaps the model port and a path.",
+        examples=["http://192.168.1.20"],
     )
     health_port: Port | None = Field(
         default=None, description="Port of the agent that reports the GPU load.", examples=[18000]
@@ -109,10 +156,61 @@ class ServerSettings(BaseModel):
         examples=[True],
     )
 
+    api_key: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
+        default=None,
+        description="Key that the server wants from the balancer; with it the server does not get "
+        "its clients' credentials, unless `forward_credentials` is set.",
+        examples=["sk-…"],
+    )
+    api_key_file: Path | None = Field(
+        default=None,
+        description="A file that holds the key; it is read again when it changes.",
+        examples=["/run/secrets/pc1"],
+    )
+    auth: Annotated[Literal["bearer", "x-api-key", "basic"], BeforeValidator(lower)] = Field(
+        default="bearer",
+        description="How the server wants its key: as a `bearer` token, in `x-api-key`, or as "
+        "`basic`, with the key being `user:password`.",
+        examples=["x-api-key"],
+    )
+    headers: Annotated[
+        dict[str, SecretStr], BeforeValidator(from_secret_json), AfterValidator(_headers)
+    ] = Field(
+        default={},
+        description="More headers for each request to it, in place of those of the client.",
+        examples=[{"x-tenant": "a"}],
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="Certificates in PEM that vouch for the server's, in place of the system's.",
+        examples=["/etc/llama-balancer/ca.pem"],
+    )
+    client_cert: Path | None = Field(
+        default=None,
+        description="A certificate in PEM by which the server knows the balancer.",
+        examples=["/etc/llama-balancer/client.pem"],
+    )
+    client_key: Path | None = Field(
+        default=None,
+        description="The certificate's key, if it does not stand in the same file.",
+        examples=["/etc/llama-balancer/client.key"],
+    )
+    verify: bool = Field(
+        default=True,
+        description="Whether the server's certificate is checked. If not, whoever is between can "
+        "read and change everything.",
+        examples=[False],
+    )
+    models: Annotated[dict[str, str], BeforeValidator(from_json)] = Field(
+        default={},
+        description="What models are called there, by the names that they have here.",
+        examples=[{"qwen3:8b": "Qwen/Qwen3-8B"}],
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any) -> Any:
-        data = from_json(data)
+        data = from_servers_json(data)
         if not isinstance(data, Mapping):
             return data
         found: dict[str, Any] = {}
@@ -122,6 +220,55 @@ class ServerSettings(BaseModel):
             found[name] = value
         return found
 
+    @model_validator(mode="after")
+    def _check_files(self) -> "ServerSettings":
+        if self.api_key_file is not None:
+            if self.api_key is not None:
+                raise mistake("has both an `api_key` and an `api_key_file`")
+            try:
+                text = self.api_key_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise mistake(f"`api_key_file` cannot be read: {error}") from None
+            object.__setattr__(self, "api_key", _token(SecretStr(text)))
+        if self.trust != Trust():
+            try:
+                self.trust.context()
+            except ValueError as error:
+                raise mistake(str(error)) from None
+        return self
+
+    def gets_credentials(self, *, by_default: bool) -> bool:
+        """Whether the server gets its clients' credentials."""
+        if self.forward_credentials is None:
+            return by_default and self.api_key is None
+        return self.forward_credentials
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that were read for it."""
+        files = (self.api_key_file, self.ca_file, self.client_cert, self.client_key)
+        return [file for file in files if file is not None]
+
+    @property
+    def trust(self) -> Trust:
+        """What is for TLS."""
+        return Trust(self.ca_file, self.client_cert, self.client_key, self.verify)
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """The headers that each request to it gets."""
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
+        if self.api_key is not None:
+            key = self.api_key.get_secret_value()
+            match self.auth:
+                case "bearer":
+                    headers["authorization"] = f"Bearer {key}"
+                case "basic":
+                    headers["authorization"] = f"Basic {b64encode(key.encode()).decode()}"
+                case "x-api-key":
+                    headers["x-api-key"] = key
+        return headers
+
     def server(self, name: str) -> Server:
         """Write the same in routing's words."""
         url = urlsplit(self.addr)
@@ -129,10 +276,11 @@ class ServerSettings(BaseModel):
         model_port = self.model_port or url.port
         return Server(
             name,
-            model_base=f"{host}:{model_port}" if model_port else host,
+            model_base=(f"{host}:{model_port}" if model_port else host) + url.path,
             health_base=f"{host}:{self.health_port}" if self.health_port else None,
             request_max=self.request_max,
             kind=self.health,
             tier=self.tier,
             weight=self.weight,
+            models=self.models,
         )

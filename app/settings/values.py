@@ -37,6 +37,12 @@ def from_secret_json(value: object) -> object:
     return read_json(value, secret=True) if isinstance(value, str) else value
 
 
+def from_servers_json(value: object) -> object:
+    """Read JSON where text came, which may hold a server's key."""
+    may_be_secret = isinstance(value, str) and ("key" in value or "headers" in value)
+    return from_secret_json(value) if may_be_secret else from_json(value)
+
+
 def listed(value: object) -> object:
     """Read a list where text came: JSON, or parts with commas between."""
     if not isinstance(value, str):

@@ -106,6 +106,15 @@ def open_to_all(host: str) -> None:
     )
 
 
+def unverified(server: str) -> None:
+    """Log that a server's certificate is not checked."""
+    structlog.get_logger(__name__).warning(
+        "server.unverified",
+        server=server,
+        hint="whoever is between can read and change everything: set its ca_file instead",
+    )
+
+
 def wrong_key(address: str, tries: int) -> None:
     """Log that an address has shown wrong keys, and how many since the last such line."""
     structlog.get_logger(__name__).warning("key.wrong", address=address, tries=tries)

@@ -25,15 +25,15 @@ OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EA
 class Dialler:
     """Dials one server. Its name is resolved for each connection; all its addresses are tried.
 
-    Certificates are checked by the system's store, or by `SSL_CERT_FILE`.
+    Without a `context` certificates are checked by the system's store, or by `SSL_CERT_FILE`.
     """
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, context: ssl.SSLContext | None = None) -> None:
         address = urlsplit(base)
         self.tls = address.scheme == "https"
         self._host = address.hostname or ""
         self._port = address.port or (443 if self.tls else 80)
-        self._context = ssl.create_default_context() if self.tls else None
+        self._context = (context or ssl.create_default_context()) if self.tls else None
         self.by_name = not _is_address(self._host)
         """Whether the host is a name, which may lead elsewhere one day."""
 

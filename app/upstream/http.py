@@ -42,7 +42,7 @@ class Client:
         self._client = httpx.AsyncClient(
             transport=PoolTransport(pool, connect_timeout=connect_timeout, silence=silence),
             base_url=pool.base.decode(),
-            headers={"user-agent": "llama-balancer"},
+            headers={"user-agent": "llama-balancer", **pool.headers},
         )
 
     async def get(self, path: str) -> tuple[int, bytes]:

@@ -1,7 +1,9 @@
 """The connections to one server: dialled, kept alive, watched for silence."""
 
 import asyncio
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -34,7 +36,8 @@ class Pool:
     balancer's decision. All timeouts are in seconds: `connect_timeout` to get a connection,
     `first_byte_timeout` from the request to the first byte, `idle_timeout` between two
     pieces of the response, `linger` from a cancel until the server counts as stopped. `failed`
-    is told of a round over the connections that failed.
+    is told of a round over the connections that failed. Every request gets `headers`, in place
+    of those of these names that it has; `context` is for TLS.
     """
 
     def __init__(
@@ -47,10 +50,22 @@ class Pool:
         keep_alive: float = KEEP_ALIVE,
         linger: float = 1.0,
         failed: Callable[..., None] = lambda *_, **__: None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        url = urlsplit(base)
         self.base = base.encode("ascii")
-        self.authority = urlsplit(base).netloc.encode("ascii")
-        self._dialler = Dialler(base)
+        self.authority = url.netloc.encode("ascii")
+        self.prefix = url.path.encode("ascii")
+        """What stands before the paths of all requests."""
+        self.headers = headers
+        self.lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode(
+            "latin-1"
+        )
+        """The headers, as they are written."""
+        self.replaced = frozenset(name.lower().encode("ascii") for name in headers)
+        """Their names, in lower case."""
+        self._dialler = Dialler(base, context)
         self._keep_alive = keep_alive
         self._failed = failed
         self._idle: dict[Connection, float] = {}  # since when; the newest last

@@ -190,8 +190,8 @@ class ServerProbe:
     async def _get(self, pool: Pool, path: str) -> Page:
         response = await fetch(
             pool,
-            b"GET %b HTTP/1.1\r\nhost: %b\r\naccept: */*\r\nuser-agent: llama-balancer\r\n\r\n"
-            % (path.encode(), pool.authority),
+            b"GET %b%b HTTP/1.1\r\nhost: %b\r\naccept: */*\r\nuser-agent: llama-balancer\r\n%b\r\n"
+            % (pool.prefix, path.encode(), pool.authority, pool.lines),
             limit=PAGE_LIMIT,
             connect_timeout=self._pace.connect_timeout,
             silence=self._pace.read_timeout,

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,12 +55,15 @@ def lacking() -> str:
 class Stack:
     """The running stack, under a name and on ports of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Path) -> None:
+        self.config = config
+        """The folder where its `.env` would stand."""
         self.ports = {name: free_port() for name in ("BALANCER", "DEMO", "PROMETHEUS")}
         self.variables = {f"{k}_PUBLISH": f"127.0.0.1:{v}" for k, v in self.ports.items()}
         self.variables |= {
             "COMPOSE_PROJECT_NAME": f"llama-balancer-test-{os.getpid()}",
             "VERSION": "test",
+            "CONFIG": str(config),
             "BALANCER_METRICS_KEY": "metrics-0123456789",
         }
 
@@ -89,7 +93,13 @@ class Stack:
 @contextmanager
 def running(services: Sequence[str] = SERVICES) -> Iterator[tuple[Stack, float]]:
     """Build and start the stack; gives it, and the seconds until it was healthy."""
-    stack = Stack()
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _running(Path(folder), services)
+
+
+def _running(config: Path, services: Sequence[str]) -> Iterator[tuple[Stack, float]]:
+    config.chmod(0o755)  # the balancer is another user
+    stack = Stack(config)
     begun = time.monotonic()
     try:
         up = stack.compose("up", "--build", "--wait", *services)

@@ -94,6 +94,22 @@ def test_prometheus_keeps_its_data_over_a_restart(stack: Stack) -> None:
             time.sleep(0.5)
 
 
+def test_a_changed_env_file_is_taken_in(stack: Stack) -> None:
+    new = stack.config / "new"
+    new.write_text("BALANCER_QUEUE_MAX=7\n")
+    new.rename(stack.config / ".env")  # as many editors do
+
+    said = stack.compose("exec", "-T", "balancer", "python", "-m", "app", "reload")
+
+    assert said.returncode == 0, said
+    assert said.stdout in (
+        "http://127.0.0.1:18000: taken in\nBALANCER_QUEUE_MAX\n",
+        "http://127.0.0.1:18000: nothing has changed\n",  # it was quicker
+    )
+    snapshot = httpx.get(f"{stack.url('balancer')}/llmhealth-snapshot").json()
+    assert snapshot["queue"]["max"] == 7
+
+
 def test_going_down_cuts_no_stream(stack: Stack) -> None:
     ended = asyncio.run(_streams_while(stack))
 

@@ -4,13 +4,13 @@ import asyncio
 import json
 import shutil
 import ssl
-import subprocess
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import openai
 import pytest
 
+from tests.fakes.authority import Authority
 from tests.fakes.model_host import STREAM_END, ModelHost, complete, event
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import SSE, Message, Visit, chat, get, post
@@ -21,29 +21,10 @@ pytestmark = [
 ]
 
 
-class Authority:
-    """Files of a certificate for `localhost` that vouches for itself."""
-
-    def __init__(self, folder: Path) -> None:
-        self.cert, self.key = folder / "cert.pem", folder / "key.pem"
-        self.issued: list[bytes] = []
-        self.renew()
-
-    def renew(self) -> None:
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-        command += " -subj /CN=localhost -addext subjectAltName=DNS:localhost -days 2"
-        subprocess.run(
-            [*command.split(), "-keyout", str(self.key), "-out", str(self.cert)],
-            check=True,
-            capture_output=True,
-        )
-        self.issued.append(ssl.PEM_cert_to_DER_cert(self.cert.read_text()))
-
-    def trusting(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.cert))
-
-    def serving(self, host: ModelHost) -> AbstractAsyncContextManager[Running]:
-        return balancing({"A": host}, tls=self.trusting(), tls_cert=self.cert, tls_key=self.key)
+def serving(authority: Authority, host: ModelHost) -> AbstractAsyncContextManager[Running]:
+    """Run a balancer with the certificate."""
+    trusting = authority.trusting()
+    return balancing({"A": host}, tls=trusting, tls_cert=authority.cert, tls_key=authority.key)
 
 
 @pytest.fixture
@@ -63,7 +44,7 @@ async def shown(balancer: Running) -> bytes:
 
 async def test_a_request_by_tls_is_served_and_its_server_is_told_so(authority: Authority) -> None:
     host = ModelHost()
-    async with host.running(), authority.serving(host) as balancer:
+    async with host.running(), serving(authority, host) as balancer:
         response = await balancer.ask(chat())
         page = await balancer.get("/llmhealth-monitor")
         async with openai.AsyncOpenAI(
@@ -82,7 +63,7 @@ async def test_a_request_by_tls_is_served_and_its_server_is_told_so(authority: A
 
 async def test_who_speaks_plainly_to_tls_disturbs_nobody(authority: Authority) -> None:
     host = ModelHost()
-    async with host.running(), authority.serving(host) as balancer:
+    async with host.running(), serving(authority, host) as balancer:
         for words in (get(b"/llmhealth"), b"\x16\x03\x01" + b"\xff" * 100, b""):
             reader, writer = await asyncio.open_connection("127.0.0.1", balancer.port)
             writer.write(words)
@@ -99,7 +80,7 @@ async def test_long_bodies_and_streams_pass_whole(authority: Authority) -> None:
 
     host = ModelHost(long)
     body = {"model": "m", "messages": [{"role": "user", "content": "y" * 5_000_000}]}
-    async with host.running(), authority.serving(host) as balancer:
+    async with host.running(), serving(authority, host) as balancer:
         response = await balancer.ask(post(json.dumps(body).encode()))
 
     assert response.body.count(b"x" * 100_000) == 50
@@ -117,7 +98,7 @@ async def test_a_renewed_certificate_is_shown_and_what_is_under_way_goes_on(
         return await complete(visit, message)
 
     host = ModelHost(late)
-    async with host.running(), authority.serving(host) as balancer:
+    async with host.running(), serving(authority, host) as balancer:
         under_way = asyncio.create_task(balancer.ask(chat()))
         await balancer.until(lambda: host.active)
         assert await shown(balancer) == authority.issued[0]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from tests.fakes.sockets import SSE, Message, Visit, chunk, listening, ok
@@ -72,9 +73,9 @@ class ModelHost:
         return {"addr": f"http://127.0.0.1:{self.port}", "request_max": most}
 
     @contextlib.asynccontextmanager
-    async def running(self, port: int = 0) -> AsyncIterator[int]:
+    async def running(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
         """Listen on `port`, or on any; gives the port."""
-        async with listening(self._serve, port) as self.port:
+        async with listening(self._serve, port, tls) as self.port:
             yield self.port
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def ok(body: bytes = b"{}", *headers: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def listening(script: Script, port: int = 0) -> AsyncIterator[int]:
+async def listening(
+    script: Script, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Run a scripted server; gives its port. A fault in the script fails the test."""
     visits: set[asyncio.Task[None]] = set()
     faults: list[BaseException] = []
@@ -171,7 +174,9 @@ async def listening(script: Script, port: int = 0) -> AsyncIterator[int]:
             visits.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(visited, "127.0.0.1", port, limit=1 << 24, backlog=4096)
+    server = await asyncio.start_server(
+        visited, "127.0.0.1", port, limit=1 << 24, backlog=4096, ssl=tls
+    )
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -301,3 +301,31 @@ def test_a_key_that_is_too_short_is_not_told(environment: Environment) -> None:
 
     assert "BALANCER_ADMIN_KEY: must have at least 8 characters; for example" in str(told.value)
     assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        '{"addr": "http://h", "api_key": "sk-canary", }',
+        '{"addr": "http://h", "headers": {"x-tenant": "sk-canary" "b"}}',
+        '{"addr": "http://h", "api_key": "sk-canary\\u00e9"}',
+        '{"addr": "http://h", "headers": {"x-tenant": "sk-canary\\n"}}',
+        '{"addr": "http://h", "api_key": "sk-canary", "api_key_file": "/nowhere"}',
+        '{"addr": "http://h", "headers": {"content-length": "sk-canary"}}',
+        '{"addr": "http://h", "headers": "sk-canary"}',
+        '{"addr": "http://h", "auth": "digest", "api-key": "sk-canary", "headers": ["a"]}',
+    ],
+)
+def test_no_mistake_tells_a_server_s_key(environment: Environment, server: str) -> None:
+    told = mistakes(environment, BALANCER_SERVERS=f'{{"PC1": {server}}}')
+    assert told
+    assert all("canary" not in line for line in told)
+
+
+@pytest.mark.parametrize("file", ["ca_file", "client_cert", "api_key_file"])
+def test_a_server_s_file_that_cannot_be_read_is_told(environment: Environment, file: str) -> None:
+    (line,) = mistakes(
+        environment, BALANCER_SERVERS=f'{{"PC1": {{"addr": "http://h", "{file}": "/nowhere"}}}}'
+    )
+    assert "PC1" in line
+    assert "cannot be read" in line
