@@ -1,7 +1,10 @@
 """The APIs of model servers: which requests make a model work, and in which way."""
 
+import posixpath
+import re
 from typing import Final, Literal, NamedTuple
 
+from app.apis.control_paths import controls
 from app.apis.dialects import ANTHROPIC, OLLAMA, OLLAMA_CHAT, OPENAI, RESPONSES, Dialect
 
 CHAT_PATH: Final = "/v1/chat/completions"
@@ -75,7 +78,36 @@ APIS: Final[dict[str, Api]] = {
 }
 """By path; all that is known of them is said here."""
 
+HARMLESS: Final = re.compile(
+    r"(/api/show|/apply-template|/detokenize|/tokenize|/v1/messages/count_tokens"
+    r"|/v1/(batches|conversations|files|messages/batches|uploads|vector_stores)(/.*)?"
+    r"|/v1/responses/(input_tokens|[^/]+/cancel))"
+)
+"""Further paths whose POSTs make no model work."""
+
+OTHER: Final = "other"
+"""Stands for every path of which nothing is known."""
+
 _OTHER: Final = Api(routable=False, works=False)
+
+_SLASHES: Final = re.compile("/{2,}")
+
+
+def cleaned(path: str) -> str:
+    """Write a path as servers understand it, for it to be compared: `//v1/models/` is `/v1/models`.
+
+    Many join the address and the path with a slash too many (RFC 3986 section 6.2.2.3).
+    """
+    if "//" not in path and "/." not in path and (not path.endswith("/") or path == "/"):
+        return path
+    return posixpath.normpath(_SLASHES.sub("/", path))
+
+
+def may_work(path: str) -> bool:
+    """Whether a POST to a cleaned path may make a model work, though nothing is known of it."""
+    if path.startswith("/upstream/"):  # llama-swap's, with another of these paths behind
+        return True
+    return HARMLESS.fullmatch(path) is None and not controls("POST", path)
 
 
 def api_of(path: str) -> Api:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from app.apis.aliases import Aliases
-from app.apis.endpoints import CHAT_PATH, Api, api_of
+from app.apis.endpoints import CHAT_PATH, OTHER, Api, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
@@ -38,6 +38,9 @@ CONVERSATIONS: Final = ("chat", "input")
 """Kinds of prompts that have a system message, or instructions."""
 
 LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+
+UNKNOWN: Final = "(unknown)"
+"""Stands for the model of a request of whose path nothing is known."""
 
 SHORT: Final = Prompt([])
 """Stands for every prompt that is too short to be worth a look."""
@@ -191,7 +194,8 @@ class UnroutedRequest:
     )
 
     def __init__(self, rewrites: Rewrites, path: str, raw: bytes, address: str) -> None:
-        self.ask = Ask(path, (path,), address, address, routed=False)
+        model = UNKNOWN if path == OTHER else path
+        self.ask = Ask(model, (model,), address, address, routed=False)
         api = api_of(path)
         self._received = raw
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw

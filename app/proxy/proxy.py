@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from app.apis.control_paths import controls
-from app.apis.endpoints import APIS, CHAT_PATH
+from app.apis.endpoints import APIS, CHAT_PATH, OTHER, cleaned, may_work
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin
@@ -117,14 +117,14 @@ class Proxy:
         )
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:
-        path, headers = request.path, request.headers
-        works = request.method == "POST" and path in self._model_paths
+        headers = request.headers
         fields = dict(headers)
         if len(fields) < len(headers) and b"x-forwarded-for" in fields:
             fields[b"x-forwarded-for"] = joined(headers, b"x-forwarded-for")
+        endpoint, works = self._endpoint(request, fields)
         record = Record(
             self._request_id(fields.get(b"x-request-id")),
-            path if works else "other",
+            endpoint,
             self._origin.client(client.peer, fields.get(b"x-forwarded-for")),
             monotonic(),
         )
@@ -175,22 +175,40 @@ class Proxy:
             record.key = key = keys.find(fields)
             if key is None:
                 return unauthorized()
-            if key.models and not self._is_limited_by_model(request, fields):
+            if key.models and not self._is_limited_by_model(request, fields, record.endpoint):
                 return path_closed()
         try:
             own = "normal" if key is None else key.priority
             record.priority = lowered(own, fields.get(HEADER))
         except ValueError as error:
             return bad_request(str(error))
-        if works or self._passes_control or not controls(request.method, request.path):
+        known = works and record.endpoint != OTHER
+        if known or self._passes_control or not controls(request.method, request.path):
             return None
         key = key or keys.find(fields)
         return None if key is not None and key.admin else control_closed()
 
-    def _is_limited_by_model(self, request: Request, fields: Fields) -> bool:
+    def _endpoint(self, request: Request, fields: Fields) -> tuple[str, bool]:
+        """Name what a request is for, and tell whether it makes a model work, or may do so."""
+        if request.method != "POST":
+            return OTHER, False
+        path = request.path
+        if path in self._model_paths:
+            return path, True
+        path = cleaned(path)
+        if path in self._model_paths:
+            return path, True
+        return OTHER, may_work(path) and self._is_short(fields)
+
+    def _is_short(self, fields: Fields) -> bool:
+        """Whether a body may be one that is read: nobody asks a model for so much at once."""
+        length = fields.get(b"content-length")
+        return length is None or int(length) <= self._shared.max_body_bytes
+
+    def _is_limited_by_model(self, request: Request, fields: Fields, endpoint: str) -> bool:
         """Whether a request can reach no model but the one that it names, or none at all."""
         if request.method == "POST":
-            return request.path in self._routed_paths
+            return endpoint in self._routed_paths
         return request.method in SAFE and b"upgrade" not in fields
 
     def read(

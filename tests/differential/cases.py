@@ -37,8 +37,8 @@ REQUESTS: dict[str, bytes] = {
     "head of chat": get(CHAT, method=b"HEAD"),
     "options": get(b"/x", method=b"OPTIONS"),
     "odd method": get(b"/x", method=b"PROPFIND"),
-    "upload": post(b"x" * 5_000, b"/upload"),
-    "upload in chunks": _raw(b"POST", b"/upload", CHUNKED + chunk(b"first") + chunk(b"second"))
+    "upload": post(b"x" * 5_000, b"/v1/files"),
+    "upload in chunks": _raw(b"POST", b"/v1/files", CHUNKED + chunk(b"first") + chunk(b"second"))
     + b"0\r\nx-trailer: 1\r\n\r\n",
     "chat in chunks": _raw(b"POST", CHAT, CHUNKED + chunk(MODEL[:5]) + chunk(MODEL[5:]))
     + b"0\r\nauthorization: forged\r\n\r\n",
@@ -51,7 +51,7 @@ REQUESTS: dict[str, bytes] = {
         b"POST", CHAT, b"content-length: %d\r\n\r\n" % len(MODEL) + MODEL, b"1.0"
     ),
     "expecting": post(MODEL, CHAT, b"expect: 100-continue"),
-    "upload, expecting": post(b"x" * 100, b"/upload", b"expect: 100-continue"),
+    "upload, expecting": post(b"x" * 100, b"/v1/files", b"expect: 100-continue"),
     "upgrading": post(MODEL, CHAT, *UPGRADE) + get(b"/next"),
     "upgrading get": get(b"/x", *UPGRADE) * 2 + get(b"/next"),
     "upgrading in chunks": _raw(b"POST", CHAT, b"\r\n".join([*UPGRADE, b""]) + CHUNKED)

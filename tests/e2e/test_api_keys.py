@@ -96,7 +96,7 @@ async def test_a_key_of_some_models_reaches_no_other_in_any_way() -> None:
                 asking(SCRIPTS, model="small-looking"),
                 asking(SCRIPTS, model=""),
                 asking(SCRIPTS, b"/v1/embeddings", model="small"),
-                asking(SCRIPTS, b"/v1/chat/completions/", model="small"),
+                asking(SCRIPTS, b"/v1/chat/completions/"),
                 asking(SCRIPTS, b"/anything"),
                 get(b"/ws", bearer(SCRIPTS), b"connection: upgrade", b"upgrade: websocket"),
             )

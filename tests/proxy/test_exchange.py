@@ -35,7 +35,7 @@ REQUESTS = {
     "chat": chat(),
     "stream": chat(stream=True),
     "unreadable": post(b"{", b"/v1/chat/completions"),
-    "upload": post(b"x" * 300, b"/upload"),
+    "upload": post(b"x" * 300, b"/v1/files"),
     "page": get(b"/page"),
     "two": chat() + get(b"/page"),
 }

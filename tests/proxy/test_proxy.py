@@ -246,7 +246,7 @@ async def test_an_early_answer_to_an_upload_leaves_no_half_sent_request_behind()
     async with listening(script) as port, relaying(port) as stack:
         for number in (1, 2):
             async with stack.client() as client:
-                await client.say(post(b"x" * 1_000, b"/upload")[:-500])
+                await client.say(post(b"x" * 1_000, b"/v1/files")[:-500])
                 assert (await client.message())["x-visit"] == str(number)
 
 
@@ -347,7 +347,7 @@ async def test_a_client_that_leaves_in_mid_upload_cancels_the_request() -> None:
 
     async with listening(script) as port, relaying(port) as stack:
         async with stack.client() as client:
-            await client.say(post(b"x" * 1_000, b"/upload")[:-500])
+            await client.say(post(b"x" * 1_000, b"/v1/files")[:-500])
             await arrived.wait()
         await gone.wait()
         assert (await stack.record()).outcome == "client_disconnect"

@@ -158,7 +158,7 @@ async def test_a_large_upload_arrives_whole_and_is_never_held_as_a_whole() -> No
         listening(answering(ok(), seen)) as port,
         relaying(port, max_body_bytes=1_000) as stack,
     ):
-        assert (await stack.ask(post(body, b"/upload"))).status == 200
+        assert (await stack.ask(post(body, b"/v1/files"))).status == 200
 
     assert seen[0].body == body
 
