@@ -12,6 +12,7 @@ import app
 from app.keys.key_ring import hash_of
 from app.routing.fleet import Server
 from app.settings import Settings, SettingsError, Sources, load, validated
+from app.settings.paths import ROUTABLE_PATHS
 from app.settings.variables import plain, read_json
 from app.upstream.introspection.introspection import NAMES as KINDS
 
@@ -169,6 +170,17 @@ def _summary(settings: Settings) -> list[str]:
         *lines,
         f"Routed by their model: {', '.join(settings.routed_paths)}",
         f"Everything else goes to {fleet.fallback}",
+        *_unrouted(settings),
+    ]
+
+
+def _unrouted(settings: Settings) -> list[str]:
+    """Say what routes other APIs, where models on other servers than the fallback need it."""
+    if len(settings.servers) < 2 or set(settings.routed_paths) >= {*ROUTABLE_PATHS}:
+        return []
+    return [
+        "  Requests of other APIs find no model there that only another server has.",
+        "  BALANCER_ROUTED_PATHS=all routes them by their model, too.",
     ]
 
 

@@ -128,6 +128,8 @@ def test_check_prints_what_it_understood(
         "  q          -> PC2",
         "Routed by their model: /v1/chat/completions",
         "Everything else goes to PC2",
+        "  Requests of other APIs find no model there that only another server has.",
+        "  BALANCER_ROUTED_PATHS=all routes them by their model, too.",
     ]
 
 

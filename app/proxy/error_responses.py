@@ -110,6 +110,15 @@ def unknown_model(name: str, there: Sequence[str]) -> ErrorResponse:
     return ErrorResponse(404, "not_found_error", message, "client_error", rejection="no_route")
 
 
+def unrouted(name: str, servers: Collection[str], path: str) -> ErrorResponse:
+    """Respond to a request that is not routed, for a model that other servers have."""
+    message = (
+        f'the fallback server lacks the model "{name[:LONGEST_NAME]}", which '
+        f"{', '.join(servers)} has; BALANCER_ROUTED_PATHS=all routes {path} by its model"
+    )
+    return ErrorResponse(404, "not_found_error", message, "client_error", rejection="no_route")
+
+
 def too_long(overflow: Overflow, dialect: Dialect) -> ErrorResponse:
     """Respond to a prompt that fits into no server's context."""
     return ErrorResponse(400, KIND, dialect.too_long(overflow), "client_error")

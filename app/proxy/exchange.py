@@ -596,8 +596,10 @@ class Exchange:
     def _lacks_model(self, body: bytes) -> bool:
         """Tell the client which models there are, if a server lacks one that no server lists."""
         request, lease = self._model_request, self._lease
-        if request is None or lease is None or not request.named:
+        if request is None or lease is None:
             return False
+        if not request.named:
+            return self._is_elsewhere(request)
         backends = [*self._shared.balancer.backends()]
         there = listed(backends)
         if not there or not there.isdisjoint(request.ask.names):
@@ -606,6 +608,16 @@ class Exchange:
         if re.search(rb"(?<!\w)" + named + rb"(?!\w)", body) is None:
             return False
         self.refuse(error_responses.unknown_model(request.named, offered(backends)))
+        return True
+
+    def _is_elsewhere(self, request: ModelRequest | UnroutedRequest) -> bool:
+        """Tell the client what routes its request, if another server has the model."""
+        name = request.unrouted_model()
+        backends = self._shared.balancer.backends()
+        having = [b.server.name for b in backends if name and b.listed((name,))]
+        if name is None or not having:
+            return False
+        self.refuse(error_responses.unrouted(name, having, self._request.path))
         return True
 
     def _begin_response(self, head: Head, body: bytes, *, complete: bool) -> None:

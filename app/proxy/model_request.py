@@ -134,6 +134,10 @@ class ModelRequest:
         if len(raw) > LARGE and isinstance(body, Body):
             body.keep("model", "chat_template_kwargs", OPTIONS)
 
+    def unrouted_model(self) -> str | None:
+        """Name no model: it was routed by its own, or has none."""
+        return None
+
     @property
     def hides_usage(self) -> bool:
         """Whether it asks for a stream without its usage, where it could ask for it."""
@@ -184,6 +188,7 @@ class UnroutedRequest:
 
     __slots__ = (
         "_received",
+        "_routable",
         "_stable",
         "ask",
         "hides_usage",
@@ -198,6 +203,7 @@ class UnroutedRequest:
         self.ask = Ask(model, (model,), address, address, routed=False)
         api = api_of(path)
         self._received = raw
+        self._routable = api.routable and path != OTHER
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
         self.named = ""
@@ -208,6 +214,16 @@ class UnroutedRequest:
         if api.prompt is not None and b'"stream"' in raw:
             with contextlib.suppress(BadRequest):  # the server will say so
                 self.streams = _streams(api, Body(raw))
+
+    def unrouted_model(self) -> str | None:
+        """Name the model by which it could have been routed."""
+        if not self._routable or len(self._received) > LARGE:
+            return None
+        try:
+            name = Body(self._received).get("model")
+        except BadRequest:
+            return None
+        return name if isinstance(name, str) else None
 
     def body_for(
         self,

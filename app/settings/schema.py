@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     models: Annotated[dict[ModelPattern, Names], BeforeValidator(from_json)] = Field(
         default={},
         description="Regular expressions for whole model names, and the servers that may serve "
-        "them; the first that matches decides.",
+        "them; the first that matches decides. If not set, each server may serve every model.",
         examples=[{"gpt-oss:20b.*": ["PC1", "PC2"]}],
     )
     fallback_server: str | None = Field(
@@ -427,7 +427,8 @@ class Settings(BaseSettings):
     def fleet(self) -> Fleet:
         """Build what routing knows about servers and models."""
         servers = [settings.server(name) for name, settings in self.servers.items()]
-        return Fleet.of(servers, self.models, self.fallback_server)
+        models = self.models or ({".*": tuple(self.servers)} if self.servers else {})
+        return Fleet.of(servers, models, self.fallback_server)
 
 
 def _unknown_servers(data: Mapping[str, Any]) -> Iterator[InitErrorDetails]:

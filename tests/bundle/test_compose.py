@@ -220,4 +220,4 @@ def test_every_variable_of_the_compose_file_is_in_the_example_with_its_default()
 
     assert len(variables) > 5
     for name, default in variables:
-        assert name in ours or f"#{name}={default}\n" in example, name
+        assert name in ours or f"{name}={default}\n" in example, name

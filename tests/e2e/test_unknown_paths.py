@@ -1,10 +1,11 @@
 """A POST to a path that is not known may make a model work, so that it counts as if it did."""
 
 import asyncio
+import json
 
 import pytest
 
-from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.model_host import ModelHost, complete, status
 from tests.fakes.process import balancing
 from tests.fakes.sockets import Message, Visit, chat, post
 
@@ -107,3 +108,36 @@ async def test_an_upload_longer_than_a_request_to_a_model_passes_unread() -> Non
 
     assert response.status == 200
     assert len(host.seen[0].body) == 100_000
+
+
+async def test_an_api_that_is_not_routed_tells_which_setting_routes_it() -> None:
+    async def lacking(visit: Visit, message: Message) -> bytes | None:
+        return status(404, body=b'{"error":"model not found"}')
+
+    first, second = ModelHost(lacking, models=("a",)), ModelHost(models=("b",))
+    async with (
+        first.running(),
+        second.running(),
+        balancing({"A": first, "B": second}) as balancer,
+    ):
+        told = await balancer.ask(post(b'{"model":"b"}', b"/v1/embeddings"))
+        unknown = await balancer.ask(post(b'{"model":"c"}', b"/v1/embeddings"))
+
+    assert told.status == unknown.status == 404
+    assert json.loads(told.body)["error"]["message"] == (
+        'the fallback server lacks the model "b", which B has; '
+        "BALANCER_ROUTED_PATHS=all routes /v1/embeddings by its model"
+    )
+    assert json.loads(unknown.body) == {"error": "model not found"}
+
+
+async def test_without_patterns_every_server_may_serve_every_model() -> None:
+    first, second = ModelHost(models=("a",)), ModelHost(models=("b",))
+    async with (
+        first.running(),
+        second.running(),
+        balancing({"A": first, "B": second}, {}, routed_paths="all") as balancer,
+    ):
+        for path in (b"/v1/chat/completions", b"/v1/audio/speech", b"/v1/images/generations"):
+            response = await balancer.ask(post(b'{"model":"b"}', path))
+            assert response["x-balancer-server"] == "B"

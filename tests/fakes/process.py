@@ -137,7 +137,7 @@ async def balancing(
     environment |= {
         "BALANCER_PORT": str(port),
         "BALANCER_SERVERS": json.dumps(written),
-        "BALANCER_MODELS": json.dumps(models or {".*": list(servers)}),
+        "BALANCER_MODELS": json.dumps({".*": list(servers)} if models is None else models),
         "BALANCER_PROBE_INTERVAL": "0.2",
         "BALANCER_LOG_FORMAT": "json",
         "BALANCER_SHUTDOWN_TIMEOUT": "1",
