@@ -129,7 +129,7 @@ def test_every_variable_exists() -> None:
     example = (ROOT / ".env.example").read_text("utf-8")
     for document, text in DOCUMENTS.items():
         for name in re.findall(r"\bBALANCER_(?!SERVERS__)[A-Z_]*[A-Z]\b", text):
-            assert f"#{name}=" in example, (document, name)
+            assert f"{name}=" in example, (document, name)
 
 
 def test_the_variables_of_the_first_start_are_right(
