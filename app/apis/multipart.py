@@ -9,7 +9,9 @@ from app.apis.json_body import BadRequest
 
 MOST_PARTS: Final = 1000
 
-_NAME: Final = re.compile(rb'content-disposition:[^\r\n]*;\s*name="?(\w+)"?', re.IGNORECASE)
+_NAME: Final = re.compile(
+    rb'content-disposition:[^\r\n]*;\s*name=(?:"(\w+)"|(\w+))\s*(?:;|\r|$)', re.IGNORECASE
+)
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
@@ -78,7 +80,7 @@ class Form:
         match = _NAME.search(self.raw, start, body) if body >= 0 else None
         if match is None:
             return
-        name = match[1].decode()
+        name = (match[1] or match[2]).decode()
         if name == "model" and name in self._places:
             raise BadRequest("the form names model twice")
         self._places[name] = body + 4, end

@@ -7,6 +7,7 @@ from typing import Final
 
 from app.apis.context import KIND, Overflow
 from app.apis.dialects import Dialect
+from app.apis.encodings import KNOWN
 from app.proxy.queued_request import QueueTimeout, Rejected
 from app.telemetry.record import Fault, Outcome, Rejection
 from app.upstream.errors import OutOfSockets, TimedOut, UpstreamError
@@ -58,6 +59,13 @@ def body_too_large(limit: int) -> ErrorResponse:
     """Respond to a body that is longer than `limit` bytes."""
     message = f"the body is longer than {limit} bytes (BALANCER_MAX_BODY_BYTES)"
     return ErrorResponse(413, "invalid_request_error", message, "client_error", _CLOSE)
+
+
+def unknown_encoding(name: str) -> ErrorResponse:
+    """Respond to a body that is compressed in an unknown way (RFC 9110 section 15.5.16)."""
+    message = f'the body is encoded as "{name}", which is none of {KNOWN.decode()}'
+    headers = ((b"accept-encoding", KNOWN), *_CLOSE)
+    return ErrorResponse(415, "invalid_request_error", message, "client_error", headers)
 
 
 def buffer_full(limit: int) -> ErrorResponse:

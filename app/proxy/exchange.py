@@ -14,6 +14,7 @@ import structlog
 
 from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
+from app.apis.encodings import DecodedTooLong, UnknownEncoding, decoded
 from app.apis.endpoints import api_of
 from app.apis.json_body import BadRequest
 from app.apis.structure import LARGE
@@ -135,6 +136,7 @@ class Exchange:
         "_cors",
         "_dialling",
         "_edits",
+        "_encoded",
         "_events",
         "_fields",
         "_held",
@@ -188,6 +190,8 @@ class Exchange:
         self._out = b""
         """The request as it was sent, for as long; a long body stands apart."""
         self._body = b""
+        self._encoded = b""
+        """The body as it came, where it is compressed, for as long."""
         self._held: list[bytes] = []
         """What of the body has come, until it can be read or sent."""
         self._held_size = 0
@@ -301,8 +305,14 @@ class Exchange:
         record, shared = self._record, self._shared
         record.ready = monotonic()
         content_type = self._fields.get(b"content-type", b"")
-        about = (shared.read, held, record.endpoint, record.identity, content_type)
-        if self._held_size > LARGE:
+        encoding = self._fields.get(b"content-encoding", b"")
+        read: Read = shared.read
+        if encoding:
+            self._encoded = b"".join(held)
+            held = [self._encoded]
+            read = functools.partial(_decoded, read, encoding, shared.max_body_bytes)
+        about = (read, held, record.endpoint, record.identity, content_type)
+        if self._held_size > LARGE or encoding:  # a short one may become long
             self.state = State.PARSING
             loop = asyncio.get_running_loop()
             self._parsing = loop.run_in_executor(shared.parser, _parsed, *about)
@@ -322,13 +332,26 @@ class Exchange:
         failure = parsed.exception()  # to raise it would tie it to this frame, body and all
         if isinstance(failure, BadRequest):
             self.refuse(error_responses.bad_request(str(failure)))
+        elif isinstance(failure, UnknownEncoding):
+            self.refuse(error_responses.unknown_encoding(str(failure)))
+        elif isinstance(failure, DecodedTooLong):
+            self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
         elif isinstance(failure, Exception):
             self.on_failed(failure)
+        elif self._encoded and not self._hold(len(parsed.result().received)):
+            self.refuse(error_responses.buffer_full(self._shared.buffer.limit))
         else:
             try:
                 self._on_request(parsed.result())
             except Exception as error:  # noqa: BLE001 - logged, and the client is told
                 self.on_failed(error)
+
+    def _hold(self, size: int) -> bool:
+        """Hold so many bytes more; False where there is no room for them."""
+        if not self._shared.buffer.take(size):
+            return False
+        self._held_size += size
+        return True
 
     def _on_request(self, request: ModelRequest | UnroutedRequest) -> None:
         record = self._record
@@ -392,7 +415,11 @@ class Exchange:
         renamed = bool(request.named) and request.named != sent
         self._edits.expect(request.named if renamed else None, usage=usage)
         self._body = b""
-        self._write_head(pool, b"%d" % len(body))
+        decoded = False
+        if self._encoded:
+            decoded = body is not request.received
+            body = body if decoded else self._encoded
+        self._write_head(pool, b"%d" % len(body), decoded=decoded)
         if len(body) <= JOINED:
             self._out += body
         else:
@@ -403,7 +430,14 @@ class Exchange:
         """Whether the server is asked for the usage, though the client has not asked."""
         return request.hides_usage and self._shared.balancer.backend(lease.server).asks_usage
 
-    def _write_head(self, pool: Pool, length: bytes | None, upgrade: bytes | None = None) -> None:
+    def _write_head(
+        self,
+        pool: Pool,
+        length: bytes | None,
+        upgrade: bytes | None = None,
+        *,
+        decoded: bool = False,
+    ) -> None:
         self._out = self._shared.heads.write(
             self._request,
             self._fields,
@@ -413,6 +447,7 @@ class Exchange:
             pool,
             length=length,
             upgrade=upgrade,
+            decoded=decoded,
         )
 
     # The queue
@@ -875,7 +910,7 @@ class Exchange:
     def _forget_body(self) -> None:
         """Let go of the body, which is as long as the prompt: it cannot be sent again."""
         self._model_request = None
-        self._out = self._body = b""
+        self._out = self._body = self._encoded = b""
         self._shared.buffer.give_back(self._held_size)
         self._held_size = 0
 
@@ -923,6 +958,19 @@ class Exchange:
             return None
         seconds = None if response.first_token is None else response.first_token - sent
         return CacheReuse(usage.prompt, usage.cached, seconds)
+
+
+def _decoded(
+    read: Read,
+    encoding: bytes,
+    limit: int,
+    endpoint: str,
+    raw: bytes,
+    identity: str,
+    content_type: bytes,
+) -> ModelRequest | UnroutedRequest:
+    """Read a request whose body is compressed."""
+    return read(endpoint, decoded(raw, encoding, limit), identity, content_type)
 
 
 def _parsed(

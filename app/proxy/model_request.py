@@ -66,11 +66,11 @@ class ModelRequest:
     __slots__ = (
         "_body",
         "_path",
-        "_received",
         "_rewrites",
         "_system",
         "ask",
         "named",
+        "received",
         "streams",
         "tokens",
         "username",
@@ -86,7 +86,8 @@ class ModelRequest:
         """
         self._path = path
         api = api_of(path)
-        self._received = raw
+        self.received = raw
+        """The body as it came."""
         if api.prompt in CONVERSATIONS:
             give_way(raw)
             raw = reading.rewrites.stabilise(raw, address)
@@ -157,7 +158,7 @@ class ModelRequest:
         With `usage` it asks for the stream's usage, too.
         """
         if authority == HOME:
-            received, body = self._received, self._body
+            received, body = self.received, self._body
             if not self.named:
                 return received
             return (body if body.raw is received else Body(received)).edited({"model": instance})
@@ -187,12 +188,12 @@ class UnroutedRequest:
     """A request that makes a model work, but goes to the fallback as it is."""
 
     __slots__ = (
-        "_received",
         "_routable",
         "_stable",
         "ask",
         "hides_usage",
         "named",
+        "received",
         "streams",
         "tokens",
         "username",
@@ -202,7 +203,7 @@ class UnroutedRequest:
         model = UNKNOWN if path == OTHER else path
         self.ask = Ask(model, (model,), address, address, routed=False)
         api = api_of(path)
-        self._received = raw
+        self.received = raw
         self._routable = api.routable and path != OTHER
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
@@ -217,10 +218,10 @@ class UnroutedRequest:
 
     def unrouted_model(self) -> str | None:
         """Name the model by which it could have been routed."""
-        if not self._routable or len(self._received) > LARGE:
+        if not self._routable or len(self.received) > LARGE:
             return None
         try:
-            name = Body(self._received).get("model")
+            name = Body(self.received).get("model")
         except BadRequest:
             return None
         return name if isinstance(name, str) else None
@@ -234,7 +235,7 @@ class UnroutedRequest:
         usage: bool = False,
     ) -> bytes:
         """Return the body, whatever the model is called there."""
-        return self._received if authority == HOME else self._stable
+        return self.received if authority == HOME else self._stable
 
 
 def _streams(api: Api, body: Body | Form) -> bool:

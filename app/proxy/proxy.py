@@ -44,6 +44,9 @@ from app.upstream.pool import Pool
 WORKING_PATHS: Final = frozenset(path for path, api in APIS.items() if api.works)
 """A POST to one of these makes a model work: it holds a lease wherever it goes."""
 
+BOM: Final = b"\xef\xbb\xbf"
+"""Stands in front of a text that some programs write (RFC 8259 section 8.1)."""
+
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 section 9.2.1)."""
 
@@ -219,6 +222,7 @@ class Proxy:
         Raises:
             BadRequest: it cannot be routed.
         """
+        raw = raw.removeprefix(BOM)
         if path in self._routed_paths:
             return self._read(path, raw, address, content_type)
         return UnroutedRequest(self._rewrites, path, raw, address)

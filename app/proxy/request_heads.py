@@ -44,10 +44,12 @@ class RequestHeads:
         *,
         length: bytes | None,
         upgrade: bytes | None = None,
+        decoded: bool = False,
     ) -> bytes:
         """Write a head; `length` and `upgrade` are those of `request_head`.
 
-        `pool` is that of the server: its path goes before ours, and its headers in place of ours.
+        `pool` is that of the server: its path goes before ours, and its headers in place of
+        ours. Where the body is `decoded`, no header says that it is compressed.
         """
         peer = client.peer
         chain = peer
@@ -61,6 +63,8 @@ class RequestHeads:
             headers = without_cookie(headers, SESSION)
         target = pool.prefix + request.raw_path
         drop = OURS if self._forwarding is None or server in self._forwarding else CLOSED
+        if decoded:
+            drop |= {b"content-encoding"}
         return request_head(
             request.method,
             target + b"?" + request.query if request.query else target,

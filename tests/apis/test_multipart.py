@@ -64,3 +64,13 @@ def test_what_a_form_does_not_have_is_not_set() -> None:
     raw = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nm\r\n--x--\r\n'
 
     assert Form(raw, b"x").edited({"id_slot": 1, "model": "n"}) == raw.replace(b"\nm\r", b"\nn\r")
+
+
+def test_a_field_is_known_by_its_whole_name_alone() -> None:
+    parts = [
+        b'Content-Disposition: form-data; name="model[]"\r\n\r\na',
+        b'Content-Disposition: form-data; name="model.x"\r\n\r\nb',
+        b"Content-Disposition: form-data; name=model\r\n\r\nc",
+    ]
+    raw = b"--x\r\n" + b"\r\n--x\r\n".join(parts) + b"\r\n--x--\r\n"
+    assert Form(raw, b"x").get("model") == "c"
