@@ -21,6 +21,8 @@ class Dialect:
     """What the APIs of OpenAI have in common, and the others where they say nothing else."""
 
     stream_type: bytes = b"text/event-stream"
+    endings: tuple[bytes, ...] = ()
+    """One of these stands in the last event of a stream, where its end has to be told."""
     fails_in_streams: bool = False
     """Whether clients are told within a stream, not by a status, that a prompt is too long."""
 
@@ -54,6 +56,8 @@ class Dialect:
 class Chat(Dialect):
     """OpenAI's chat completions, and every API that nothing else is known of."""
 
+    endings = (b"[DONE]", b'"error"', b'"stop":true')
+
     def passed_on(self, _status: int, error: Mapping[str, object]) -> bytes:
         """Write a server's error as it is, with all that it says."""
         return as_event(json.dumps(error).encode())
@@ -62,6 +66,7 @@ class Chat(Dialect):
 class Responses(Dialect):
     """OpenAI's responses."""
 
+    endings = (b"response.completed", b"response.failed", b"response.incomplete", b'"error"')
     fails_in_streams = True
 
     def error_event(self, status: int, kind: str, message: str) -> bytes:
@@ -83,6 +88,8 @@ class Responses(Dialect):
 
 class Anthropic(Dialect):
     """Anthropic's messages."""
+
+    endings = (b"message_stop", b"event: error")
 
     def error(self, status: int, kind: str, message: str) -> bytes:
         """Write an error as a body (https://docs.anthropic.com/en/api/errors)."""
@@ -118,6 +125,7 @@ class Ollama(Dialect):
     """Ollama's own API, whose streams are lines of JSON and whose errors are one text."""
 
     stream_type = b"application/x-ndjson"
+    endings = (b'"done":true', b'"done": true', b'"error"')
 
     def __init__(self, empty: Mapping[str, object]) -> None:
         self._empty = empty

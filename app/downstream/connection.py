@@ -414,7 +414,7 @@ class ClientConnection:
         self.server_state.connections.add(self)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.peer = str(peer[0])
+            self.peer = str(peer[0]).removeprefix("::ffff:")  # RFC 4291 section 2.5.5.2
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
         if not self._connections.add(self):

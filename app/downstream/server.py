@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import functools
 import gc
+import logging
 import math
 import socket
 import sys
@@ -79,6 +80,8 @@ class Server(uvicorn.Server):
         self._hurries = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if sockets is None and self.config.host == "::" and socket.has_dualstack_ipv6():
+            sockets = [_both_families(self.config.port)]
         await super().startup(sockets)
         for server in self.servers:
             for listener in server.sockets:
@@ -133,6 +136,21 @@ class Server(uvicorn.Server):
     def _clients(self) -> list[ClientConnection]:
         connections = cast("set[object]", self.server_state.connections)
         return [c for c in connections if isinstance(c, ClientConnection)]
+
+
+def _both_families(port: int) -> socket.socket:
+    """Listen on all addresses, IPv4's as well, which asyncio leaves out (RFC 3493 section 5.3).
+
+    Raises:
+        SystemExit: the port is taken, which is logged as uvicorn does.
+    """
+    try:
+        listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        logging.getLogger("uvicorn.error").error(error)  # noqa: TRY400 - the message says it all
+        raise SystemExit(1) from None
+    listener.setblocking(False)
+    return listener
 
 
 def _ask_for_life(listener: socket.socket, silence: float) -> None:

@@ -49,7 +49,7 @@ from app.routing.observations import CacheReuse, ContextSeen, ProbeFailed
 from app.telemetry.record import Fault, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
-from app.upstream.errors import OutOfSockets, Unreachable, UpstreamError
+from app.upstream.errors import Broken, OutOfSockets, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
@@ -666,7 +666,8 @@ class Exchange:
         streams = lines or kind.startswith(OPENAI.stream_type)
         record.stream = record.stream or streams
         record.response = reader = ResponseReader(streams=streams, lines=lines)
-        if self._events.go_on(head, kind) is None:  # the client has had a head
+        ends = api_of(record.endpoint).tokens
+        if self._events.go_on(head, kind, ends=ends) is None:  # the client has had a head
             self._pass_on(body, complete=complete)
             return
         if head.status == 101:
@@ -681,6 +682,8 @@ class Exchange:
         self._started = True
         whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
         body = self._edits.begin(head, body, streams=streams, complete=complete)
+        self._events.passes(body)
+        whole = whole and not self._events.unended
         headers = self._headers(head, whole=whole)
         if reader.streams:
             headers.extend(unbuffered(headers))
@@ -689,10 +692,8 @@ class Exchange:
             self._complete()
             return
         keeps_up = client.start(head.status, headers, body)
-        self._events.passes(body)
         if complete:
-            client.finish()
-            self._complete()
+            self._finish(b"")
         elif not keeps_up and self._upstream is not None:
             self._upstream.pause()
 
@@ -708,10 +709,19 @@ class Exchange:
             body = self._edits.piece(body, last=complete)
             events.passes(body)
         if complete:
-            client.finish(body)
-            self._complete()
+            self._finish(body)
         elif body and not client.write(body) and self._upstream is not None:
             self._upstream.pause()
+
+    def _finish(self, body: bytes) -> None:
+        """Write the last of a response that has come to its end, or has only broken off."""
+        if self._events.unended:
+            if body:
+                self._client.write(body)
+            self.on_failed(Broken("the server closed the connection in the middle of its stream"))
+        else:
+            self._client.finish(body)
+            self._complete()
 
     def _headers(self, head: Head, *, whole: bool) -> list[tuple[bytes, bytes]]:
         pool = self._pool

@@ -10,6 +10,9 @@ from app.upstream.connection import Head
 GATHERED_LIMIT: Final = 64 * 1024
 """Longest error of a server that is passed on within a stream, in bytes, piece by piece."""
 
+_LONGEST: Final = 32
+"""As many bytes as the longest of what ends a stream has, and more."""
+
 _TAIL: Final = 4
 """As many bytes as the longest end of an event has."""
 
@@ -26,10 +29,12 @@ class EventStream:
         "_status",
         "_tail",
         "_takes_ours",
+        "_window",
         "dialect",
         "early",
         "gathers",
         "model",
+        "unended",
     )
 
     def __init__(self, dialect: Dialect) -> None:
@@ -40,9 +45,12 @@ class EventStream:
         self.model = ""
         """The name by which the client has asked for the model."""
         self.dialect = dialect
+        self.unended = False
+        """Whether it would have to end by a word of its own, and has not: the end of a connection
+        alone may be a server's death (RFC 9112 section 8)."""
         self._gathered = b""
         self._status = 0
-        self._tail = b""
+        self._tail = self._window = b""
         self._takes_ours = False
 
     @property
@@ -54,9 +62,13 @@ class EventStream:
         """Begin before there is a response."""
         self.early = self._takes_ours = True
 
-    def go_on(self, head: Head, kind: bytes) -> Head | None:
-        """Take notice of a response's beginning; None where the client has had one already."""
+    def go_on(self, head: Head, kind: bytes, *, ends: bool = False) -> Head | None:
+        """Take notice of a response's beginning; None where the client has had one already.
+
+        `ends` tells whether streams of this API end by a word of their own.
+        """
         streams = kind.startswith(self.dialect.stream_type)
+        self.unended = ends and streams and bool(self.dialect.endings) and not head.framed
         if self.early:
             self.gathers = head.status != 200 or not streams
             self._status = head.status
@@ -66,6 +78,10 @@ class EventStream:
 
     def passes(self, body: bytes) -> None:
         """Take notice of a piece of the response."""
+        if self.unended and body:
+            window = self._window + body
+            self.unended = not any(ending in window for ending in self.dialect.endings)
+            self._window = window[-_LONGEST:]
         self._tail = body if len(body) >= _TAIL else self._tail[-_TAIL:] + body
 
     def gather(self, body: bytes) -> None:

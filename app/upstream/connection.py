@@ -37,6 +37,11 @@ class Head:
         self.status = status
         self.headers = headers
 
+    @property
+    def framed(self) -> bool:
+        """Whether the response tells where its body ends (RFC 9112 section 6.3)."""
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
 
 class Receiver(Protocol):
     """Takes a response as it comes. Called from the transport's callbacks; must not block."""
