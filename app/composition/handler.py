@@ -13,7 +13,7 @@ from app.apis.aliases import Aliases
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import known, untouched
 from app.composition.runtime import Runtime
-from app.control import admin, login, routes
+from app.control import admin, login, models, routes
 from app.control.access import Access
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
@@ -87,10 +87,14 @@ def build(
             snapshot=runtime.state,
             stats=runtime.counted,
             backends=runtime.balancer.backends,
-            aliases={name: rewrites.names(model) for name, model in aliases.names.items()},
-            resolved=aliases.model,
             metrics=runtime.render,
             metrics_type=metrics.CONTENT_TYPE,
+        ),
+        models.routes(
+            backends=lambda: runtime.balancer.listing(settings.models_interval),
+            fleet=lambda: runtime.balancer.fleet,
+            aliases={name: rewrites.names(model) for name, model in aliases.names.items()},
+            resolved=aliases.model,
         ),
         page.routes(
             lambda: runtime.state(page.MOST_ROWS),

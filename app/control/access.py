@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from app.control.errors import error_response
 from app.control.login import LOGIN, LOGOUT, LoginPage
+from app.control.models import is_of_clients
 from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.asgi import App
 from app.downstream.forwarded import Network, Origin
@@ -21,9 +22,6 @@ from app.proxy.headers import joined
 
 OPEN = frozenset({"/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
 """Paths that nobody needs a key for: other balancers poll the first."""
-
-CLIENTS = frozenset({"/v1/models"})
-"""Paths that are clients' as the models are."""
 
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})
 """Paths that the metrics key opens: what Prometheus reads."""
@@ -38,8 +36,8 @@ SAFE = frozenset({"GET", "HEAD"})
 class Access:
     """Decides who may use which control endpoint.
 
-    Where clients need keys, all but `OPEN` and `CLIENTS` needs the admin key or a session that
-    began with it, whatever address a request comes from: a tunnel's is this machine's own.
+    Where clients need keys, all but `OPEN` and the lists of models needs the admin key or a session
+    that began with it, whatever address a request comes from: a tunnel's is this machine's own.
     `opened` paths are open to those whose connection comes from one of their networks.
     """
 
@@ -74,7 +72,7 @@ class Access:
             scope["state"]["address"] = address = self._origin.client(peer, chain or None)
             key = self._keys.find(headers)
             scope["state"]["key"] = key
-            if scope["path"] in CLIENTS and b"origin" in headers:
+            if is_of_clients(scope["path"]) and b"origin" in headers:
                 granted = self._cors.grant(headers[b"origin"], headers.get(b"host", b""))
                 send = _granting(send, granted)
             refusal = self._refusal(scope["method"], scope["path"], headers, peer, key)
@@ -97,7 +95,7 @@ class Access:
             return error_response(403, f'"{name}" is no name of ours: BALANCER_ALLOWED_HOSTS')
         if self._is_open(path, peer):
             return None
-        if path in CLIENTS:
+        if is_of_clients(path):
             return None if key is not None else error_response(401, "this needs an API key")
         if path in METRICS and self._keys.opens_metrics(headers):
             return None

@@ -5,6 +5,9 @@ from collections.abc import Collection, Iterable
 
 from app.downstream.connection import ClientConnection, Exchange, Handler, Request
 
+PARAMETERS = ("/llmhealth-", "/v1/models/")
+"""How our paths begin that end with a parameter."""
+
 
 class Dispatch:
     """Sends a request to the control endpoints or to the proxy, before any framework runs.
@@ -38,7 +41,7 @@ class Dispatch:
     def owns(self, method: str, path: str) -> bool:
         """Whether a request is for the control endpoints."""
         methods: Collection[str] | None = self._own.get(path)
-        if methods is None and path.startswith("/llmhealth-"):
+        if methods is None and path.startswith(PARAMETERS):
             methods = self._below_of(path)
         return methods is not None and method in methods
 

@@ -1,16 +1,13 @@
 """The control endpoints: what the balancer itself answers."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from app.keys.key_ring import Key
 from app.routing.backend import Backend
-from app.routing.catalog import offered
 from app.routing.fleet import Server
 
 GET = ["GET", "HEAD"]
@@ -22,15 +19,10 @@ def routes(
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
     backends: Callable[[], Iterable[Backend]],
-    aliases: Mapping[str, Collection[str]] = MappingProxyType({}),
-    resolved: Callable[[str], str] = str,
     metrics: Callable[[], Awaitable[bytes]],
     metrics_type: str,
 ) -> APIRouter:
-    """Build the routes over functions that give the present state.
-
-    `resolved` gives the model that a name stands for.
-    """
+    """Build the routes over functions that give the present state."""
     router = APIRouter()
 
     @router.api_route("/llmhealth", methods=GET)
@@ -47,17 +39,6 @@ def routes(
     async def access_log_stats() -> JSONResponse:
         """Return who asked for which model in the last hour."""
         return JSONResponse(stats())
-
-    @router.api_route("/v1/models", methods=GET)
-    async def v1_models(request: Request) -> JSONResponse:
-        """List the models that the client may use, as OpenAI's API does."""
-        key: Key | None = getattr(request.state, "key", None)
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
-            for name in offered(backends(), aliases)
-            if key is None or key.allows(resolved(name))
-        ]
-        return JSONResponse({"object": "list", "data": data})
 
     @router.api_route("/metrics", methods=GET)
     async def prometheus() -> Response:

@@ -1,7 +1,7 @@
 """What is known of one server at this moment."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from typing import Final, Literal, NamedTuple
 
@@ -82,6 +82,8 @@ class Backend:
         self._most_loaded = 1
         self.models: frozenset[str] | None = None
         """The names in the server's model list; None while it is unknown."""
+        self.facts: dict[str, Mapping[str, object]] = {}
+        """What its list says of each model."""
         self.draining = False
         """It shall get no new requests."""
         self.self_report: SelfReport | None = None

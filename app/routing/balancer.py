@@ -286,8 +286,13 @@ class Balancer:
                 backend.health.add(sample)
             case Introduced():
                 self._unasked.discard(observation.server)
-            case ModelsSeen(models=models):
+            case ModelsSeen(models=models, facts=facts):
                 backend.health.answered()
+                backend.facts = {
+                    name: told
+                    for there, told in facts.items()
+                    for name in backend.server.names_here([there])
+                }
                 backend.list_models(None if models is None else backend.server.names_here(models))
             case ContextSeen(instance=instance, tokens=tokens):
                 backend.note_context(instance, tokens)
@@ -327,6 +332,15 @@ class Balancer:
     def backends(self) -> Iterator[Backend]:
         """Go through the servers, in configured order, as they stand now."""
         yield from self._backends.values()
+
+    def listing(self, ttl: float) -> list[Backend]:
+        """List the servers that are up, or were within the last `ttl` seconds."""
+        now = self._clock()
+        return [
+            backend
+            for backend in self._backends.values()
+            if backend.health.healthy or backend.changed is None or now - backend.changed.at < ttl
+        ]
 
     def backend(self, server: str) -> Backend:
         """Return one server as it stands now."""

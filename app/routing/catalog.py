@@ -4,21 +4,41 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from app.routing.backend import Backend
-from app.routing.fleet import spelt
+from app.routing.fleet import Fleet, spelt
 
 
 def offered(
-    backends: Iterable[Backend], aliases: Mapping[str, Collection[str]] = MappingProxyType({})
+    backends: Iterable[Backend],
+    aliases: Mapping[str, Collection[str]] = MappingProxyType({}),
+    fleet: Fleet | None = None,
 ) -> list[str]:
     """Merge the servers' model lists, sorted, without the further instances of a model.
 
-    Aliases are listed beside the models that they stand for, under any name of theirs.
+    Aliases are listed beside the models that they stand for, under any name of theirs. Of a
+    `fleet` only what requests can reach by its patterns is listed.
     """
     backends = list(backends)
     models = set(models_by_name(backends).values())
-    names = listed(backends)
-    known = {alias for alias, meant in aliases.items() if any(spelt(m, names) for m in meant)}
+    if fleet is not None:
+        models = {model for model in models if _is_reached(model, backends, fleet)}
+    known = {alias for alias, meant in aliases.items() if any(spelt(m, models) for m in meant)}
     return sorted(models | known)
+
+
+def _is_reached(model: str, backends: Iterable[Backend], fleet: Fleet) -> bool:
+    """Whether a server that lists a model may get requests for it."""
+    servers = fleet.candidates(model) or (fleet.fallback,)
+    return any(b.server.name in servers and model in (b.models or ()) for b in backends)
+
+
+def facts_of(names: Collection[str], backends: Iterable[Backend]) -> Mapping[str, object]:
+    """Return what the first server says of a model that lists it under one of these names."""
+    for backend in backends:
+        if (
+            name := next((spelt(x, backend.facts) for x in names if spelt(x, backend.facts)), None)
+        ) is not None:
+            return backend.facts[name]
+    return {}
 
 
 def listed(backends: Iterable[Backend]) -> set[str]:

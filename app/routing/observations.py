@@ -1,6 +1,6 @@
 """What is found out about a server, by probes and by requests."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from app.routing.health_window import Sample, Side
@@ -35,6 +35,8 @@ class ModelsSeen:
 
     server: str
     models: Collection[str] | None
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """What the list says of each model."""
 
 
 @dataclass(frozen=True, slots=True)

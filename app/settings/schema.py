@@ -253,7 +253,9 @@ class Settings(BaseSettings):
         "enough where nothing listens.",
     )
     models_interval: Seconds = Field(
-        default=10, description="Time between two requests for a server's model list, in seconds."
+        default=10,
+        description="Time between two requests for a server's model list, in seconds; as long do "
+        "its models stay in ours while it is down.",
     )
 
     connect_timeout: Seconds = Field(

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
@@ -219,7 +219,8 @@ class ServerProbe:
         if status >= 500:
             raise Unusable(f"status {status}")
         self._listed_at = self._clock()
-        return ModelsSeen(server, _names(body) if status == 200 else None)
+        listed = _listed(body) if status == 200 else None
+        return ModelsSeen(server, listed, listed or {})
 
 
 def _load(body: bytes) -> tuple[bool, float]:
@@ -248,8 +249,8 @@ def _load(body: bytes) -> tuple[bool, float]:
     return busy, min(100.0, max(0.0, number)) if math.isfinite(number) else 100.0
 
 
-def _names(body: bytes) -> Collection[str] | None:
-    """Read a model list as OpenAI's API writes it; None where it is none."""
+def _listed(body: bytes) -> dict[str, Mapping[str, object]] | None:
+    """Read a model list as OpenAI's API writes it, by name; None where it is none."""
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
@@ -257,8 +258,11 @@ def _names(body: bytes) -> Collection[str] | None:
     data = told.get("data") if isinstance(told, dict) else None
     if not isinstance(data, list):
         return None
-    ids = (model.get("id") for model in data if isinstance(model, dict))
-    return [name for name in ids if isinstance(name, str) and _is_name(name)]
+    found: dict[str, Mapping[str, object]] = {}
+    for model in data:
+        if isinstance(model, dict) and isinstance(name := model.get("id"), str) and _is_name(name):
+            found.setdefault(name, model)
+    return found
 
 
 def _is_name(text: str) -> bool:

@@ -176,13 +176,6 @@ async def test_the_endpoints_answer_json(path: str, body: object) -> None:
     assert (answer.status_code, answer.json()) == (200, body)
 
 
-async def test_models_are_listed_as_openai_lists_them() -> None:
-    answer = (await ask("GET", "/v1/models")).json()
-
-    assert answer["object"] == "list"
-    assert [(model["id"], model["object"]) for model in answer["data"]] == [("m", "model")]
-
-
 async def test_metrics_come_in_the_type_that_prometheus_asks_for() -> None:
     answer = await ask("GET", "/metrics")
 

@@ -1,0 +1,78 @@
+"""The models that clients may ask for, as OpenAI's API lists them.
+
+https://platform.openai.com/docs/api-reference/models
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from app.keys.key_ring import Key
+from app.routing.backend import Backend
+from app.routing.catalog import facts_of, offered
+from app.routing.fleet import Fleet
+
+LISTS = ("/v1/models", "/v1/models/", "/models", "/models/")
+"""Where clients look for the list; some write a slash too many, some leave the version out."""
+
+ONE = "/v1/models/"
+"""What stands before a model's name."""
+
+GET = ["GET", "HEAD"]
+
+
+def is_of_clients(path: str) -> bool:
+    """Whether a path tells of models, which is clients' as the models are."""
+    return path in LISTS or path.startswith(ONE)
+
+
+def routes(
+    *,
+    backends: Callable[[], Iterable[Backend]],
+    fleet: Callable[[], Fleet],
+    aliases: Mapping[str, Collection[str]],
+    resolved: Callable[[str], str],
+) -> APIRouter:
+    """Build the routes.
+
+    `backends` are those whose lists count; `resolved` gives the model that a name stands for.
+    """
+    router = APIRouter()
+
+    def listed(request: Request) -> list[str]:
+        key: Key | None = getattr(request.state, "key", None)
+        return [
+            name
+            for name in offered(backends(), aliases, fleet())
+            if key is None or key.allows(resolved(name))
+        ]
+
+    def described(name: str) -> dict[str, object]:
+        """Describe a model as the first server does that lists it."""
+        facts = facts_of([*aliases.get(name, ()), name], backends())
+        ours = {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
+        return {**ours, **facts, "id": name}
+
+    async def v1_models(request: Request) -> JSONResponse:
+        """List the models that the client may use, as OpenAI's API does."""
+        data = [described(name) for name in listed(request)]
+        return JSONResponse({"object": "list", "data": data})
+
+    for path in LISTS:
+        router.add_api_route(path, v1_models, methods=GET)
+
+    @router.api_route(f"{ONE}{{name:path}}", methods=GET)
+    async def v1_model(name: str, request: Request) -> JSONResponse:
+        """Describe one model, under any name that it has here."""
+        if name in listed(request):
+            return JSONResponse(described(name))
+        error = {
+            "message": f"there is no model {name[:256]!r}",
+            "type": "invalid_request_error",
+            "param": "model",
+            "code": "model_not_found",
+        }
+        return JSONResponse({"error": error}, 404)
+
+    return router
