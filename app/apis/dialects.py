@@ -56,7 +56,7 @@ class Dialect:
 class Chat(Dialect):
     """OpenAI's chat completions, and every API that nothing else is known of."""
 
-    endings = (b"[DONE]", b'"error"', b'"stop":true')
+    endings: tuple[bytes, ...] = (b"[DONE]", b'"error"', b'"stop":true')
 
     def passed_on(self, _status: int, error: Mapping[str, object]) -> bytes:
         """Write a server's error as it is, with all that it says."""
@@ -66,7 +66,12 @@ class Chat(Dialect):
 class Responses(Dialect):
     """OpenAI's responses."""
 
-    endings = (b"response.completed", b"response.failed", b"response.incomplete", b'"error"')
+    endings: tuple[bytes, ...] = (
+        b"response.completed",
+        b"response.failed",
+        b"response.incomplete",
+        b'"error"',
+    )
     fails_in_streams = True
 
     def error_event(self, status: int, kind: str, message: str) -> bytes:
@@ -89,7 +94,7 @@ class Responses(Dialect):
 class Anthropic(Dialect):
     """Anthropic's messages."""
 
-    endings = (b"message_stop", b"event: error")
+    endings: tuple[bytes, ...] = (b"message_stop", b"event: error")
 
     def error(self, status: int, kind: str, message: str) -> bytes:
         """Write an error as a body (https://docs.anthropic.com/en/api/errors)."""
@@ -125,7 +130,7 @@ class Ollama(Dialect):
     """Ollama's own API, whose streams are lines of JSON and whose errors are one text."""
 
     stream_type = b"application/x-ndjson"
-    endings = (b'"done":true', b'"done": true', b'"error"')
+    endings: tuple[bytes, ...] = (b'"done":true', b'"done": true', b'"error"')
 
     def __init__(self, empty: Mapping[str, object]) -> None:
         self._empty = empty

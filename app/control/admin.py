@@ -14,8 +14,8 @@ from app.apis.endpoints import CHAT_PATH
 from app.apis.json_body import BadRequest
 from app.control.errors import error_response
 
-Explain = Callable[[str, bytes, str, bytes], dict[str, Any]]
-"""Explains a request: its path, its body, the client's address, the body's type."""
+Explain = Callable[[str, bytes, str, dict[bytes, bytes]], dict[str, Any]]
+"""Explains a request: its path, its body, the client's address, its headers."""
 
 
 log = structlog.get_logger(__name__)
@@ -43,9 +43,9 @@ def routes(
             body += piece
             if len(body) > max_body_bytes:
                 return error_response(413, f"the body is longer than {max_body_bytes} bytes")
-        kind = request.headers.get("content-type", "").encode("latin-1")
+        fields = dict(request.headers.raw)
         try:
-            return JSONResponse(explain(path, body, request.state.address, kind))
+            return JSONResponse(explain(path, body, request.state.address, fields))
         except BadRequest as error:
             return error_response(400, str(error))
 

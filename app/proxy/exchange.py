@@ -75,8 +75,8 @@ NO_MODEL: Final = "(none)"
 
 log: Final = structlog.get_logger(__name__)
 
-Read = Callable[[str, bytes, str, bytes], ModelRequest | UnroutedRequest]
-"""Reads a model request: its path, its body, the client's address, the body's type."""
+Read = Callable[[str, bytes, str, Fields], ModelRequest | UnroutedRequest]
+"""Reads a model request: its path, its body, the client's address, its headers."""
 
 
 class State(Enum):
@@ -304,14 +304,13 @@ class Exchange:
         """Read the body; a long one beside the event loop, where others are served meanwhile."""
         record, shared = self._record, self._shared
         record.ready = monotonic()
-        content_type = self._fields.get(b"content-type", b"")
         encoding = self._fields.get(b"content-encoding", b"")
         read: Read = shared.read
         if encoding:
             self._encoded = b"".join(held)
             held = [self._encoded]
             read = functools.partial(_decoded, read, encoding, shared.max_body_bytes)
-        about = (read, held, record.endpoint, record.identity, content_type)
+        about = (read, held, record.endpoint, record.identity, self._fields)
         if self._held_size > LARGE or encoding:  # a short one may become long
             self.state = State.PARSING
             loop = asyncio.get_running_loop()
@@ -356,6 +355,7 @@ class Exchange:
     def _on_request(self, request: ModelRequest | UnroutedRequest) -> None:
         record = self._record
         record.username = request.username
+        record.session = request.session
         record.model = request.ask.model or NO_MODEL
         record.stream = request.streams
         record.tokens = request.tokens
@@ -455,7 +455,7 @@ class Exchange:
     def _wait(self, request: ModelRequest | UnroutedRequest, *, bounded: bool) -> None:
         record, shared, ask = self._record, self._shared, request.ask
         queued = QueuedRequest(
-            record.username or "",
+            record.session or record.username or "",
             record.model,
             functools.partial(shared.balancer.place, ask, record.failures),
             self._on_turn,
@@ -977,18 +977,18 @@ def _decoded(
     endpoint: str,
     raw: bytes,
     identity: str,
-    content_type: bytes,
+    fields: Fields,
 ) -> ModelRequest | UnroutedRequest:
     """Read a request whose body is compressed."""
-    return read(endpoint, decoded(raw, encoding, limit), identity, content_type)
+    return read(endpoint, decoded(raw, encoding, limit), identity, fields)
 
 
 def _parsed(
-    read: Read, held: list[bytes], endpoint: str, identity: str, content_type: bytes
+    read: Read, held: list[bytes], endpoint: str, identity: str, fields: Fields
 ) -> ModelRequest | UnroutedRequest:
     raw = held[0] if len(held) == 1 else b"".join(held)
     held.clear()  # a long body is not held twice
-    return read(endpoint, raw, identity, content_type)
+    return read(endpoint, raw, identity, fields)
 
 
 _FAULTS: Final[Mapping[str, ServerFault]] = {

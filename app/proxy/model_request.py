@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from app.apis.aliases import Aliases
@@ -13,6 +14,7 @@ from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
 from app.apis.rewrites import Rewrites
+from app.apis.session_keys import session_key
 from app.apis.stable_prompts import HOME
 from app.apis.structure import LARGE, give_way
 from app.apis.unasked_usage import OPTIONS, asking
@@ -38,6 +40,8 @@ CONVERSATIONS: Final = ("chat", "input")
 """Kinds of prompts that have a system message, or instructions."""
 
 LONE_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+
+NO_FIELDS: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 UNKNOWN: Final = "(unknown)"
 """Stands for the model of a request of whose path nothing is known."""
@@ -71,15 +75,21 @@ class ModelRequest:
         "ask",
         "named",
         "received",
+        "session",
         "streams",
         "tokens",
         "username",
     )
 
     def __init__(
-        self, reading: Reading, path: str, raw: bytes, address: str, content_type: bytes = b""
+        self,
+        reading: Reading,
+        path: str,
+        raw: bytes,
+        address: str,
+        fields: Mapping[bytes, bytes] = NO_FIELDS,
     ) -> None:
-        """Read a request from a client at `address`.
+        """Read a request from a client at `address`; `fields` are its headers.
 
         Raises:
             BadRequest: the body is no JSON object and no form, or its model is no text.
@@ -91,7 +101,7 @@ class ModelRequest:
         if api.prompt in CONVERSATIONS:
             give_way(raw)
             raw = reading.rewrites.stabilise(raw, address)
-        self._body = body = _read(raw, content_type)
+        self._body = body = _read(raw, fields.get(b"content-type", b""))
         self._rewrites = reading.rewrites
         get = body.get
         prompt = None
@@ -122,6 +132,7 @@ class ModelRequest:
         model = reading.aliases.model(named)
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
+        self.session = session = session_key(fields, get)
         self.ask = Ask(
             model,
             names,
@@ -131,6 +142,7 @@ class ModelRequest:
             routed=bool(named),
             takes_slot=api.slot and SLOT not in body and get("n") in (None, 1),
             works=api.works,
+            session=session,
         )
         if len(raw) > LARGE and isinstance(body, Body):
             body.keep("model", "chat_template_kwargs", OPTIONS)
@@ -194,6 +206,7 @@ class UnroutedRequest:
         "hides_usage",
         "named",
         "received",
+        "session",
         "streams",
         "tokens",
         "username",
@@ -207,6 +220,7 @@ class UnroutedRequest:
         self._routable = api.routable and path != OTHER
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None
+        self.session = ""
         self.named = ""
         self.tokens = len(raw) // CHARACTERS if api.tokens else 0
         self.hides_usage = False

@@ -215,7 +215,7 @@ class Proxy:
         return request.method in SAFE and b"upgrade" not in fields
 
     def read(
-        self, path: str, raw: bytes, address: str, content_type: bytes
+        self, path: str, raw: bytes, address: str, fields: Fields
     ) -> ModelRequest | UnroutedRequest:
         """Read a request as its path asks for; one that is not routed is not looked at.
 
@@ -224,7 +224,7 @@ class Proxy:
         """
         raw = raw.removeprefix(BOM)
         if path in self._routed_paths:
-            return self._read(path, raw, address, content_type)
+            return self._read(path, raw, address, fields)
         return UnroutedRequest(self._rewrites, path, raw, address)
 
     def _request_id(self, given: bytes | None) -> str:

@@ -357,7 +357,7 @@ class Balancer:
             return None
         prompt = ask.prompt
         if prompt is None or prompt.size < WORTH_KEEPING:
-            pin = self._pins.find(ask.address, ask.client, ask.model, now)
+            pin = self._pins.find(ask.address, ask.holder, ask.model, now)
             return None if pin is None else follow_pin(ask, pin, self._backends, names, now, tried)
         holders = self._index.find(prompt)
         if not holders or len(holders) > MOST_HOLDERS:
@@ -391,7 +391,7 @@ class Balancer:
         candidates = [backends[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None
-        pin = self._pins.find(ask.address, ask.client, ask.model, now)
+        pin = self._pins.find(ask.address, ask.holder, ask.model, now)
         if not ask.works:
             return candidates, visit(ask, candidates, pin, now, tried)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
@@ -523,15 +523,15 @@ class Balancer:
             self.on_change(backend, before)
 
     def _lookup(self, ask: Ask, choice: Choice, now: float) -> Lookup:
-        pin = self._pins.find(ask.address, ask.client, ask.model, now)
+        pin = self._pins.find(ask.address, ask.holder, ask.model, now)
         if pin is not None:
             same = pin.instance == choice.instance and pin.server == choice.server
             return "hit" if same else "unusable"
-        return "expired" if self._pins.remembers(ask.address, ask.client, ask.model) else "miss"
+        return "expired" if self._pins.remembers(ask.address, ask.holder, ask.model) else "miss"
 
     def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, now)
-        self._pins.put(ask.client, ask.model, pin)
+        self._pins.put(ask.holder, ask.model, pin)
 
 
 def _lease(ask: Ask, choice: Choice, now: float, let_go: Callable[[Lease], None]) -> Lease:

@@ -40,9 +40,9 @@ class Ask:
 
     `names` are the names that a server may know the model by, the preferred one first: all
     of them mean the `model` that was asked for. `client` is who asks: the user's name where
-    it is known, else the `address`. Without a `prompt` the client alone decides. What is not
-    `routed` goes to the fallback, whatever its model. What cannot say which slot is its own
-    takes any. What makes no model work (`works`) takes no place.
+    it is known, else the `address`. Without a `prompt` the `session` decides, as the client calls
+    it, or the client alone. What is not `routed` goes to the fallback, whatever its model. What
+    cannot say which slot is its own takes any. What makes no model work (`works`) takes no place.
     """
 
     model: str
@@ -53,6 +53,7 @@ class Ask:
     routed: bool
     takes_slot: bool
     works: bool
+    session: str
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Ask:
         routed: bool = True,
         takes_slot: bool = True,
         works: bool = True,
+        session: str = "",
     ) -> None:
         self.model = model
         self.names = names
@@ -74,6 +76,12 @@ class Ask:
         self.routed = routed
         self.takes_slot = takes_slot
         self.works = works
+        self.session = session
+
+    @property
+    def holder(self) -> str:
+        """Whose the last request was that had the same prompt's beginning, most likely."""
+        return self.session or self.client
 
 
 @dataclass(init=False)

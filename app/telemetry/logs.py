@@ -256,6 +256,8 @@ def _facts(record: Record) -> dict[str, object]:
 def _tell_who(record: Record, facts: dict[str, object]) -> None:
     if record.key is not None:
         facts["key"] = record.key.name
+    if record.session:
+        facts["session"] = record.session
     if record.username is not None:
         facts["username"] = record.username
     if record.priority != "normal":

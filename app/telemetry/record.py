@@ -54,6 +54,8 @@ class Record:
         self.priority: Priority = "normal"
         """How soon it has its turn where it waits."""
         self.username: str | None = None
+        self.session = ""
+        """What the client calls the conversation."""
         self.user_agent = b""
         """What the client calls itself (RFC 9110 section 10.1.5)."""
         self.model = ""

@@ -218,7 +218,7 @@ def test_the_model_of_an_uploaded_recording_is_read_and_replaced_and_nothing_els
         "/v1/audio/transcriptions",
         FORM,
         "10.0.0.1",
-        b"multipart/form-data; boundary=x",
+        {b"content-type": b"multipart/form-data; boundary=x"},
     )
 
     assert request.ask.model == "whisper"
