@@ -35,7 +35,7 @@ class ModelsSeen:
 
     server: str
     models: Collection[str] | None
-    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, object]] = field(default_factory=dict, compare=False)
     """What the list says of each model."""
 
 

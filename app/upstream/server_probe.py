@@ -220,7 +220,7 @@ class ServerProbe:
             raise Unusable(f"status {status}")
         self._listed_at = self._clock()
         listed = _listed(body) if status == 200 else None
-        return ModelsSeen(server, listed, listed or {})
+        return ModelsSeen(server, None if listed is None else [*listed], listed or {})
 
 
 def _load(body: bytes) -> tuple[bool, float]:
