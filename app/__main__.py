@@ -106,7 +106,6 @@ def _reload(_: argparse.Namespace) -> None:
 
 
 def _reload_one(url: str, key: str) -> None:
-    # It is this very machine, which has no certificate for its own address.
     import httpx
 
     try:
@@ -114,7 +113,7 @@ def _reload_one(url: str, key: str) -> None:
             f"{url}/llmhealth-reload",
             headers={"authorization": f"Bearer {key}"},
             timeout=RELOAD_SECONDS,
-            verify=False,  # noqa: S501
+            verify=False,  # noqa: S501 - this very machine, by an address that is in no certificate
             trust_env=False,
         )
         told = response.json()
@@ -124,13 +123,8 @@ def _reload_one(url: str, key: str) -> None:
         raise SettingsError([f"{url}: {response.text}"])
     if told["mistakes"]:
         raise SettingsError([*told["mistakes"], f"{url} goes on with the settings that it had"])
-    print(
-        "\n".join(
-            [f"{url}: taken in", *told["changed"]]
-            if told["changed"]
-            else [f"{url}: nothing has changed"]
-        )
-    )
+    came_of_it = "taken in" if told["changed"] else "nothing has changed"
+    print("\n".join([f"{url}: {came_of_it}", *told["changed"]]))
     for name in told["needs_restart"]:
         print(f"{name}: holds from the next start on")
 

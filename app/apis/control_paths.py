@@ -3,9 +3,9 @@
 With them go those that tell what other clients ask.
 """
 
-import posixpath
-import re
 from typing import Final, NamedTuple
+
+from app.apis.paths import cleaned
 
 READING: Final = ("GET", "HEAD", "OPTIONS")
 
@@ -73,12 +73,10 @@ CONTROL: Final[dict[str, tuple[ControlPath, ...]]] = {
 }
 """By kind of server: its name, and the paths."""
 
-_SLASHES: Final = re.compile("/{2,}")
-
 
 def controls(method: str, path: str) -> bool:
     """Whether a request may change a server of any kind, however its path is spelt."""
-    plain = posixpath.normpath(_SLASHES.sub("/", path)).lower()
+    plain = cleaned(path).lower()
     for paths in CONTROL.values():
         for one in paths:
             below = one.path.endswith("/") and plain.startswith(one.path)

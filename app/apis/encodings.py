@@ -2,11 +2,10 @@
 
 import sys
 import zlib
-from time import sleep
 from typing import Any, Final
 
 from app.apis.json_body import BadRequest
-from app.apis.structure import MOMENT
+from app.apis.structure import pause
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -93,5 +92,5 @@ def _counted(pieces: list[bytes], piece: bytes, size: int, limit: int) -> int:
         raise DecodedTooLong
     pieces.append(piece)
     if len(piece) == PIECE:
-        sleep(MOMENT)  # compiled code never gives way by itself
+        pause()
     return size

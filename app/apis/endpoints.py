@@ -1,6 +1,5 @@
 """The APIs of model servers: which requests make a model work, and in which way."""
 
-import posixpath
 import re
 from typing import Final, Literal, NamedTuple
 
@@ -89,18 +88,6 @@ OTHER: Final = "other"
 """Stands for every path of which nothing is known."""
 
 _OTHER: Final = Api(routable=False, works=False)
-
-_SLASHES: Final = re.compile("/{2,}")
-
-
-def cleaned(path: str) -> str:
-    """Write a path as servers understand it, for it to be compared: `//v1/models/` is `/v1/models`.
-
-    Many join the address and the path with a slash too many (RFC 3986 section 6.2.2.3).
-    """
-    if "//" not in path and "/." not in path and (not path.endswith("/") or path == "/"):
-        return path
-    return posixpath.normpath(_SLASHES.sub("/", path))
 
 
 def may_work(path: str) -> bool:

@@ -54,7 +54,12 @@ def give_way(raw: bytes) -> None:
     It takes a moment: each of the loop's callbacks waits for the interpreter anew.
     """
     if len(raw) > LARGE:
-        sleep(MOMENT)
+        pause()
+
+
+def pause() -> None:
+    """Leave the interpreter to the event loop for a moment."""
+    sleep(MOMENT)
 
 
 def _values(text: bytes) -> int:

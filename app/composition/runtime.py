@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypedDict
 
 import app
+from app.apis.endpoints import OTHER
 from app.apis.fronts import Fronts
 from app.control.login import LoginPage
 from app.control.snapshot import SnapshotJson, snapshot
@@ -65,7 +66,7 @@ class Runtime:
             window_seconds=settings.window_seconds,
             busy_percent=settings.gpu_busy_percent,
         )
-        self.in_flight = dict.fromkeys([*settings.routed_paths, "other"], 0)
+        self.in_flight = dict.fromkeys([*settings.routed_paths, OTHER], 0)
         """Requests under way, by endpoint."""
         self.reloads = Reloads()
         self.meters = Metrics(

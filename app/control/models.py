@@ -3,11 +3,12 @@
 https://platform.openai.com/docs/api-reference/models
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from app.control.routes import GET
 from app.keys.key_ring import Key
 from app.routing.backend import Backend
 from app.routing.catalog import facts_of, offered
@@ -19,8 +20,6 @@ LISTS = ("/v1/models", "/v1/models/", "/models", "/models/")
 ONE = "/v1/models/"
 """What stands before a model's name."""
 
-GET = ["GET", "HEAD"]
-
 
 def is_of_clients(path: str) -> bool:
     """Whether a path tells of models, which is clients' as the models are."""
@@ -29,7 +28,7 @@ def is_of_clients(path: str) -> bool:
 
 def routes(
     *,
-    backends: Callable[[], Iterable[Backend]],
+    backends: Callable[[], Collection[Backend]],
     fleet: Callable[[], Fleet],
     aliases: Mapping[str, Collection[str]],
     resolved: Callable[[str], str],
@@ -40,23 +39,24 @@ def routes(
     """
     router = APIRouter()
 
-    def listed(request: Request) -> list[str]:
+    def listed(request: Request, servers: Collection[Backend]) -> list[str]:
         key: Key | None = getattr(request.state, "key", None)
         return [
             name
-            for name in offered(backends(), aliases, fleet())
+            for name in offered(servers, aliases, fleet())
             if key is None or key.allows(resolved(name))
         ]
 
-    def described(name: str) -> dict[str, object]:
+    def described(name: str, servers: Collection[Backend]) -> dict[str, object]:
         """Describe a model as the first server does that lists it."""
-        facts = facts_of([*aliases.get(name, ()), name], backends())
+        facts = facts_of([*aliases.get(name, ()), name], servers)
         ours = {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
         return {**ours, **facts, "id": name}
 
     async def v1_models(request: Request) -> JSONResponse:
         """List the models that the client may use, as OpenAI's API does."""
-        data = [described(name) for name in listed(request)]
+        servers = backends()
+        data = [described(name, servers) for name in listed(request, servers)]
         return JSONResponse({"object": "list", "data": data})
 
     for path in LISTS:
@@ -65,8 +65,9 @@ def routes(
     @router.api_route(f"{ONE}{{name:path}}", methods=GET)
     async def v1_model(name: str, request: Request) -> JSONResponse:
         """Describe one model, under any name that it has here."""
-        if name in listed(request):
-            return JSONResponse(described(name))
+        servers = backends()
+        if name in listed(request, servers):
+            return JSONResponse(described(name, servers))
         error = {
             "message": f"there is no model {name[:256]!r}",
             "type": "invalid_request_error",

@@ -102,12 +102,8 @@ class KeyRing:
 
         Requests under way end as they would have.
         """
-        before = {key.name: key for key in self._keys.values()}
-        found: dict[bytes, Key] = {}
-        for text, key in keys:
-            if key.name in before:
-                key.allowance = before[key.name].allowance.changed(key.allowance)
-            found[bytes.fromhex(hash_of(text)[len(HASH) :])] = key
+        found = {bytes.fromhex(hash_of(text)[len(HASH) :]): key for text, key in keys}
+        self._hand_down(found.values())
         self._keys = {**found, **self._admin, **self._admitted}
         self._known = {}
 
@@ -118,14 +114,18 @@ class KeyRing:
 
     def become(self, other: "KeyRing") -> None:
         """Take another ring's keys from now on, see `replace`."""
-        named = {key.name: key for key in self._keys.values()}
-        for key in other._keys.values():
-            if key.name in named:
-                key.allowance = named[key.name].allowance.changed(key.allowance)
+        self._hand_down(other._keys.values())
         self._keys = {**other._keys, **self._admitted}
         self._admin, self._metrics = other._admin, other._metrics
         self._known = {}
         self.required, self.has_admin = other.required, other.has_admin
+
+    def _hand_down(self, keys: Iterable[Key]) -> None:
+        """Have keys go on counting what was done under their names."""
+        before = {key.name: key for key in self._keys.values()}
+        for key in keys:
+            if key.name in before:
+                key.allowance = before[key.name].allowance.changed(key.allowance)
 
     def find(self, fields: Mapping[bytes, bytes]) -> Key | None:
         """Return the key that a request's headers show; None where it is none of ours.

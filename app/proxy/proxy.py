@@ -11,7 +11,8 @@ from typing import Final
 import structlog
 
 from app.apis.control_paths import controls
-from app.apis.endpoints import APIS, CHAT_PATH, OTHER, cleaned, may_work
+from app.apis.endpoints import APIS, CHAT_PATH, OTHER, may_work
+from app.apis.paths import cleaned
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
 from app.downstream.forwarded import Origin

@@ -34,10 +34,9 @@ def _is_reached(model: str, backends: Iterable[Backend], fleet: Fleet) -> bool:
 def facts_of(names: Collection[str], backends: Iterable[Backend]) -> Mapping[str, object]:
     """Return what the first server says of a model that lists it under one of these names."""
     for backend in backends:
-        if (
-            name := next((spelt(x, backend.facts) for x in names if spelt(x, backend.facts)), None)
-        ) is not None:
-            return backend.facts[name]
+        for name in names:
+            if (known := spelt(name, backend.facts)) is not None:
+                return backend.facts[known]
     return {}
 
 

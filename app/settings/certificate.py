@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def in_words(error: ssl.SSLError) -> str:
+    """Say what is wrong with a file that OpenSSL does not take."""
+    return (error.reason or str(error)).lower().replace("_", " ")
+
+
 @dataclass(frozen=True)
 class Certificate:
     """Files of a certificate, with those of its issuers behind it, and of its key, in PEM."""
@@ -26,8 +31,9 @@ class Certificate:
         try:
             context.load_cert_chain(self.chain, self.key, password=lambda: "")  # asks nobody
         except ssl.SSLError as error:
-            reason = (error.reason or str(error)).lower().replace("_", " ")
-            raise ValueError(f"{self.chain} and {self.key} are no certificate: {reason}") from None
+            raise ValueError(
+                f"{self.chain} and {self.key} are no certificate: {in_words(error)}"
+            ) from None
         except OSError as error:
             raise ValueError(
                 f"{self.chain} or {self.key} cannot be read: {error.strerror}"

@@ -4,6 +4,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.settings.certificate import in_words
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -30,8 +32,7 @@ class Trust:
             if self.client_cert is not None:
                 context.load_cert_chain(self.client_cert, self.client_key, password=lambda: "")
         except ssl.SSLError as error:
-            reason = (error.reason or str(error)).lower().replace("_", " ")
-            raise ValueError(f"{self._files} hold no certificates: {reason}") from None
+            raise ValueError(f"{self._files} hold no certificates: {in_words(error)}") from None
         except OSError as error:
             raise ValueError(f"{self._files} cannot be read: {error.strerror}") from None
         if not self.verify:

@@ -69,14 +69,13 @@ class Prober:
         same_pace, self._pace = pace == self._pace, pace
         for backend in backends:
             number = id(backend)
-            known = before.get(number)
-            if known is not None and same_pace and known.is_of(backend, self._pools):
-                self._probes[number] = before.pop(number)
-            else:
-                self._end(number, before.pop(number, None))
-                self._probes[number] = self._probe(backend)
-        for number, probe in before.items():
-            self._end(number, probe)
+            probe = before.pop(number, None)
+            if probe is None or not (same_pace and probe.is_of(backend, self._pools)):
+                self._end(number, probe)
+                probe = self._probe(backend)
+            self._probes[number] = probe
+        for number, removed in before.items():
+            self._end(number, removed)
         self.start()
 
     async def stop(self) -> None:
