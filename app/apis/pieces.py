@@ -5,6 +5,7 @@ in which nobody is served. A piece ends in front of a comma, or within a text lo
 It is parsed with the brackets around it that the pieces before have left open.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -37,6 +38,9 @@ CUT: Final = "\0"
 Container = list[object] | dict[str, object]
 
 _OPENING: Final = {"[": "[", "{": '{"\\u0000":'}
+_low_surrogate: Final[Callable[[bytes, int], re.Match[bytes] | None]] = re.compile(
+    rb"\\u[dD][c-fC-F]"
+).match
 _CLOSING: Final = {"[": "]", "{": "}"}
 
 
@@ -135,8 +139,14 @@ class Pieces:
             if comma > 0:
                 return piece, [comma], False
             if in_text:
-                return piece, list(range(size, size - CHARACTER, -1)), True
+                return piece, self._ends(size), True
         raise Uncut
+
+    def _ends(self, size: int) -> list[int]:
+        """List where a piece of a text may end, if possible not between two surrogates."""
+        ends = range(size, size - CHARACTER, -1)
+        between = [end for end in ends if _low_surrogate(self._raw, self._at + end) is not None]
+        return [end for end in ends if end not in between] + between
 
     def _comma(self, piece: bytes) -> tuple[int, bool]:
         """Find the last comma between values, or else whether a piece may end within a text."""

@@ -126,3 +126,15 @@ def test_a_long_body_is_edited_where_its_members_stand() -> None:
 def test_what_is_wrong_with_a_long_body_is_told(raw: bytes, wrong: str) -> None:
     with pytest.raises(BadRequest, match=f"^{wrong}$"):
         Body(raw)
+
+
+@pytest.mark.parametrize("before", range(12))
+def test_a_character_of_two_surrogates_is_one_though_others_stand_alone(before: int) -> None:
+    """Where one stands alone, orjson parses none of the piece, and all ends look alike."""
+    raw = b'{"a":"\\ude00' + b"x" * before + b"\\ud83d\\ude00" * 20 + b'"}'
+    assert in_pieces(raw, 100).values == json.loads(raw)
+
+
+def test_a_text_of_lone_surrogates_is_read() -> None:
+    raw = b'{"a":"' + b"\\ude00" * 100 + b'"}'
+    assert in_pieces(raw, 100).values == json.loads(raw)
