@@ -286,10 +286,11 @@ class Exchange:
         if self._held_size + size > shared.max_body_bytes:
             self.refuse(error_responses.body_too_large(shared.max_body_bytes))
             return
-        if not self._hold(size):
+        if not shared.buffer.take(size):
             self.refuse(error_responses.buffer_full(shared.buffer.limit))
             return
         held.append(data)
+        self._held_size += size
         self._loose += size
         if self._loose >= CHUNK and len(held) > 1:
             held[self._chunks :] = [b"".join(held[self._chunks :])]
