@@ -84,8 +84,8 @@ class Backend:
         """The names in the server's model list; None while it is unknown."""
         self.facts: dict[str, Mapping[str, object]] = {}
         """What its list says of each model."""
-        self.draining = False
-        """It shall get no new requests."""
+        self.drained_by: set[str] = set()
+        """Why it shall get no new requests."""
         self.self_report: SelfReport | None = None
         """What it report of itself last; None where it cannot tell, or is away."""
         self.prefill: float | None = None
@@ -123,6 +123,11 @@ class Backend:
         if self.health.healthy and self.ejection.ejected:
             return "ejected"
         return "loading" if self.loading and self.health.healthy else self.health.status
+
+    @property
+    def draining(self) -> bool:
+        """Whether it shall get no new requests."""
+        return bool(self.drained_by)
 
     @property
     def loading(self) -> bool:

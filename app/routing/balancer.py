@@ -112,6 +112,8 @@ class Balancer:
         self._chance = chance
         self._retries = RetryBudget()
         self._unasked: set[str] = set()
+        self._new: set[str] = set()
+        """Servers that were added, and not asked yet."""
         self._clock = clock
         self._overflow = overflow
         self._pins = Pins(sticky_ttl)
@@ -149,7 +151,7 @@ class Balancer:
 
         A server that is removed gets nothing more; what is in flight there ends as it would
         have, and counts against its limit if it is added again meanwhile. One that is added
-        is waited for as at the start, see `await_answers`.
+        is waited for by requests for models that no other server is known to have.
         """
         self._overflow = overflow
         self._adopt_slots = adopt_slots
@@ -168,7 +170,8 @@ class Balancer:
         stay = {name for name, backend in self._backends.items() if before.get(name) is backend}
         self._pins.keep(stay)
         added = self._backends.keys() - stay
-        self._unasked = (self._unasked | added) & self._backends.keys()
+        self._unasked &= self._backends.keys()
+        self._new = (self._new | added) & self._backends.keys()
         self.on_room()
 
     def _begin(self, server: Server) -> Backend:
@@ -286,6 +289,7 @@ class Balancer:
                 backend.health.add(sample)
             case Introduced():
                 self._unasked.discard(observation.server)
+                self._new.discard(observation.server)
             case ModelsSeen(models=models, facts=facts):
                 backend.health.answered()
                 backend.facts = {
@@ -317,12 +321,18 @@ class Balancer:
         backend = self._backends.get(lease.server)
         return lease.instance if backend is None else backend.server.name_there(lease.instance)
 
-    def drain(self, server: str, *, on: bool) -> None:
-        """Send a server no new requests, or send it some again; those in flight go on."""
+    def drain(self, server: str, *, on: bool, by: str = "admin") -> None:
+        """Send a server no new requests, or send it some again; those in flight go on.
+
+        It gets some again when everybody who has said no (`by`) says so.
+        """
         backend = self._backends[server]
         before = backend.status
-        backend.draining = on
-        self._note_change(backend, before, "admin")
+        if on:
+            backend.drained_by.add(by)
+        else:
+            backend.drained_by.discard(by)
+        self._note_change(backend, before, by)
         self.on_room()
 
     def now(self) -> float:
@@ -391,18 +401,29 @@ class Balancer:
         candidates = [backends[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None
+        if self._new and not self._new.isdisjoint(names):
+            known = [s for s in candidates if s.server.name not in self._new]
+            if any(s.listed(ask.names) for s in known):
+                return candidates, self._choose_among(ask, known, tried, now)
+            return candidates, None
+        return candidates, self._choose_among(ask, candidates, tried, now)
+
+    def _choose_among(
+        self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str], now: float
+    ) -> Choice | None:
         pin = self._pins.find(ask.address, ask.holder, ask.model, now)
         if not ask.works:
-            return candidates, visit(ask, candidates, pin, now, tried)
+            return visit(ask, candidates, pin, now, tried)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
-        return candidates, choice
+        return choice
 
     def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
         """Return why nobody was chosen."""
-        if any(s.server.name in self._unasked for s in candidates) and ask.routed:
+        names = {s.server.name for s in candidates} if ask.routed else set()
+        if not (self._unasked.isdisjoint(names) and self._new.isdisjoint(names)):
             return Refusal.UNASKED
         if able(ask, candidates, tried):
             return Refusal.FULL
@@ -417,8 +438,9 @@ class Balancer:
         if name is None or name in tried:
             return [], None
         backend = self._backends[name]
-        full = self._overflow == "first" or not ask.works
-        if not available(ask, [backend], now, full=full):
+        full = self._overflow == "first"
+        takes = available(ask, [backend], now, full=full) if ask.works else backend.accepting
+        if not takes:
             return [backend], None
         choice = Choice(name, backend.served_name(ask.names), "fallback")
         return [backend], choice

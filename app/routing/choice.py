@@ -107,20 +107,22 @@ def able(ask: Ask, candidates: Sequence[Backend], tried: Collection[str] = ()) -
 
     Where one is known to have it, up or down, those that are known to lack it are out, so
     that no other model answers in its place. Where none is known to have it, those that may
-    have it come first, and where all lack it, the pattern's word is taken.
+    have it come first, and where all lack it, the pattern's word is taken, as far as it names
+    them: a server that is in no settings gets nothing but what it lists.
     """
     found = []
     known = False
     for backend in candidates:
         if backend.models is None:
-            found.append(backend)
+            if not backend.server.listed_only:
+                found.append(backend)
         elif backend.listed(ask.names):
             known = True
             found.append(backend)
     left = [s for s in found if s.server.name not in tried] if tried else found
     if left or known:
         return left
-    return [s for s in candidates if s.server.name not in tried]
+    return [s for s in candidates if s.server.name not in tried and not s.server.listed_only]
 
 
 def available(

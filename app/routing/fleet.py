@@ -35,6 +35,10 @@ class Server:
 
     models: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What models are called there, by the names that they have here."""
+    address: str | None = None
+    """The IP address that is dialled, if not those of the name in `model_base`."""
+    listed_only: bool = False
+    """Whether it gets no requests but for models that it lists: no setting names it."""
 
     def name_there(self, name: str) -> str:
         """Return what a model is called there."""
@@ -49,8 +53,8 @@ class Server:
 
     def is_same(self, other: "Server") -> bool:
         """Whether what is known of one holds for the other, whatever else is set for it."""
-        mine = self.name, self.model_base, self.kind
-        return mine == (other.name, other.model_base, other.kind)
+        mine = self.name, self.model_base, self.address, self.kind
+        return mine == (other.name, other.model_base, other.address, other.kind)
 
 
 @dataclass(frozen=True, slots=True)

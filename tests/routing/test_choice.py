@@ -111,7 +111,7 @@ def test_when_all_are_invalid_the_first_is_tried_anyway() -> None:
 
 def test_a_server_that_drains_is_not_waited_for_where_others_might_answer() -> None:
     drained, dead = backend("A", "m"), backend("B", "m", dead=True)
-    drained.draining = True
+    drained.drained_by.add("admin")
 
     assert choose(ASK, [drained, dead], None, 0.0) == Choice("B", "m", "last_resort")
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,15 +48,24 @@ def lease(placed: Lease | Refusal) -> Lease:
     return placed
 
 
-def test_a_server_that_is_added_is_waited_for_until_it_was_asked() -> None:
-    made = balancer({"A": 1})
+def test_a_server_that_is_added_is_waited_for_where_no_other_is_known_to_have_the_model() -> None:
+    made = Balancer(fleet({"A": 1}), clock=Clock())
+    made.observe(ModelsSeen("A", ["other"]))
     change(made, {"B": 1, "A": 1})
     assert made.place(ASK) is Refusal.UNASKED
 
-    made.observe(ModelsSeen("B", ["other"]))
+    made.observe(ModelsSeen("B", ["m"]))
     made.observe(Introduced("B"))
 
+    assert lease(made.place(ASK)).server == "B"
+
+
+def test_a_server_that_is_added_is_not_waited_for_where_another_has_the_model() -> None:
+    made = balancer({"A": 1})
+    change(made, {"B": 1, "A": 1})
+
     assert lease(made.place(ASK)).server == "A"
+    assert made.place(ASK) is Refusal.UNASKED
 
 
 def test_a_server_that_stays_is_not_asked_anew_and_keeps_its_clients() -> None:
@@ -148,3 +158,29 @@ def test_no_server_gets_more_than_its_limit_however_often_it_is_removed_and_adde
     for one in held:
         one.release()
     assert all(backend.ledger.total == 0 for backend in made.backends())
+
+
+def test_a_server_drains_until_everybody_who_wanted_that_says_otherwise() -> None:
+    made = balancer({"A": 1})
+    made.drain("A", on=True)
+    made.drain("A", on=True, by="silent")
+
+    made.drain("A", on=False, by="silent")
+    assert made.backend("A").draining
+
+    made.drain("A", on=False)
+    assert not made.backend("A").draining
+
+
+@pytest.mark.parametrize("listed", [None, ["other"]])
+def test_a_server_that_no_setting_names_gets_nothing_but_what_it_lists(
+    listed: list[str] | None,
+) -> None:
+    joined = Server("A", "http://a", listed_only=True)
+    made = Balancer(Fleet.of([joined], {".*": ["A"]}), clock=Clock())
+    made.observe(ModelsSeen("A", listed))
+    assert made.place(ASK) is Refusal.UNKNOWN
+
+    made.observe(ModelsSeen("A", ["m"]))
+
+    assert lease(made.place(ASK)).server == "A"
