@@ -18,6 +18,8 @@ from app.control.access import Access
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
+from app.control.joins import Joins
+from app.control.servers import Servers
 from app.control.session import Sessions
 from app.downstream import asgi
 from app.downstream.forwarded import Origin
@@ -75,7 +77,7 @@ def build(
         wrong_keys=runtime.wrong_keys,
         hosts=hosts,
         cors=cors,
-        forwarding=settings.forwarding(),
+        forwarding=runtime.forwarding,
         loops=runtime.loops,
     )
     admin_key = settings.admin_key
@@ -111,6 +113,8 @@ def build(
             max_body_bytes=settings.max_body_bytes,
             reload=reload,
         ),
+        Servers(runtime.roster, runtime.balancer.backend).routes(),
+        Joins(runtime.roster, runtime.balancer.backend, runtime.wrong_keys).routes(),
         login.routes(
             page=runtime.login_page,
             sessions=sessions,

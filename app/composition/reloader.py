@@ -19,6 +19,7 @@ FIXED: Final = (
     "log_format",
     "log_level",
     "shutdown_timeout",
+    "state_dir",
 )
 """Settings that hold until the end of the process."""
 
@@ -40,14 +41,14 @@ class Reloader:
         self._load = load
         self._stopping = stopping
         self._one_at_a_time = asyncio.Lock()
-        self.handler, self.control = build(runtime.settings, runtime, stopping, self.reload)
+        self.handler, self.control = build(runtime.roster.written, runtime, stopping, self.reload)
         """What serves requests, and the control endpoints."""
 
     async def reload(self) -> dict[str, object]:
         """Read the settings, take them in unless there is a mistake, and tell what came of it."""
         async with self._one_at_a_time:
             runtime, reloads = self._runtime, self._runtime.reloads
-            before = runtime.settings
+            before = runtime.roster.written
             try:
                 # It takes a while: files are read, and patterns are looked at for traps.
                 settings, keys, waiting = await asyncio.to_thread(self._read, before)

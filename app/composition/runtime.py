@@ -13,6 +13,7 @@ from app.apis.endpoints import OTHER
 from app.apis.fronts import Fronts
 from app.control.login import LoginPage
 from app.control.snapshot import SnapshotJson, snapshot
+from app.discovery.roster import Roster
 from app.downstream.connections import Connections
 from app.downstream.forwarded import Origin
 from app.keys.key_ring import KeyRing
@@ -32,6 +33,7 @@ from app.telemetry.gpu.reader import GpuReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.reloads import Reloads
+from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 
@@ -45,7 +47,15 @@ class Runtime:
         Raises:
             SettingsError: the keys cannot be read.
         """
-        self.settings = settings
+        self.roster = Roster(
+            settings,
+            KINDS,
+            clock=time.monotonic,
+            changed=self._follow,
+            drain=lambda server, on: self.balancer.drain(server, on=on, by="agent"),
+            in_flight=lambda server: self.balancer.backend(server).ledger.total,
+        )
+        settings = self.roster.settings
         self.balancer = Balancer(
             settings.fleet(), clock=time.monotonic, chance=random.random, **_rules(settings)
         )
@@ -54,7 +64,7 @@ class Runtime:
         """The connections to each server."""
         self._left: list[Pool] = []
         """Those to servers that were removed."""
-        self._doors: dict[str, tuple[str, dict[str, str], Trust]] = {}
+        self._doors: dict[str, tuple[str, str | None, dict[str, str], Trust]] = {}
         """Where each leads, as whom the server knows us, and whom we believe."""
         self._follow_servers(settings)
         self.queue = RequestQueue(
@@ -98,6 +108,8 @@ class Runtime:
         self.parser = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         """Reads long bodies, one after another: many threads would leave the loop little time."""
         self.loops = Loops(settings.servers)
+        self.forwarding = set(settings.forwarding())
+        """Servers that get their clients' credentials."""
         self.keys = settings.key_ring()
         self.wrong_keys = WrongKeys(logs.wrong_key)
         self.login_page = LoginPage()
@@ -107,10 +119,8 @@ class Runtime:
     def change(self, settings: Settings, keys: KeyRing) -> None:
         """Go by other settings and their keys from now on; nothing in flight is touched."""
         self.keys.become(keys)
-        self.settings = settings
-        fleet = settings.fleet()
-        self.balancer.reconfigure(fleet, **_rules(settings))
-        self._follow_servers(settings)
+        self.roster.written = settings
+        self._follow()
         self.queue.change(capacity=settings.queue_max, timeout=settings.queue_timeout)
         self.sampler.change(
             interval=settings.probe_interval,
@@ -119,23 +129,48 @@ class Runtime:
         )
         for path in settings.routed_paths:
             self.in_flight.setdefault(path, 0)
-        self.meters.expect(fleet.servers)
-        self.loops.expect(fleet.servers)
-        self.prober.change(self.balancer.backends(), **_pace(settings))
         self.buffer.limit = settings.max_buffered_bytes
         self._bound_connections(settings)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that hold now, with the servers that were found."""
+        return self.roster.settings
+
+    def _follow(self) -> None:
+        """Go by the servers that there are now."""
+        self.roster.refresh()
+        settings = self.settings
+        fleet = settings.fleet()
+        self.balancer.reconfigure(fleet, **_rules(settings))
+        self._follow_servers(settings)
+        self.meters.expect(fleet.servers)
+        self.loops.expect(fleet.servers)
+        self.forwarding.clear()
+        self.forwarding.update(settings.forwarding())
+        self.prober.change(self.balancer.backends(), **_pace(settings))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Look after the servers and this machine's GPUs, as long as the context lasts."""
         self.sampler.start()
+        roster = self.roster
+        await roster.names.look(roster.written.servers)
         self.balancer.await_answers()
         self.prober.start()
-        lag = asyncio.create_task(self.meters.watch_event_loop(), name="event loop lag")
+        tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in {
+                "event loop lag": self.meters.watch_event_loop(),
+                "dns": roster.names.watch(lambda: roster.written.servers),
+                "machines": roster.joined.watch(),
+            }.items()
+        ]
         try:
             yield
         finally:
-            lag.cancel()
+            for task in tasks:
+                task.cancel()
             await self.prober.stop()
             for pool in (*self.pools.values(), *self._left):
                 pool.close()
@@ -181,7 +216,7 @@ class Runtime:
         }
         servers = self.balancer.fleet.servers
         doors = {
-            name: (servers[name].model_base, told.own_headers, told.trust)
+            name: (servers[name].model_base, servers[name].address, told.own_headers, told.trust)
             for name, told in settings.servers.items()
         }
         for name in [*self.pools]:
@@ -192,11 +227,12 @@ class Runtime:
             if name in self.pools:
                 self.pools[name].change(**timeouts)
             else:
-                _, headers, trust = doors[name]
+                _, address, headers, trust = doors[name]
                 self.pools[name] = Pool(
                     server.model_base,
                     failed=logs.task_failed,
                     headers=headers,
+                    address=address,
                     context=None if trust == Trust() else trust.context(),
                     **timeouts,
                 )

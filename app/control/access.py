@@ -9,8 +9,10 @@ from typing import Any
 from fastapi.responses import Response
 
 from app.control.errors import error_response
+from app.control.joins import JOIN
 from app.control.login import LOGIN, LOGOUT, LoginPage
 from app.control.models import is_of_clients
+from app.control.servers import SERVERS
 from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.asgi import App
 from app.downstream.forwarded import Network, Origin
@@ -26,7 +28,7 @@ OPEN = frozenset({"/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})
 """Paths that the metrics key opens: what Prometheus reads."""
 
-ORDERS = ("/llmhealth-drain/", "/llmhealth-reload")
+ORDERS = ("/llmhealth-drain/", "/llmhealth-reload", SERVERS)
 """How paths begin that need the admin key, whether clients need keys or not."""
 
 SAFE = frozenset({"GET", "HEAD"})
@@ -89,6 +91,8 @@ class Access:
         self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str, key: Key | None
     ) -> Response | None:
         """Return the error response to a request that is not allowed; None for one that is."""
+        if path.startswith(JOIN):
+            return None  # it has a token of its own
         host = headers.get(b"host", b"")
         if path not in OPEN and not self._hosts.allow(host):
             name = host.decode("latin-1")

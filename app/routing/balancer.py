@@ -165,6 +165,7 @@ class Balancer:
         removed = [backend for backend in before.values() if id(backend) not in staying]
         for backend in removed:
             backend.went_away()
+            backend.drained_by.clear()
         known = [*self._leaving, *removed]
         self._leaving = [b for b in known if b.ledger.total and id(b) not in staying]
         stay = {name for name, backend in self._backends.items() if before.get(name) is backend}

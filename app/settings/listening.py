@@ -24,6 +24,17 @@ def _published_host(published: str) -> str:
     return host or "0.0.0.0"  # noqa: S104 - it is read, not bound
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, as it is written, means the machine that it is written on."""
+    if host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
 def is_own(listening: str, host: str) -> bool:
     """Whether connections to `host` reach a socket of this machine that is bound to `listening`.
 

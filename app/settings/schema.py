@@ -1,5 +1,6 @@
 """What there is to set."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -47,6 +48,14 @@ from app.settings.values import (
     listed,
     lower,
 )
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise mistake("is no folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise mistake("is a folder that cannot be written to")
+    return path
 
 
 class Settings(BaseSettings):
@@ -195,6 +204,20 @@ class Settings(BaseSettings):
         description="Endpoints of the balancer's own that need no key from some networks, by the "
         "address of the connection itself, whatever a proxy says.",
         examples=[{"/metrics": ["10.0.0.0/8"]}],
+    )
+
+    join_token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="What machines must show to join by themselves, see `BALANCER_JOIN`; without "
+        "it none can.",
+        examples=["a-long-random-text"],
+    )
+    state_dir: Annotated[Path, AfterValidator(_folder)] | None = Field(
+        default=None,
+        description="A folder where servers are kept that were added over the admin API; if not "
+        "set, a restart forgets them.",
+        examples=["/var/lib/llama-balancer"],
     )
 
     allowed_hosts: Annotated[tuple[HostName, ...], BeforeValidator(listed)] = Field(
@@ -400,7 +423,8 @@ class Settings(BaseSettings):
 
     def open_at(self) -> str | None:
         """Return the host where anybody on the network may use every model; None for nowhere."""
-        if self.needs_key or self.insecure or not self.servers:
+        empty = not self.servers and self.join_token is None
+        if self.needs_key or self.insecure or empty:
             return None
         return reached_at(self.host)
 

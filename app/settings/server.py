@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     model_validator,
 )
@@ -29,6 +30,8 @@ def _address(text: str) -> str:
     """Check a server's address; what comes out has no trailing slash."""
     if "://" not in text:
         raise mistake("must begin with http:// or https://", f"http://{text}")
+    if text.startswith(DNS):
+        return _dns_name(text)
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port
@@ -51,6 +54,21 @@ def _address(text: str) -> str:
     return bare + path
 
 
+def _dns_name(text: str) -> str:
+    """Check the address of all servers that a name leads to."""
+    scheme = text.removeprefix(DNS).partition("://")[0]
+    if scheme == "srv":
+        if not re.fullmatch(r"dns\+srv://[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+            example = "dns+srv://_llama._tcp.example.internal"
+            raise mistake("must be the name of SRV records alone, without port or path", example)
+        return text
+    plain_address = _address(text.removeprefix(DNS))
+    host = urlsplit(plain_address).hostname or ""
+    if ":" in host or re.fullmatch(r"[0-9.]+", host):
+        raise mistake("must hold a name, which DNS knows addresses of", "dns+http://llama:8081")
+    return DNS + plain_address
+
+
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
@@ -70,6 +88,9 @@ def _token(secret: SecretStr) -> SecretStr:
         raise mistake("must be printable ASCII")
     return secret
 
+
+DNS = "dns+"
+"""How addresses begin that stand for as many servers as DNS knows under a name."""
 
 FRAMING = frozenset(
     {
@@ -109,7 +130,9 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     addr: Address = Field(
-        description="Scheme and host, and perhaps the model port and a path.",
+        description="Scheme and host, and perhaps the model port and a path. "
+        "`dns+http://llama:8081`: each address of the name is a server; `dns+srv://NAME`: each "
+        "of its SRV records.",
         examples=["http://192.168.1.20"],
     )
     health_port: Port | None = Field(
@@ -207,6 +230,9 @@ class ServerSettings(BaseModel):
         examples=[{"qwen3:8b": "Qwen/Qwen3-8B"}],
     )
 
+    _address: str | None = PrivateAttr(default=None)
+    _listed_only: bool = PrivateAttr(default=False)
+
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any) -> Any:
@@ -236,6 +262,28 @@ class ServerSettings(BaseModel):
             except ValueError as error:
                 raise mistake(str(error)) from None
         return self
+
+    @property
+    def by_dns(self) -> bool:
+        """Whether the address stands for all servers that DNS knows."""
+        return self.addr.startswith(DNS)
+
+    def at(self, address: str) -> "ServerSettings":
+        """Return the same for one IP address of the name, which itself goes into `Host`."""
+        one = self.model_copy(update={"addr": self.addr.removeprefix(DNS)})
+        one._address = address
+        return one
+
+    def at_target(self, host: str, port: int, *, tier: int, weight: float) -> "ServerSettings":
+        """Return the same for the target of an SRV record."""
+        there = {"addr": f"http://{host}:{port}", "model_port": None}
+        return self.model_copy(update={**there, "tier": tier, "weight": weight})
+
+    def listed_only(self) -> "ServerSettings":
+        """Return the same for a server that gets no requests but for models that it lists."""
+        one = self.model_copy()
+        one._listed_only = True
+        return one
 
     def gets_credentials(self, *, by_default: bool) -> bool:
         """Whether the server gets its clients' credentials."""
@@ -271,7 +319,7 @@ class ServerSettings(BaseModel):
 
     def server(self, name: str) -> Server:
         """Write the same in routing's words."""
-        url = urlsplit(self.addr)
+        url = urlsplit(self.addr.removeprefix(DNS))
         host = f"{url.scheme}://{_bracketed(url.hostname or '')}"
         model_port = self.model_port or url.port
         return Server(
@@ -283,4 +331,6 @@ class ServerSettings(BaseModel):
             tier=self.tier,
             weight=self.weight,
             models=self.models,
+            address=self._address,
+            listed_only=self._listed_only,
         )

@@ -26,13 +26,17 @@ class Dialler:
     """Dials one server. Its name is resolved for each connection; all its addresses are tried.
 
     Without a `context` certificates are checked by the system's store, or by `SSL_CERT_FILE`.
+    With an `address` that one is dialled; the certificate is the name's all the same.
     """
 
-    def __init__(self, base: str, context: ssl.SSLContext | None = None) -> None:
-        address = urlsplit(base)
-        self.tls = address.scheme == "https"
-        self._host = address.hostname or ""
-        self._port = address.port or (443 if self.tls else 80)
+    def __init__(
+        self, base: str, context: ssl.SSLContext | None = None, address: str | None = None
+    ) -> None:
+        url = urlsplit(base)
+        self.tls = url.scheme == "https"
+        self._name = url.hostname or ""
+        self._host = address or self._name
+        self._port = url.port or (443 if self.tls else 80)
         self._context = (context or ssl.create_default_context()) if self.tls else None
         self.by_name = not _is_address(self._host)
         """Whether the host is a name, which may lead elsewhere one day."""
@@ -63,12 +67,18 @@ class Dialler:
                 connected = await aiohappyeyeballs.start_connection(
                     found, happy_eyeballs_delay=ATTEMPT_DELAY, interleave=1
                 )
-                name = self._host if self.tls else None
+                name = self._name if self.tls else None
                 _, protocol = await loop.create_connection(
                     make, sock=connected, ssl=self._context, server_hostname=name
                 )
                 return protocol
-        _, protocol = await loop.create_connection(make, self._host, self._port, ssl=self._context)
+        _, protocol = await loop.create_connection(
+            make,
+            self._host,
+            self._port,
+            ssl=self._context,
+            server_hostname=self._name if self.tls else None,
+        )
         return protocol
 
 

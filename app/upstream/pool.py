@@ -37,7 +37,8 @@ class Pool:
     `first_byte_timeout` from the request to the first byte, `idle_timeout` between two
     pieces of the response, `linger` from a cancel until the server counts as stopped. `failed`
     is told of a round over the connections that failed. Every request gets `headers`, in place
-    of those of these names that it has; `context` is for TLS.
+    of those of these names that it has; `context` is for TLS. With an `address` that is
+    dialled, whatever the name in `base` leads to.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pool:
         failed: Callable[..., None] = lambda *_, **__: None,
         headers: Mapping[str, str] = MappingProxyType({}),
         context: ssl.SSLContext | None = None,
+        address: str | None = None,
     ) -> None:
         url = urlsplit(base)
         self.base = base.encode("ascii")
@@ -65,7 +67,7 @@ class Pool:
         """The headers, as they are written."""
         self.replaced = frozenset(name.lower().encode("ascii") for name in headers)
         """Their names, in lower case."""
-        self._dialler = Dialler(base, context)
+        self._dialler = Dialler(base, context, address)
         self._keep_alive = keep_alive
         self._failed = failed
         self._idle: dict[Connection, float] = {}  # since when; the newest last

@@ -70,7 +70,9 @@ class ServerProbe:
         self._checked = checked
         self._failed = failed
         self._pool = pool
-        self._agent = None if server.health_base is None else Pool(server.health_base)
+        self._agent = (
+            None if server.health_base is None else Pool(server.health_base, address=server.address)
+        )
         self._client = Client(pool, connect_timeout=pace.connect_timeout, silence=pace.read_timeout)
         self._introspection = Introspection(server.name, server.kind, clock)
         self._probed, self._reached, self._introspected = (asyncio.Event() for _ in range(3))
