@@ -15,6 +15,7 @@ from app.composition.reloader import Reloader
 from app.composition.runtime import Runtime
 from app.control.running_file import Running
 from app.control.watched_files import WatchedFiles
+from app.discovery.membership import Membership
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
 from app.downstream.server import (
@@ -57,7 +58,8 @@ def create_app(
     reads the settings again.
     """
     runtime = Runtime(settings, reader)
-    reloader = Reloader(runtime, load or (lambda: settings), stopping or asyncio.Event())
+    stop = stopping or asyncio.Event()
+    reloader = Reloader(runtime, load or (lambda: settings), stop)
     watched: list[WatchedFiles] = []
 
     def keys_file() -> list[Path]:
@@ -70,13 +72,18 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        membership = settings.join and Membership(settings.join, lambda: runtime.settings)
         if (open_at := settings.open_at()) is not None:
             logs.open_to_all(open_at)
         async with runtime.running():
             watching = [asyncio.create_task(files.watch(), name="files") for files in watched]
+            joining = asyncio.create_task(membership.keep(stop)) if membership else None
             try:
                 yield
             finally:
+                if joining is not None:
+                    stop.set()
+                    await joining
                 for task in watching:
                     task.cancel()
 

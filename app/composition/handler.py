@@ -114,7 +114,7 @@ def build(
             reload=reload,
         ),
         Servers(runtime.roster, runtime.balancer.backend).routes(),
-        Joins(runtime.roster, runtime.balancer.backend, runtime.wrong_keys).routes(),
+        Joins(runtime.roster, runtime.balancer, runtime.wrong_keys).routes(),
         login.routes(
             page=runtime.login_page,
             sessions=sessions,

@@ -14,6 +14,8 @@ from app.settings import Settings, SettingsError, variable
 FIXED: Final = (
     "host",
     "port",
+    "join",
+    "join_name",
     "tls_cert",
     "tls_key",
     "log_format",

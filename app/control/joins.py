@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Collection
 from time import monotonic
 from typing import Any, Final
 
@@ -14,20 +14,19 @@ from app.control.json_bodies import BadBody, json_body
 from app.discovery.joined_servers import RENEWAL, Taken, read_servers
 from app.discovery.roster import Roster
 from app.keys.wrong_keys import WrongKeys
-from app.routing.backend import Backend
+from app.routing.balancer import Balancer
+from app.routing.observations import ModelsSeen
 from app.settings import SettingsError
 
 JOIN: Final = "/llmhealth-join/"
 
 
 class Joins:
-    """Responds to agents; `backend` returns a server as it stands now."""
+    """Responds to agents."""
 
-    def __init__(
-        self, roster: Roster, backend: Callable[[str], Backend], wrong_keys: WrongKeys
-    ) -> None:
+    def __init__(self, roster: Roster, balancer: Balancer, wrong_keys: WrongKeys) -> None:
         self._roster = roster
-        self._backend = backend
+        self._balancer = balancer
         self._wrong_keys = wrong_keys
 
     def routes(self) -> APIRouter:
@@ -48,9 +47,11 @@ class Joins:
             return refusal
         roster, seen = self._roster, request.state.address
         try:
-            address, told = _told(await json_body(request), seen)
+            body = await json_body(request)
+            address, told = _told(body, seen)
             servers = read_servers(told, address, roster.written, roster.kinds)
             roster.joined.join(machine, address, servers)
+            self._list_models(body.get("models"), servers)
         except BadBody as error:
             return error_response(error.status, str(error))
         except SettingsError as error:
@@ -62,7 +63,7 @@ class Joins:
             {
                 "address": seen,
                 "renewal_seconds": RENEWAL,
-                "servers": {name: self._backend(name).status for name in joined},
+                "servers": {name: self._balancer.backend(name).status for name in joined},
             }
         )
 
@@ -73,10 +74,24 @@ class Joins:
             return refusal
         return JSONResponse({"in_flight": self._roster.joined.leave(machine)})
 
+    def _list_models(self, models: object, servers: Collection[str]) -> None:
+        """Believe what a machine says of its servers' models until they were asked."""
+        if not isinstance(models, dict):
+            return
+        for name in servers:
+            listed = models.get(name)
+            if (
+                isinstance(listed, list)
+                and self._roster.origin(name) == "agent"
+                and self._balancer.backend(name).models is None
+            ):
+                named = [model for model in listed if isinstance(model, str)]
+                self._balancer.observe(ModelsSeen(name, named, {}))
+
     async def _stranger(self, request: Request) -> Response | None:
         """Return the error response to a client that may not join; None for one that may."""
         token = self._roster.written.join_token
-        if token is None:
+        if token is None or not self._roster.written.lets_join:
             return error_response(403, "set BALANCER_JOIN_TOKEN to let machines join")
         shown = request.headers.get("authorization", "").encode()
         if hmac.compare_digest(shown, f"Bearer {token.get_secret_value()}".encode()):

@@ -64,14 +64,21 @@ def routes(
 def targets(servers: Iterable[Server]) -> list[dict[str, object]]:
     """List the agents of the servers that have one, each labelled with its server's name.
 
-    The label is `machine`: an agent may balance as well, and tell of servers of its own.
+    The label is `machine`: an agent may balance as well, and tell of servers of its own. Of
+    several servers on one machine the first gives the name, or its GPUs would count twice.
     """
     found: list[dict[str, object]] = []
+    known: set[tuple[str, str | None]] = set()
     for server in servers:
-        if server.health_base is not None:
+        if server.health_base is None:
+            continue
+        agent = server.health_base, server.address
+        if agent not in known:
+            known.add(agent)
             address = urlsplit(server.health_base)
             port = address.port or (443 if address.scheme == "https" else 80)
-            host = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
+            host = server.address or address.hostname or ""
+            host = f"[{host}]" if ":" in host else host
             labels = {"machine": server.name, "__scheme__": address.scheme}
             found.append({"targets": [f"{host}:{port}"], "labels": labels})
     return found

@@ -104,8 +104,8 @@ async def _records(address: str) -> list[Record]:
                     name, url.port, type=socket.SOCK_STREAM
                 )
             records = [Record(str(info[4][0])) for info in found]
-    except (OSError, dns.exception.DNSException) as error:
-        log.debug("dns.failed", name=address, error=str(error))
+    except (OSError, UnicodeError, dns.exception.DNSException) as error:
+        log.debug("dns.failed", name=address, error=repr(error))
         return []
     return sorted({*records})
 

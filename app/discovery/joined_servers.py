@@ -25,7 +25,7 @@ MEMORY: Final = 600.0
 MOST_SERVERS: Final = 1000
 """Servers of all agents together."""
 
-FORBIDDEN: Final = FILES | {"forward_credentials", "headers", "tier"}
+FORBIDDEN: Final = FILES | {"forward_credentials", "tier"}
 """What an agent has no say in: our clients' credentials, our files, and who comes first."""
 
 log: Final = structlog.get_logger(__name__)
@@ -95,14 +95,15 @@ class JoinedServers:
             raise Taken(f'"{min(twice)}" is a server of {others[min(twice)]} already')
         if len(others) + len(servers) > MOST_SERVERS:
             raise Taken(f"there are {MOST_SERVERS} servers already, and no room for more")
-        known = machine is not None and machine.servers == servers
-        self.machines[name] = Machine(address, dict(servers), self._clock())
+        if machine is None or machine.servers != servers:
+            self.machines[name] = here = Machine(address, dict(servers), self._clock())
+            self._changed()
+        else:
+            here = machine
         if machine is None or machine.state != "present":
             log.info("machine.joined", machine=name, address=address, servers=[*servers])
-        if not known:
-            self._changed()
-        if machine is not None and machine.state != "present":
-            self._drain_all(machine, on=False)
+            self._drain_all(here, on=False)
+        here.address, here.renewed_at, here.state = address, self._clock(), "present"
 
     def leave(self, name: str) -> int:
         """Send an agent's servers no new requests; return how many are in flight there.

@@ -18,6 +18,12 @@ def reached_at(listening: str) -> str | None:
     return None if addresses and all(address.is_loopback for address in addresses) else host
 
 
+def published_port() -> int | None:
+    """Return the port where compose publishes ours; None where it does not."""
+    port = os.environ.get(PUBLISH, "").rpartition(":")[2]
+    return int(port) if port.isdigit() else None
+
+
 def _published_host(published: str) -> str:
     """Read the host of `18000`, `10.0.0.1:18000` or `[::1]:18000`."""
     host = published.rpartition(":")[0].strip("[]")

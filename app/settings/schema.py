@@ -50,6 +50,11 @@ from app.settings.values import (
 )
 
 
+def _balancer(text: str) -> str:
+    """Check a balancer's address."""
+    return ServerSettings(addr=text).addr
+
+
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         raise mistake("is no folder")
@@ -206,12 +211,38 @@ class Settings(BaseSettings):
         examples=[{"/metrics": ["10.0.0.0/8"]}],
     )
 
+    join: Annotated[str, AfterValidator(_balancer)] | None = Field(
+        default=None,
+        description="Address of the balancer that this machine's model servers join by themselves.",
+        examples=["http://192.168.1.10:18000"],
+    )
     join_token: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="What machines must show to join by themselves, see `BALANCER_JOIN`; without "
-        "it none can.",
+        description="What machines show to join a balancer; both sides need it, and without it "
+        "none can join.",
         examples=["a-long-random-text"],
+    )
+    join_servers: Annotated[
+        dict[ServerName, ServerSettings], BeforeValidator(from_servers_json)
+    ] = Field(
+        default={},
+        description="The model servers of this machine, as in `BALANCER_SERVERS`; those on "
+        "the usual ports, if not set.",
+        examples=[{"PC1": {"addr": "http://127.0.0.1:8081", "request_max": 2}}],
+    )
+    join_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="What the balancer calls this machine; its host name, if not set.",
+        examples=["PC1"],
+    )
+    join_address: HostName | None = Field(
+        default=None,
+        description="Name or address at which the balancer reaches this machine; where its "
+        "requests come from, if not set.",
+        examples=["192.168.1.20"],
     )
     state_dir: Annotated[Path, AfterValidator(_folder)] | None = Field(
         default=None,
@@ -371,7 +402,13 @@ class Settings(BaseSettings):
             settings = handler(data)
         except ValidationError as error:
             raise _together([*map(_again, error.errors()), *unknown]) from None
-        problems = [*unknown, *_loops(settings), *_twins(settings), *_tls(settings)]
+        problems = [
+            *unknown,
+            *_loops(settings),
+            *_twins(settings),
+            *_tls(settings),
+            *_joining(settings),
+        ]
         if problems:
             raise _together(problems)
         return settings
@@ -382,6 +419,11 @@ class Settings(BaseSettings):
         if self.tls_cert is None or self.tls_key is None:
             return None
         return Certificate(self.tls_cert, self.tls_key)
+
+    @property
+    def lets_join(self) -> bool:
+        """Whether machines may join: with an address to join at, the token is for there."""
+        return self.join_token is not None and self.join is None
 
     @property
     def needs_key(self) -> bool:
@@ -423,7 +465,7 @@ class Settings(BaseSettings):
 
     def open_at(self) -> str | None:
         """Return the host where anybody on the network may use every model; None for nowhere."""
-        empty = not self.servers and self.join_token is None
+        empty = not self.servers and not self.lets_join
         if self.needs_key or self.insecure or empty:
             return None
         return reached_at(self.host)
@@ -448,7 +490,8 @@ class Settings(BaseSettings):
 
     def server_files(self) -> list[Path]:
         """Name the files that servers' settings are read from."""
-        return [file for server in self.servers.values() for file in server.files]
+        servers = (*self.servers.values(), *self.join_servers.values())
+        return [file for server in servers for file in server.files]
 
     def fleet(self) -> Fleet:
         """Build what routing knows about servers and models."""
@@ -511,6 +554,18 @@ def _tls(settings: "Settings") -> Iterator[InitErrorDetails]:
             settings.certificate.load()
         except ValueError as error:
             yield InitErrorDetails(type=mistake(str(error)), loc=("tls_cert",), input=None)
+
+
+def _joining(settings: "Settings") -> Iterator[InitErrorDetails]:
+    """Find what keeps this machine from joining a balancer."""
+    if settings.join is not None and settings.join_token is None:
+        problem = mistake("must be set, as BALANCER_JOIN is", "a-long-random-text")
+        yield InitErrorDetails(type=problem, loc=("join_token",), input=None)
+    for name, server in settings.join_servers.items():
+        if server.trust.ca_file or server.trust.client_cert or server.by_dns:
+            problem = mistake("can be set only where the balancer is, in BALANCER_SERVERS")
+            field = "addr" if server.by_dns else "ca_file"
+            yield InitErrorDetails(type=problem, loc=("join_servers", name, field), input=None)
 
 
 def _read(reader: Callable[[object], object], value: object) -> object:

@@ -41,7 +41,7 @@ def _address(text: str) -> str:
         raise mistake("must begin with http:// or https://", f"http://{url.netloc}")
     if port == 0:
         raise mistake("has a port that is none", f"{url.scheme}://{_bracketed(host or '')}:8081")
-    if not host or re.search(r"[\s\\]", host):
+    if not host or re.search(r"[\s\\]", host) or not _has_labels(host):
         raise mistake("names no host")
     bare = f"{url.scheme}://{_bracketed(host)}{f':{port}' if port else ''}"
     path = url.path.rstrip("/")
@@ -52,6 +52,11 @@ def _address(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9/._~!$&'()*+,;=:@%-]*", path):
         raise mistake("has a path that is none (RFC 3986 section 3.3)", f"{bare}/llama")
     return bare + path
+
+
+def _has_labels(host: str) -> bool:
+    """Whether the parts of a name are as long as they may be (RFC 1035 section 2.3.4)."""
+    return ":" in host or all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
 
 
 def _dns_name(text: str) -> str:
@@ -319,7 +324,7 @@ class ServerSettings(BaseModel):
 
     def server(self, name: str) -> Server:
         """Write the same in routing's words."""
-        url = urlsplit(self.addr.removeprefix(DNS))
+        url = urlsplit(self.addr.removeprefix(DNS).replace("srv://", "http://"))
         host = f"{url.scheme}://{_bracketed(url.hostname or '')}"
         model_port = self.model_port or url.port
         return Server(

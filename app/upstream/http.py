@@ -1,5 +1,8 @@
 """httpx, for what is asked rarely: its requests go over the project's own connections."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import httpx
 
 from app.upstream.errors import Garbled
@@ -46,8 +49,18 @@ class Client:
         )
 
     async def get(self, path: str) -> tuple[int, bytes]:
+        return await self.send("GET", path)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[int, bytes]:
+        """Send a request that may be repeated."""
         try:
-            response = await self._client.get(path)
+            response = await self._client.request(method, path, content=body, headers=headers)
         except httpx.DecodingError:
             raise Garbled("its response is not encoded as it says") from None
         return response.status_code, response.content

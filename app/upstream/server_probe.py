@@ -15,12 +15,12 @@ import structlog
 from app.routing.backend import Backend
 from app.routing.health_window import Sample, Side
 from app.routing.observations import HealthSeen, Introduced, ModelsSeen, Observation, ProbeFailed
-from app.routing.patterns import NAME_LIMIT
 from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
 from app.upstream.fetch import TooLong, fetch
 from app.upstream.http import Client
 from app.upstream.introspection.introspection import Introspection
 from app.upstream.introspection.pages import Page, Silent
+from app.upstream.model_list import model_list
 from app.upstream.pool import Pool
 
 PAGE_LIMIT: Final = 4 * 1024 * 1024
@@ -221,7 +221,7 @@ class ServerProbe:
         if status >= 500:
             raise Unusable(f"status {status}")
         self._listed_at = self._clock()
-        listed = _listed(body) if status == 200 else None
+        listed = model_list(body) if status == 200 else None
         return ModelsSeen(server, None if listed is None else [*listed], listed or {})
 
 
@@ -249,24 +249,3 @@ def _load(body: bytes) -> tuple[bool, float]:
     except OverflowError:
         number = math.inf
     return busy, min(100.0, max(0.0, number)) if math.isfinite(number) else 100.0
-
-
-def _listed(body: bytes) -> dict[str, Mapping[str, object]] | None:
-    """Read a model list as OpenAI's API writes it, by name; None where it is none."""
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    data = told.get("data") if isinstance(told, dict) else None
-    if not isinstance(data, list):
-        return None
-    found: dict[str, Mapping[str, object]] = {}
-    for model in data:
-        if isinstance(model, dict) and isinstance(name := model.get("id"), str) and _is_name(name):
-            found.setdefault(name, model)
-    return found
-
-
-def _is_name(text: str) -> bool:
-    """Whether a name can be asked for, logged and shown: half a surrogate pair cannot."""
-    return 0 < len(text) <= NAME_LIMIT and text.isprintable()

@@ -118,6 +118,7 @@ async def balancing(
     log: int | None = None,
     tls: ssl.SSLContext | None = None,
     folder: Path | None = None,
+    port: int | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Run the balancer until the block ends; it must then stop by itself, without complaint.
@@ -125,10 +126,10 @@ async def balancing(
     It may have been told to stop before. `ready`: wait until each server has listed its models.
     `tree`: where the program lies, if not here. `log`: where its log goes, if not into a file
     that is read here; `tls`: what it is connected to by; `folder`: where servers and models are
-    written as secrets are, to be changed there. `settings` are the variables, in lower case and
-    without their prefix.
+    written as secrets are, to be changed there; `port`: where it listens.
+    `settings` are the variables, in lower case and without their prefix.
     """
-    port = closed_port()
+    port = port or closed_port()
     written = {
         name: {"addr": f"http://127.0.0.1:{one.port}"} if isinstance(one, ModelHost) else one
         for name, one in servers.items()
@@ -137,7 +138,7 @@ async def balancing(
     environment |= {
         "BALANCER_PORT": str(port),
         "BALANCER_SERVERS": json.dumps(written),
-        "BALANCER_MODELS": json.dumps({".*": list(servers)} if models is None else models),
+        "BALANCER_MODELS": json.dumps(_for_all(servers) if models is None else models),
         "BALANCER_PROBE_INTERVAL": "0.2",
         "BALANCER_LOG_FORMAT": "json",
         "BALANCER_SHUTDOWN_TIMEOUT": "1",
@@ -169,6 +170,10 @@ async def balancing(
             logged = file.read().decode()
         assert code == 0, logged
         assert "Traceback" not in logged, logged
+
+
+def _for_all(servers: Mapping[str, object]) -> dict[str, list[str]]:
+    return {".*": list(servers)} if servers else {}
 
 
 async def _answers(running: Running) -> bool:
