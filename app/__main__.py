@@ -1,12 +1,13 @@
-"""The command line: serve, check the settings, or import them from an older file."""
+"""The command line: serve, check the settings, find model servers, and what else is done once."""
 
 import argparse
+import asyncio
 import json
 import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import app
 from app.keys.key_ring import hash_of
@@ -15,6 +16,9 @@ from app.settings import Settings, SettingsError, Sources, load, validated
 from app.settings.paths import ROUTABLE_PATHS
 from app.settings.variables import plain, read_json
 from app.upstream.introspection.introspection import NAMES as KINDS
+
+if TYPE_CHECKING:
+    from app.discovery.networks import Machine
 
 IMPORTED = {
     "servers": "servers",
@@ -62,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
         "reload", help="have the running balancer take in the settings of .env and the secrets"
     )
     reload.set_defaults(run=_reload)
+    scan = commands.add_parser(
+        "scan", help="look for model servers on the local networks, and print the settings"
+    )
+    scan.add_argument("network", nargs="?", help="a network, such as 192.168.1.0/24")
+    scan.add_argument(
+        "--join", action="store_true", help="print what to run on each machine, so that it joins"
+    )
+    scan.set_defaults(run=_scan)
     key = commands.add_parser("key", help="make an API key, or list those that there are")
     actions = key.add_subparsers(metavar="action", required=True)
     new = actions.add_parser("new", help="make a key, and print it this once")
@@ -127,6 +139,53 @@ def _reload_one(url: str, key: str) -> None:
     print("\n".join([f"{url}: {came_of_it}", *told["changed"]]))
     for name in told["needs_restart"]:
         print(f"{name}: holds from the next start on")
+
+
+def _scan(arguments: argparse.Namespace) -> None:
+    from app.discovery import networks
+
+    hosts = networks.hosts_of(networks.networks(arguments.network))
+    print(f"Asking {len(hosts)} addresses for model servers", file=sys.stderr)
+    machines = asyncio.run(networks.scan(hosts, _bar))
+    if not machines:
+        raise SettingsError(["no model server was found on the usual ports"])
+    for machine in machines:
+        for server in machine.servers:
+            models = ", ".join(server.models or ()) or "no models"
+            print(f"# {server.address}  {server.kind}  {models}")
+    if arguments.join:
+        _print_joins(machines)
+        return
+    servers = {name: one for machine in machines for name, one in machine.settings().items()}
+    print(f"BALANCER_SERVERS={_quoted_json(servers)}")
+
+
+def _bar(done: int, total: int) -> None:
+    """Draw a progress bar on a terminal."""
+    if sys.stderr.isatty():
+        filled = 40 * done // total
+        end = "\n" if done == total else ""
+        bar = "#" * filled + "." * (40 - filled)
+        print(f"\r[{bar}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def _print_joins(machines: Sequence["Machine"]) -> None:
+    """Print what has each machine join, and what the balancer here needs for it."""
+    from app.discovery.networks import this_machine
+
+    settings = load(KINDS)
+    if settings.join_token is None:
+        token = secrets.token_urlsafe(32)
+        print(f"# For .env of this balancer:\nBALANCER_JOIN_TOKEN={token}")
+    else:
+        token = settings.join_token.get_secret_value()
+    scheme = "http" if settings.tls_cert is None else "https"
+    for machine in machines:
+        print(
+            f"# On {machine.name}:\n"
+            f"BALANCER_JOIN={scheme}://{this_machine()}:{settings.port} "
+            f"BALANCER_JOIN_TOKEN={token} BALANCER_HOST=0.0.0.0 llama-balancer"
+        )
 
 
 def _check(_: argparse.Namespace) -> None:

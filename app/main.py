@@ -15,6 +15,7 @@ from app.composition.reloader import Reloader
 from app.composition.runtime import Runtime
 from app.control.running_file import Running
 from app.control.watched_files import WatchedFiles
+from app.discovery import mdns
 from app.discovery.membership import Membership
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
@@ -26,6 +27,7 @@ from app.downstream.server import (
     return_memory,
 )
 from app.settings import Settings
+from app.settings.listening import published_port, reached_at
 from app.telemetry import logs
 from app.telemetry.gpu.reader import GpuReader
 
@@ -79,7 +81,8 @@ def create_app(
             watching = [asyncio.create_task(files.watch(), name="files") for files in watched]
             joining = asyncio.create_task(membership.keep(stop)) if membership else None
             try:
-                yield
+                async with _announced(settings):
+                    yield
             finally:
                 if joining is not None:
                     stop.set()
@@ -96,6 +99,17 @@ def create_app(
         lambda: runtime.settings.server_files(),
         runtime.keys.admit,
     )
+
+
+@contextlib.asynccontextmanager
+async def _announced(settings: Settings) -> AsyncIterator[None]:
+    """Announce a balancer that machines may join, where there is what it takes."""
+    if not (settings.lets_join and mdns.is_there() and reached_at(settings.host) is not None):
+        yield
+        return
+    port = published_port() or settings.port
+    async with mdns.announced(port, tls=settings.tls_cert is not None):
+        yield
 
 
 def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Path]) -> None:

@@ -10,14 +10,17 @@ from urllib.parse import quote
 
 import structlog
 
+from app.discovery import mdns
 from app.discovery.joined_servers import RENEWAL, SILENCE
 from app.discovery.model_servers import PORTS, ModelServer, found
 from app.discovery.server_body import FILES
 from app.settings import ServerSettings, Settings
 from app.settings.listening import published_port, reached_at
+from app.settings.schema import AUTO
 from app.telemetry import logs
 from app.upstream.errors import UpstreamError
 from app.upstream.http import Client
+from app.upstream.introspection.introspection import PLAIN
 from app.upstream.pool import Pool
 
 HERE: Final = "127.0.0.1"
@@ -39,15 +42,15 @@ class Membership:
     """Has a balancer know the model servers of this machine, until it is told to stop."""
 
     def __init__(self, url: str, settings: Callable[[], Settings]) -> None:
-        """Join the balancer at `url`; `settings` returns those that hold now."""
+        """Join the balancer at `url`, or the one found; `settings` returns those that hold now."""
         self._settings = settings
+        self._url = url
         self._name = settings().join_name or socket.gethostname()
-        self._pool = Pool(url, connect_timeout=CONNECT_SECONDS)
-        self._client = Client(self._pool, connect_timeout=CONNECT_SECONDS, silence=READ_SECONDS)
+        self._pool: Pool | None = None
         self._places = [ModelServer(HERE, port) for port in PORTS if port != settings().port]
         self._seen: dict[ModelServer, float] = {}
         self._trouble: str | None = None
-        self._told: list[str] = []
+        self._told: list[str] | None = None
         self._away: dict[str, float] = {}
 
     async def keep(self, stopping: asyncio.Event) -> None:
@@ -67,9 +70,14 @@ class Membership:
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
         for place in self._places:
             place.close()
+
+    @property
+    def _balancer(self) -> str:
+        return self._url if self._pool is None else self._pool.base.decode()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -78,11 +86,18 @@ class Membership:
             logs.task_failed("join")
 
     async def _renew(self) -> None:
+        if self._pool is None:
+            await self._find()
+        if self._pool is None:
+            self._note_trouble("no balancer announces itself on the network")
+            return
         body = await self._body()
         try:
             status, response = await self._ask("PUT", json.dumps(body).encode())
         except UpstreamError as error:
             self._note_trouble(str(error))
+            if self._url == AUTO:
+                self._pool = None  # it may be elsewhere
             return
         told = _object(response)
         if status != 200:
@@ -91,8 +106,17 @@ class Membership:
         self._note_joined([*body["servers"]])
         self._note_statuses(told.get("servers") or {})
 
+    async def _find(self) -> None:
+        url: str | None = self._url
+        if url == AUTO:
+            url = await mdns.find_balancer()
+        if url is not None:
+            self._pool = Pool(url, connect_timeout=CONNECT_SECONDS)
+
     async def _leave(self) -> None:
         """Have what is in flight here end, as long as a stop may take."""
+        if self._pool is None:
+            return
         try:
             async with asyncio.timeout(self._settings().shutdown_timeout):
                 while True:
@@ -101,15 +125,17 @@ class Membership:
                         break
                     await asyncio.sleep(LEAVING)
         except (TimeoutError, UpstreamError) as error:
-            log.warning("join.left_late", balancer=self._pool.base.decode(), error=str(error))
+            log.warning("join.left_late", balancer=self._balancer, error=str(error))
         else:
-            log.info("join.left", balancer=self._pool.base.decode())
+            log.info("join.left", balancer=self._balancer)
 
     async def _ask(self, method: str, body: bytes = b"") -> tuple[int, bytes]:
+        assert self._pool is not None
+        client = Client(self._pool, connect_timeout=CONNECT_SECONDS, silence=READ_SECONDS)
         token = self._settings().join_token
         shown = "" if token is None else f"Bearer {token.get_secret_value()}"
         path = f"/llmhealth-join/{quote(self._name, safe='')}"
-        return await self._client.send(method, path, body, {"authorization": shown})
+        return await client.send(method, path, body, {"authorization": shown})
 
     async def _body(self) -> dict[str, Any]:
         """Write what the balancer shall know."""
@@ -138,12 +164,12 @@ class Membership:
 
     def _note_trouble(self, trouble: str) -> None:
         if trouble != self._trouble:
-            self._trouble, self._told = trouble, []
-            log.warning("join.failed", balancer=self._pool.base.decode(), error=trouble)
+            self._trouble, self._told = trouble, None
+            log.warning("join.failed", balancer=self._balancer, error=trouble)
 
     def _note_joined(self, servers: list[str]) -> None:
-        if self._trouble is not None or servers != self._told:
-            log.info("join.joined", balancer=self._pool.base.decode(), servers=servers)
+        if servers != self._told:
+            log.info("join.joined", balancer=self._balancer, servers=servers)
         if not servers and servers != self._told:
             log.warning("join.no_servers", ports=[*PORTS], hint="set BALANCER_JOIN_SERVERS")
         self._trouble, self._told = None, servers
@@ -172,8 +198,12 @@ def _described(told: ServerSettings) -> dict[str, Any]:
 
 
 def _found(place: ModelServer) -> dict[str, Any]:
-    body: dict[str, Any] = {"addr": place.address, "health": place.kind}
-    return body if place.slots is None else body | {"request_max": place.slots}
+    body: dict[str, Any] = {"addr": place.address}
+    if place.kind != PLAIN:
+        body["health"] = place.kind
+    if place.slots is not None:
+        body["request_max"] = place.slots
+    return body
 
 
 def _object(response: bytes) -> dict[str, Any]:

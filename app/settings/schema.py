@@ -1,10 +1,11 @@
 """What there is to set."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -49,9 +50,16 @@ from app.settings.values import (
     lower,
 )
 
+AUTO: Final = "auto"
+"""Stands for the balancer that announces itself."""
+
 
 def _balancer(text: str) -> str:
     """Check a balancer's address."""
+    if text.lower() == AUTO:
+        if importlib.util.find_spec("zeroconf") is None:
+            raise mistake("needs the extra `mdns`: pip install llama-balancer[mdns]")
+        return AUTO
     return ServerSettings(addr=text).addr
 
 
@@ -213,7 +221,8 @@ class Settings(BaseSettings):
 
     join: Annotated[str, AfterValidator(_balancer)] | None = Field(
         default=None,
-        description="Address of the balancer that this machine's model servers join by themselves.",
+        description="Address of the balancer that this machine's model servers join by themselves; "
+        "`auto` finds it on the local network, with the extra `mdns` on both sides.",
         examples=["http://192.168.1.10:18000"],
     )
     join_token: SecretStr | None = Field(

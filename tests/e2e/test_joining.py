@@ -106,6 +106,16 @@ async def test_a_balancer_that_starts_after_the_machine_knows_it_soon() -> None:
                 await balancer.until(lambda: _are(balancer, ["A"]))
 
 
+async def test_a_machine_finds_the_balancer_that_announces_itself() -> None:
+    host = ModelHost()
+    async with host.running(), waiting_for_machines(host="0.0.0.0") as balancer:
+        own = {"A": host.limited(1)}
+        async with balancing(
+            {}, join="auto", join_token=TOKEN, join_name="pc", join_servers=json.dumps(own)
+        ):
+            await balancer.until(lambda: _are(balancer, ["A"]))
+
+
 async def test_a_machine_has_no_say_without_the_token_nor_where_there_is_none() -> None:
     host = ModelHost()
     async with host.running():
