@@ -55,20 +55,21 @@ def lacking() -> str:
 class Stack:
     """The running stack, under a name and on ports of its own."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, files: Sequence[str] = FILES) -> None:
+        self.files = files
         self.config = config
         """The folder where its `.env` would stand."""
         self.ports = {name: free_port() for name in ("BALANCER", "DEMO", "PROMETHEUS")}
         self.variables = {f"{k}_PUBLISH": f"127.0.0.1:{v}" for k, v in self.ports.items()}
         self.variables |= {
-            "COMPOSE_PROJECT_NAME": f"llama-balancer-test-{os.getpid()}",
+            "COMPOSE_PROJECT_NAME": f"llama-balancer-test-{os.getpid()}-{len(files)}",
             "VERSION": "test",
             "CONFIG": str(config),
             "BALANCER_METRICS_KEY": "metrics-0123456789",
         }
 
     def compose(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        files = [word for name in FILES for word in ("--file", name)]
+        files = [word for name in self.files for word in ("--file", name)]
         return run("compose", *files, "--profile", "demo", *command, **self.variables)
 
     def url(self, service: str) -> str:
@@ -91,15 +92,19 @@ class Stack:
 
 
 @contextmanager
-def running(services: Sequence[str] = SERVICES) -> Iterator[tuple[Stack, float]]:
+def running(
+    services: Sequence[str] = SERVICES, files: Sequence[str] = FILES
+) -> Iterator[tuple[Stack, float]]:
     """Build and start the stack; gives it, and the seconds until it was healthy."""
     with tempfile.TemporaryDirectory() as folder:
-        yield from _running(Path(folder), services)
+        yield from _running(Path(folder), services, files)
 
 
-def _running(config: Path, services: Sequence[str]) -> Iterator[tuple[Stack, float]]:
+def _running(
+    config: Path, services: Sequence[str], files: Sequence[str]
+) -> Iterator[tuple[Stack, float]]:
     config.chmod(0o755)  # the balancer is another user
-    stack = Stack(config)
+    stack = Stack(config, files)
     begun = time.monotonic()
     try:
         up = stack.compose("up", "--build", "--wait", *services)
