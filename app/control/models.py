@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from app.control.routes import GET
 from app.keys.key_ring import Key
 from app.routing.backend import Backend
-from app.routing.catalog import facts_of, offered
+from app.routing.catalog import facts_of, largest_context, offered
 from app.routing.fleet import Fleet
 
 LISTS = ("/v1/models", "/v1/models/", "/models", "/models/")
@@ -48,10 +48,12 @@ def routes(
         ]
 
     def described(name: str, servers: Collection[Backend]) -> dict[str, object]:
-        """Describe a model as the first server does that lists it."""
+        """Describe a model as the first server does that lists it, with the longest context."""
         facts = facts_of([*aliases.get(name, ()), name], servers)
         ours = {"id": name, "object": "model", "created": 0, "owned_by": "llama-balancer"}
-        return {**ours, **facts, "id": name}
+        context = largest_context([*aliases.get(name, ()), name], servers)
+        told = {} if context is None else {"max_model_len": context, "context_length": context}
+        return {**ours, **facts, **told, "id": name}
 
     async def v1_models(request: Request) -> JSONResponse:
         """List the models that the client may use, as OpenAI's API does."""

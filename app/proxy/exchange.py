@@ -807,6 +807,7 @@ class Exchange:
         balancer = self._shared.balancer
         if found.context:
             balancer.observe(ContextSeen(lease.server, lease.instance, found.context))
+        balancer.counted(request.ask, found.tokens)
         record.status = head.status
         too_small = balancer.too_small(request.ask, found.tokens or found.context + 1)
         if not self._try_another(too_small, "context"):

@@ -10,7 +10,7 @@ from app.routing.fleet import Server
 from app.routing.health_window import HealthWindow
 from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
-from app.routing.observations import SelfReport
+from app.routing.observations import ONLY, SelfReport
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt_cache import PromptCache, Slot
 
@@ -18,9 +18,6 @@ Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
 
 MOST_INSTANCES: Final = 200
 """Instances of models whose caches are followed, at one server."""
-
-ONE_MODEL: Final = ""
-"""Stands for every name of the model of a server that tells of slots: it has but one."""
 
 SMOOTHING: Final = 0.2
 """How much the newest measurement of a speed counts."""
@@ -177,6 +174,8 @@ class Backend:
         self._unseen = False
         if report.slots is not None:
             self._take_in_slots(report.slots)
+        for instance, tokens in report.contexts.items():
+            self.note_context(instance, tokens)
         ours = self.ledger.recent()
         if report.loaded is not None:
             self._forget_unloaded(report.loaded - report.asleep, ours)
@@ -206,12 +205,28 @@ class Backend:
         """Note how many tokens the context of an instance has; the last ones are remembered."""
         if len(self._contexts) >= MOST_INSTANCES:
             self._contexts.clear()
-        self._contexts[ONE_MODEL if self._one_model else instance] = tokens
+        self._contexts[ONLY if self._one_model else instance] = tokens
+
+    @property
+    def least_context(self) -> int:
+        """The shortest context that is known there, in tokens; 0 where none is."""
+        return self.server.context or min(self._contexts.values(), default=0)
+
+    def context_of(self, names: tuple[str, ...]) -> int | None:
+        """Return how many tokens a prompt may have there at the most; None where that is unknown.
+
+        What the settings say goes before what the server tells.
+        """
+        if self.server.context is not None:
+            return self.server.context
+        asked = (ONLY,) if self._one_model else self.offered(names)
+        found = [self._contexts[name] for name in asked if name in self._contexts]
+        return max(found) if len(found) == len(asked) else None
 
     def holds(self, names: tuple[str, ...], tokens: int) -> bool:
         """Whether a prompt may fit into its context, as far as that is known."""
-        asked = (ONE_MODEL,) if self._one_model else self.offered(names)
-        return any(self._contexts.get(name, tokens) >= tokens for name in asked)
+        context = self.context_of(names)
+        return context is None or context >= tokens
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""
@@ -226,7 +241,7 @@ class Backend:
     def prompt_cache(self, instance: str, instances: int = 1) -> PromptCache:
         """Return the caches of an instance, one of so many of its model on this server."""
         if self._one_model:
-            instance = ONE_MODEL
+            instance = ONLY
         found = self._prompt_caches.get(instance)
         return found or PromptCache(
             self._slots_of(instances),
@@ -241,7 +256,7 @@ class Backend:
         Clients make names up, so there is room for so many: the one unused for longest goes.
         """
         if self._one_model:
-            instance = ONE_MODEL
+            instance = ONLY
         self._prompt_caches[instance] = prompt_cache
         self._prompt_caches.move_to_end(instance)
         if len(self._prompt_caches) > MOST_INSTANCES:
@@ -279,14 +294,12 @@ class Backend:
     def _take_in_slots(self, count: int) -> None:
         """Make what was known of the one model, under whatever name, that of so many slots."""
         if self._prompt_caches:
-            known = self._prompt_caches.get(ONE_MODEL) or next(
-                reversed(self._prompt_caches.values())
-            )
+            known = self._prompt_caches.get(ONLY) or next(reversed(self._prompt_caches.values()))
             known.resize(count)
             for prompt_cache in self._prompt_caches.values():
                 if prompt_cache is not known:
                     prompt_cache.forget()
-            self._prompt_caches = OrderedDict({ONE_MODEL: known})
+            self._prompt_caches = OrderedDict({ONLY: known})
 
     @property
     def _one_model(self) -> bool:
@@ -307,6 +320,16 @@ class Backend:
         if listed != self.models:
             self.models = listed
             self._offers = {}
+
+    def take_in_facts(self, facts: Mapping[str, Mapping[str, object]]) -> None:
+        """Take in what its list says of each model, vLLM's of its context as well."""
+        self.facts = {
+            name: told for there, told in facts.items() for name in self.server.names_here([there])
+        }
+        for name, told in self.facts.items():
+            tokens = told.get("max_model_len")
+            if isinstance(tokens, int) and tokens > 0:
+                self.note_context(name, tokens)
 
     def listed(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """List the instances of the first of the names that the server has.

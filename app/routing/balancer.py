@@ -73,6 +73,16 @@ characters here, and in tokens there.
 MOST_HOLDERS: Final = 32
 """Where more caches hold what a prompt may continue, all servers are looked at."""
 
+CHARACTERS_PER_TOKEN: Final = 4.0
+"""What is believed of a model until a response has told: English text has as many."""
+
+LEAST_CHARACTERS: Final = 0.2
+MOST_CHARACTERS: Final = 16.0
+"""Characters per token that are believed: an image has many tokens, and some servers count none."""
+
+MOST_MODELS: Final = 200
+"""Models whose characters per token are remembered."""
+
 MEASURABLE: Final = 200
 """Fewest tokens whose reading tells something about a server's speed."""
 
@@ -128,12 +138,15 @@ class Balancer:
         self.decisions: deque[Lease] = deque(maxlen=DECISIONS)
         """The last leases."""
         self._index = PrefixIndex[Slot | PromptCache]()
+        self._characters: dict[str, float] = {}  # per token, by model
+        self._least_context = 0
         self._adopt_slots = adopt_slots
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
+        self._measure_contexts()
 
     def reconfigure(
         self,
@@ -170,6 +183,7 @@ class Balancer:
         self._leaving = [b for b in known if b.ledger.total and id(b) not in staying]
         stay = {name for name, backend in self._backends.items() if before.get(name) is backend}
         self._pins.keep(stay)
+        self._measure_contexts()
         added = self._backends.keys() - stay
         self._unasked &= self._backends.keys()
         self._new = (self._new | added) & self._backends.keys()
@@ -221,6 +235,7 @@ class Balancer:
         `tried` names the servers that could not be reached for this request.
         """
         now = self._clock()
+        self._estimate(ask)
         choice = self._recall(ask, tried, now)
         if choice is None:
             if self._is_being_left(ask, tried, now):
@@ -264,12 +279,37 @@ class Balancer:
         if ask.prompt is None or ask.prompt.size < WORTH_KEEPING:
             return False
         now = self._clock()
+        self._estimate(ask)
         choice = self._recall(ask, tried, now) or self._choose(ask, tried, now)[1]
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
         """Return who might get a request and who would, and send nothing anywhere."""
+        self._estimate(ask)
         return self._choose(ask, (), self._clock())
+
+    def tokens_of(self, ask: Ask) -> int | None:
+        """Estimate how many tokens a prompt has; None without one that is followed."""
+        if ask.prompt is None:
+            return None
+        return round(ask.prompt.size / self._characters.get(ask.model, CHARACTERS_PER_TOKEN))
+
+    def counted(self, ask: Ask, tokens: int) -> None:
+        """Note how many tokens a server has counted in a prompt."""
+        if ask.prompt is None or ask.prompt.size < WORTH_KEEPING or not tokens:
+            return
+        if len(self._characters) >= MOST_MODELS and ask.model not in self._characters:
+            self._characters.clear()
+        before = self._characters.get(ask.model)
+        now = min(MOST_CHARACTERS, max(LEAST_CHARACTERS, ask.prompt.size / tokens))
+        self._characters[ask.model] = now if before is None else (before + now) / 2
+
+    def _estimate(self, ask: Ask) -> None:
+        """Find out whether a prompt may be too long for any server."""
+        least = self._least_context
+        if least and ask.prompt is not None and ask.prompt.size > least:
+            tokens = self.tokens_of(ask) or 0
+            ask.tokens = tokens if tokens > least else 0
 
     def observe(self, observation: Observation) -> None:
         """Take in what a probe or a request found out about a server."""
@@ -293,16 +333,13 @@ class Balancer:
                 self._new.discard(observation.server)
             case ModelsSeen(models=models, facts=facts):
                 backend.health.answered()
-                backend.facts = {
-                    name: told
-                    for there, told in facts.items()
-                    for name in backend.server.names_here([there])
-                }
+                backend.take_in_facts(facts)
                 backend.list_models(None if models is None else backend.server.names_here(models))
             case ContextSeen(instance=instance, tokens=tokens):
                 backend.note_context(instance, tokens)
             case SelfReport():
                 self._observe_report(backend, observation)
+        self._measure_contexts()
         self._note_change(backend, before, reason)
         self.on_room()
 
@@ -316,6 +353,10 @@ class Balancer:
         if report.at_work is not None:
             for lease in backend.ledger.stopped(report.at_work, report.asked_at):
                 lease.release()
+
+    def _measure_contexts(self) -> None:
+        known = (backend.least_context for backend in self._backends.values())
+        self._least_context = min((context for context in known if context), default=0)
 
     def name_there(self, lease: Lease) -> str:
         """Name the instance of a lease as its server does."""
@@ -469,6 +510,7 @@ class Balancer:
                 self._pin(ask, choice, now)
             self._judge(backend, lease, now)
             if lease.reuse is not None:
+                self.counted(ask, lease.reuse.prompt)
                 self._observe_reuse(backend, lease, lease.reuse)
             self.on_room()
 

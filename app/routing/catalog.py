@@ -40,6 +40,17 @@ def facts_of(names: Collection[str], backends: Iterable[Backend]) -> Mapping[str
     return {}
 
 
+def largest_context(names: Collection[str], backends: Iterable[Backend]) -> int | None:
+    """Return how many tokens a prompt for a model may have at its best server, if that is known."""
+    found = [
+        context
+        for backend in backends
+        for name in names
+        if backend.listed((name,)) and (context := backend.context_of((name,))) is not None
+    ]
+    return max(found, default=None)
+
+
 def listed(backends: Iterable[Backend]) -> set[str]:
     """Merge the servers' model lists as they are."""
     return {name for backend in backends for name in backend.models or ()}

@@ -77,6 +77,7 @@ class Ask:
         self.takes_slot = takes_slot
         self.works = works
         self.session = session
+        self.tokens = 0  # no field: what the prompt may have, where it may be too long; else 0
 
     @property
     def holder(self) -> str:
@@ -136,11 +137,14 @@ def available(
     """List the candidates that may take a request now; `full` includes those at their limit.
 
     Of those that may have the model, unhealthy ones are out unless all are; ejected ones,
-    unless that would be more than half; and whatever drains, loads its model or is full.
+    unless that would be more than half; and whatever drains, loads its model or is full. So are
+    those whose contexts are too short for the prompt, unless all are.
     """
     may = able(ask, candidates, tried)
     healthy = [s for s in may if s.health.healthy and not s.draining]
     found = [s for s in healthy or may if s.accepting]
+    if ask.tokens:
+        found = [s for s in found if s.holds(ask.names, ask.tokens)] or found
     if len(found) > 1:
         found = _not_ejected(found, now)
     return found if full else [s for s in found if not s.ledger.full]
@@ -218,6 +222,8 @@ def follow_pin(
 def _surely_able(backend: Backend, ask: Ask) -> bool:
     """Whether a server may take the request, however the others stand."""
     listed = backend.listed(ask.names)
+    if ask.tokens and not backend.holds(ask.names, ask.tokens):
+        return False
     return bool(listed) and backend.ejection.quiet and not backend.must_load(ask.names)
 
 

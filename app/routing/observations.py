@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from app.routing.health_window import Sample, Side
 from app.routing.kind import Kind
+
+ONLY: Final = ""
+"""Stands for every name of the model of a server that has but one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class SelfReport:
     """Names of the models that are being loaded."""
     asleep: frozenset[str] = frozenset()
     """Those of `loaded` that sleep: their caches are empty."""
+    contexts: Mapping[str, int] = field(default_factory=dict)
+    """How many tokens the contexts of models in memory have; that of its only one is `ONLY`."""
     asked_at: float = field(default=0.0, compare=False)
     """When it was asked, in seconds."""
 
@@ -76,6 +82,11 @@ class SelfReport:
             loaded=None if self.loaded is None else names_here(self.loaded),
             starting=names_here(self.starting),
             asleep=names_here(self.asleep),
+            contexts={
+                here: tokens
+                for there, tokens in self.contexts.items()
+                for here in (names_here([there]) if there != ONLY else (ONLY,))
+            },
         )
 
     @property

@@ -229,6 +229,12 @@ class ServerSettings(BaseModel):
         "read and change everything.",
         examples=[False],
     )
+    context: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many tokens a prompt may have there; what the server tells, if not set.",
+        examples=[32768],
+    )
     models: Annotated[dict[str, str], BeforeValidator(from_json)] = Field(
         default={},
         description="What models are called there, by the names that they have here.",
@@ -336,6 +342,7 @@ class ServerSettings(BaseModel):
             tier=self.tier,
             weight=self.weight,
             models=self.models,
+            context=self.context,
             address=self._address,
             listed_only=self._listed_only,
         )

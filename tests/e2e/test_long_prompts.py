@@ -1,15 +1,18 @@
 """A prompt that is too long for a server goes to one where it fits, or its client is told."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
 
-from tests.fakes.model_host import ModelHost, status
+from tests.fakes.model_host import COMPLETION, ModelHost, status
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, chat, post
+from tests.fakes.sockets import Message, Visit, chat, ok, post
 
 pytestmark = pytest.mark.anyio
+
+NUMBERS = itertools.count()
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
@@ -35,6 +38,33 @@ def limited(context: int, tokens: int = 500, *, late: bool = False) -> ModelHost
         return body[20:]
 
     return ModelHost(handle)
+
+
+def counting(characters: int) -> ModelHost:
+    """Run a server whose tokens have so many characters."""
+
+    async def handle(visit: Visit, message: Message) -> bytes | None:
+        completion = json.loads(COMPLETION)
+        text = json.loads(message.body)["messages"][0]["content"]
+        completion["usage"]["prompt_tokens"] = len(text) // characters
+        return ok(json.dumps(completion).encode(), b"content-type: application/json")
+
+    return ModelHost(handle)
+
+
+def with_contexts(**servers: tuple[ModelHost, int]) -> dict[str, dict[str, object]]:
+    """Write the settings of servers whose contexts have so many tokens."""
+    return {
+        name: {"addr": f"http://127.0.0.1:{host.port}", "context": context}
+        for name, (host, context) in servers.items()
+    }
+
+
+def long_chat(characters: int, path: bytes = b"/v1/chat/completions") -> bytes:
+    """Write a request with a prompt of so many characters, unlike all others."""
+    text = f"{next(NUMBERS)} " + "word " * (characters // 5)
+    messages = [{"role": "user", "content": text[:characters]}]
+    return post(json.dumps({"model": "m", "messages": messages}).encode(), path)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -65,6 +95,37 @@ async def test_a_prompt_is_tried_once_more_and_not_where_it_is_known_not_to_fit(
     assert sum(seen[1]) - sum(seen[0]) == 2
     assert seen[1][2] == 1
     assert sum(seen[2]) - sum(seen[1]) == 1  # all are known
+
+
+async def test_a_prompt_goes_where_it_fits_from_the_start() -> None:
+    small, large = counting(4), counting(4)
+    async with small.running(), large.running():
+        async with balancing(with_contexts(A=(small, 1000), B=(large, 4000))) as balancer:
+            went = [
+                (await balancer.ask(long_chat(characters)))["x-balancer-server"]
+                for characters in (2000, 8000, 2000)
+            ]
+            told = await balancer.ask(long_chat(8000, b"/llmhealth-explain"))
+            (listed,) = json.loads((await balancer.get("/v1/models")).body)["data"]
+
+    assert went == ["A", "B", "A"]
+    explanation = json.loads(told.body)
+    assert 1900 < explanation["prompt_tokens"] < 2100
+    assert [(one["context"], one["fits"]) for one in explanation["servers"]] == [
+        (1000, False),
+        (4000, True),
+    ]
+    assert listed["context_length"] == listed["max_model_len"] == 4000
+
+
+async def test_what_servers_count_is_learnt_from() -> None:
+    """A text of rare words has a token for each character, and that shows in the usage."""
+    small, large = counting(1), counting(1)
+    async with small.running(), large.running():
+        async with balancing(with_contexts(A=(small, 1000), B=(large, 4000))) as balancer:
+            went = [(await balancer.ask(long_chat(2000)))["x-balancer-server"] for _ in range(2)]
+
+    assert went == ["A", "B"]
 
 
 async def test_that_it_fits_nowhere_is_told_as_the_clients_of_each_api_know_it() -> None:

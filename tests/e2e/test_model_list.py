@@ -43,7 +43,7 @@ async def test_what_a_server_says_of_a_model_is_kept() -> None:
         for path in ("/v1/models/", "/models", "/models/"):
             assert await models(balancer, path) == listed
 
-    big = {**BIG, "object": "model"}
+    big = {**BIG, "object": "model", "context_length": 8192}
     assert listed == [big, {**big, "id": "gpt"}]
 
 

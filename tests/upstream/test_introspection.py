@@ -19,7 +19,7 @@ from app.upstream.introspection.pages import Get, Silent
 from tests.fakes.balancer import free_port
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP, LLAMA_SWAP, OLLAMA, VLLM
-from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
+from tests.fakes.llama_cpp import AVAILABLE, CONTEXT, llama_cpp, write_tiny_model
 
 pytestmark = pytest.mark.anyio
 
@@ -323,14 +323,15 @@ async def test_a_real_llama_cpp_is_found_with_its_slots(tmp_path: Path) -> None:
     async with real_llama_cpp(tmp_path, slots=3) as get:
         report = await Introspection("A", "auto", Clock()).report(get)
 
-    assert report == replace(REST, slots=3)
+    assert report == replace(REST, slots=3, contexts={"": CONTEXT})
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="needs xllamacpp and gguf")
 async def test_a_real_llama_cpp_falls_asleep_while_it_is_asked_and_stays_so(tmp_path: Path) -> None:
     introspection = Introspection("A", "auto", Clock())
+    rest = replace(REST, contexts={"": CONTEXT})
     async with real_llama_cpp(tmp_path, slots=2, sleep_after=1) as get:
         with anyio.fail_after(20):
-            while await introspection.report(get) == REST:
+            while await introspection.report(get) == rest:
                 pass
-        assert await introspection.report(get) == replace(REST, loaded=frozenset())
+        assert await introspection.report(get) == replace(rest, loaded=frozenset())

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from app.routing.kind import Kind
-from app.routing.observations import SelfReport
+from app.routing.observations import ONLY, SelfReport
 from app.upstream.introspection.introspector import Introspector
 from app.upstream.introspection.pages import (
     Get,
     Page,
+    contexts,
     is_number,
     json_of,
     members,
@@ -68,6 +69,7 @@ class LlamaCpp(Introspector):
             slots=self._slots,
             busy_slots=frozenset() if props.get("endpoint_slots") is True else None,
             active=0,
+            contexts=_context(props.get("default_generation_settings")),
         )
         if props.get("is_sleeping") is True:
             self._at_rest = True
@@ -90,7 +92,12 @@ class LlamaCpp(Introspector):
             busy = frozenset(x["id"] for x in slots if x.get("is_processing") is True)
             self._slots = len(numbers)
             return SelfReport(
-                self.server, self.kind, slots=self._slots, busy_slots=busy, active=len(busy)
+                self.server,
+                self.kind,
+                slots=self._slots,
+                busy_slots=busy,
+                active=len(busy),
+                contexts=_context(min(slots, key=lambda x: _context(x).get(ONLY, 0))),
             )
         active = total(await get("/metrics"), _ACTIVE)  # it runs with `--no-slots`
         return SelfReport(self.server, self.kind, slots=self._slots, active=active)
@@ -113,6 +120,11 @@ def _build(props: dict[str, Any]) -> int:
     """Read the number of the build, `b10760-…`; 0 where it is not known."""
     found = re.match(r"b(\d{1,9})\b", str(props.get("build_info")))
     return int(found[1]) if found else 0
+
+
+def _context(told: object) -> dict[str, int]:
+    """Read how many tokens a slot has."""
+    return contexts([(ONLY, told.get("n_ctx"))]) if isinstance(told, dict) else {}
 
 
 def _value(status: object) -> object:

@@ -3,7 +3,7 @@
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
 from app.upstream.introspection.introspector import Introspector
-from app.upstream.introspection.pages import Get, Page, members, objects, required, texts
+from app.upstream.introspection.pages import Get, Page, contexts, members, objects, required, texts
 
 
 class Ollama(Introspector):
@@ -20,5 +20,8 @@ class Ollama(Introspector):
     async def report(self, get: Get, *, in_use: bool) -> SelfReport:
         found = objects(required(await get(self.path)), "models")
         return SelfReport(
-            self.server, self.kind, loaded=texts(found, "name") | texts(found, "model")
+            self.server,
+            self.kind,
+            loaded=texts(found, "name") | texts(found, "model"),
+            contexts=contexts((model.get("name"), model.get("context_length")) for model in found),
         )

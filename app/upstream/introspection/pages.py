@@ -65,6 +65,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def contexts(told: Iterable[tuple[object, object]]) -> dict[str, int]:
+    """Read how many tokens models have, from pairs that may be anything."""
+    return {
+        name: tokens
+        for name, tokens in told
+        if isinstance(name, str) and isinstance(tokens, int) and is_number(tokens) and tokens
+    }
+
+
 def total(page: Page, series: re.Pattern[bytes]) -> int | None:
     """Add up some series of a page of metrics; None where there are none."""
     status, body = page
