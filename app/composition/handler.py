@@ -52,6 +52,7 @@ def build(
         username_finder(re.compile(settings.username_pattern)),
         rewrites,
         aliases,
+        settings.model_fallbacks,
         prompts=settings.affinity == "prompt",
     )
     hosts = Hosts(settings.allowed_hosts)

@@ -84,7 +84,7 @@ def changes(before: Settings, after: Settings) -> Iterator[str]:
         old, new = getattr(before, name), getattr(after, name)
         if old == new:
             continue
-        if name in ("servers", "models", "aliases"):
+        if name in ("servers", "models", "aliases", "model_fallbacks"):
             yield f"{variable(name)}: {', '.join(_differences(old, new))}"
         else:
             yield variable(name)

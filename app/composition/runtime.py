@@ -263,6 +263,7 @@ class _Rules(TypedDict):
     numbered: bool
     rise: int
     fall: int
+    tier_wait: float
 
 
 def _rules(settings: Settings) -> _Rules:
@@ -274,6 +275,7 @@ def _rules(settings: Settings) -> _Rules:
         "numbered": settings.instances == "numbered",
         "rise": settings.probe_rise,
         "fall": settings.probe_fall,
+        "tier_wait": settings.tier_wait,
     }
 
 

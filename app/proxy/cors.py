@@ -17,7 +17,8 @@ WEB: Final = ("http", "https")
 """Schemes of pages from the web; those with another are of applications, or of extensions."""
 
 EXPOSED: Final = (
-    b"retry-after, x-balancer-server, x-balancer-instance, x-balancer-reason, x-request-id"
+    b"retry-after, x-balancer-server, x-balancer-instance, x-balancer-reason, x-balancer-model, "
+    b"x-request-id"
 )
 """Headers that a page's script may read besides those that it always may."""
 

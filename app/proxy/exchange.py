@@ -27,6 +27,7 @@ from app.proxy.cors import Headers
 from app.proxy.error_responses import ErrorResponse
 from app.proxy.headers import (
     UNBUFFERED,
+    instead_header,
     response_headers,
     retry_after,
     route_headers,
@@ -362,6 +363,8 @@ class Exchange:
         if record.key is not None and not self._is_allowed(record.key, request):
             return
         self._model_request = request
+        if request.fallbacks:
+            self._fall_back(request)
         self._events.model = request.named
         if request.streams:
             self._begin_keepalive()
@@ -379,6 +382,20 @@ class Exchange:
         self._allowance = key.allowance
         return True
 
+    def _fall_back(self, request: ModelRequest | UnroutedRequest) -> bool:
+        """Want another model where no server is up that has the one that was asked for."""
+        balancer, key = self._shared.balancer, self._record.key
+        if isinstance(request, UnroutedRequest) or balancer.is_up(request.ask):
+            return False
+        for model in request.fallbacks:
+            ask = request.asking_for(model)
+            if balancer.is_up(ask) and (key is None or key.allows(model)):
+                request.take(ask)
+                self._record.asked_model = self._record.asked_model or self._record.model
+                self._record.model = model
+                return True
+        return False
+
     def _place(self, request: ModelRequest | UnroutedRequest) -> None:
         self._go_on(request, self._shared.balancer.place(request.ask, self._record.failures))
 
@@ -388,6 +405,8 @@ class Exchange:
             self._assign(request, placed)
         elif placed in WAIT:
             self._wait(request, bounded=placed is Refusal.FULL)
+        elif placed is Refusal.DOWN and self._fall_back(request):
+            self._place(request)
         elif placed is Refusal.DOWN:
             servers = self._shared.balancer.holding(request.ask)
             self.refuse(error_responses.servers_down(request.ask.model, servers))
@@ -467,7 +486,11 @@ class Exchange:
         try:
             shared.queue.enter(queued, bounded=bounded)
         except QueueFull as error:
-            self.refuse(error_responses.queue_full(error))
+            if shared.balancer.tier_wait and ask.since > 0:
+                ask.since = -1.0  # it cannot wait for a server of a lower tier
+                self._place(request)
+            else:
+                self.refuse(error_responses.queue_full(error))
             return
         self.state = State.QUEUED
         self._queued = queued
@@ -734,6 +757,8 @@ class Exchange:
             headers.extend(self._cors)
         headers.append((b"x-request-id", self._record.id.encode()))
         headers.extend(self._route())
+        if self._record.asked_model:
+            headers.append(instead_header(self._record.model))
         return headers
 
     def _route(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -200,4 +200,9 @@ def route_headers(server: str, instance: str, reason: str) -> tuple[tuple[bytes,
     )
 
 
+def instead_header(model: str) -> tuple[bytes, bytes]:
+    """Write for a client which model has responded in place of the one that it asked for."""
+    return b"x-balancer-model", quote(model, safe=_PLAIN).encode()
+
+
 _PLAIN: Final = " !\"#$&'()*+,-./:;<=>?@[]^_`{|}~"

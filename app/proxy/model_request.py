@@ -61,6 +61,7 @@ class Reading:
     username: Callable[[str], str | None]
     rewrites: Rewrites
     aliases: Aliases = field(default_factory=Aliases)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     prompts: bool = True
 
 
@@ -72,7 +73,9 @@ class ModelRequest:
         "_path",
         "_rewrites",
         "_system",
+        "_written",
         "ask",
+        "fallbacks",
         "named",
         "received",
         "session",
@@ -128,8 +131,10 @@ class ModelRequest:
             raise BadRequest("model holds half a surrogate pair")
         elif len(named) > NAME_LIMIT:
             raise BadRequest(f"model is longer than {NAME_LIMIT} characters")
-        self.named = named
+        self.named = self._written = named
         model = reading.aliases.model(named)
+        self.fallbacks = reading.fallbacks.get(model, ())
+        """Models that may respond in place of its own."""
         self.username = username = reading.username(system) if system else None
         names = reading.rewrites.names(model)
         self.session = session = session_key(fields, get)
@@ -146,6 +151,25 @@ class ModelRequest:
         )
         if len(raw) > LARGE and isinstance(body, Body):
             body.keep("model", "chat_template_kwargs", OPTIONS)
+
+    def asking_for(self, model: str) -> Ask:
+        """Write what it would want of another model."""
+        ask = self.ask
+        return Ask(
+            model,
+            self._rewrites.names(model),
+            ask.client,
+            ask.address,
+            ask.prompt,
+            takes_slot=ask.takes_slot,
+            works=ask.works,
+            session=ask.session,
+        )
+
+    def take(self, ask: Ask) -> None:
+        """Want another model instead."""
+        self.ask = ask
+        self.named = ask.model
 
     def unrouted_model(self) -> str | None:
         """Name no model: it was routed by its own, or has none."""
@@ -191,7 +215,7 @@ class ModelRequest:
             changes["think"] = effort
         if slot is not None and self.ask.takes_slot:
             changes[SLOT] = slot
-        if instance == self.named and not changes:
+        if instance == self._written and not changes:
             return self._body.raw
         return self._body.edited({"model": instance, **changes})
 
@@ -203,6 +227,7 @@ class UnroutedRequest:
         "_routable",
         "_stable",
         "ask",
+        "fallbacks",
         "hides_usage",
         "named",
         "received",
@@ -217,6 +242,7 @@ class UnroutedRequest:
         self.ask = Ask(model, (model,), address, address, routed=False)
         api = api_of(path)
         self.received = raw
+        self.fallbacks: tuple[str, ...] = ()
         self._routable = api.routable and path != OTHER
         self._stable = rewrites.stabilise(raw, address) if api.prompt in CONVERSATIONS else raw
         self.username: str | None = None

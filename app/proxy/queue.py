@@ -18,6 +18,9 @@ WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.UNASKED)
 PASSED_LIMIT: Final = 8
 """How many of a higher priority go first before one of a lower has its turn all the same."""
 
+MARGIN: Final = 0.005
+"""Seconds by which one clock may be ahead of another."""
+
 RATE_WINDOW: Final = 32
 """How many of the last places handed out show how fast the queue moves."""
 
@@ -35,6 +38,7 @@ class RequestQueue:
         self._timeout = timeout
         self._turns: dict[Priority, Turns] = {priority: Turns() for priority in PRIORITIES}
         self._handed_out: deque[float] = deque(maxlen=RATE_WINDOW)
+        self._balancer = balancer
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
 
@@ -63,6 +67,8 @@ class RequestQueue:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
         request.timer = loop.call_later(self._timeout, self._time_out, request)
+        if wait := self._balancer.tier_wait:
+            loop.call_later(wait + MARGIN, self._take_any_tier, request)
         self._turns[request.priority].add(request)
 
     def leave(self, request: QueuedRequest) -> None:
@@ -160,6 +166,10 @@ class RequestQueue:
         """Call back soon: now, somebody else is giving a lease back."""
         request.turn = turn
         asyncio.get_running_loop().call_soon(_take_turn, request)
+
+    def _take_any_tier(self, request: QueuedRequest) -> None:
+        request.takes_any_tier = True
+        self.hand_out()
 
     def _time_out(self, request: QueuedRequest) -> None:
         ahead = self._ahead(request)

@@ -11,8 +11,9 @@ from app.routing.ledger import Lease
 
 Place = Callable[[], Lease | Refusal]
 
-Need = tuple[str, tuple[str, ...]]
-"""A model, and the servers that are out: requests with the same need find the same."""
+Need = tuple[str, tuple[str, ...], bool]
+"""A model, the servers that are out, and whether higher tiers will do: requests with the same
+need find the same."""
 
 
 class Rejected(Exception):
@@ -64,6 +65,9 @@ class QueuedRequest:
     """What ended the wait, until `on_turn` is called."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
+    takes_any_tier: bool = False
+    """Whether it has waited long enough for a server of a lower tier."""
+
     def as_seen_by(self, other: "QueuedRequest") -> tuple[str, str]:
         """Tell who this is to another one that waits: clients of other addresses are one."""
         return self.address, self.client if self.address == other.address else ""
@@ -71,4 +75,4 @@ class QueuedRequest:
     @property
     def need(self) -> Need:
         """What it waits for."""
-        return self.model, self.tried
+        return self.model, self.tried, self.takes_any_tier

@@ -66,6 +66,7 @@ class Backend:
         self.server = server
         self._index = PrefixIndex[Slot | PromptCache]() if index is None else index
         self.ledger = ledger
+        ledger.hourly = server.requests_per_hour
         self.health = window
         self.ejection = Ejection()
         self.changed: Change | None = None
@@ -106,6 +107,7 @@ class Backend:
         self.server = server
         self.ledger.limit = limit
         self.ledger.weight = server.weight
+        self.ledger.hourly = server.requests_per_hour
         self._stale_after = stale_after
         self._numbered = numbered
         self._offers = {}
@@ -346,7 +348,9 @@ class Backend:
 
     def lacks(self, names: tuple[str, ...]) -> bool:
         """Whether the server is known not to have the model under any of its names."""
-        return self.models is not None and not self.listed(names)
+        if self.models is None:
+            return self.server.listed_only
+        return not self.listed(names)
 
     def offered(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """List the instances that may take a request for one of the names; never empty.

@@ -14,6 +14,7 @@ from app.routing.choice import (
     available,
     choose,
     follow_pin,
+    lowest_tier,
     recall,
     visit,
 )
@@ -94,6 +95,7 @@ class Balancer:
     pass a limit. `clock` tells seconds on a monotonic clock, `chance` gives numbers from 0 to 1.
     `on_room` is called when a place may have become free, `on_change` when a server's status
     has changed, with what it was before; `queued` tells how many requests wait for a model.
+    A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
     a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
     of `model`.
@@ -111,6 +113,7 @@ class Balancer:
         numbered: bool = True,
         rise: int = RISE,
         fall: int = FALL,
+        tier_wait: float = 0.0,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
@@ -143,6 +146,8 @@ class Balancer:
         self._adopt_slots = adopt_slots
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
+        self.tier_wait = tier_wait
+        """Seconds that a request waits for a server of a lower tier."""
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
@@ -159,6 +164,7 @@ class Balancer:
         numbered: bool,
         rise: int,
         fall: int,
+        tier_wait: float,
     ) -> None:
         """Take other settings from now on. What is known of a server that stays is kept.
 
@@ -170,6 +176,7 @@ class Balancer:
         self._adopt_slots = adopt_slots
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
+        self.tier_wait = tier_wait
         self._pins.ttl = sticky_ttl
         before = self._backends
         self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}
@@ -236,6 +243,8 @@ class Balancer:
         """
         now = self._clock()
         self._estimate(ask)
+        if self.tier_wait and not ask.since:
+            ask.since = now
         choice = self._recall(ask, tried, now)
         if choice is None:
             if self._is_being_left(ask, tried, now):
@@ -268,6 +277,19 @@ class Balancer:
     def too_small(self, ask: Ask, tokens: int) -> tuple[str, ...]:
         """Name the servers that are known to have a shorter context than a prompt."""
         return tuple(n for n, s in self._backends.items() if not s.holds(ask.names, tokens))
+
+    def is_up(self, ask: Ask) -> bool:
+        """Whether any server that may have the model is up, or not known yet."""
+        names = self.fleet.candidates(ask.model) if ask.routed else None
+        if names is None:
+            return True  # the fallback decides
+        for name in names:
+            backend = self._backends[name]
+            if name in self._unasked or name in self._new:
+                return True
+            if backend.health.healthy and not backend.draining and not backend.lacks(ask.names):
+                return True
+        return False
 
     def holding(self, ask: Ask) -> list[str]:
         """Name the servers that are known to have a model, up or down."""
@@ -317,6 +339,7 @@ class Balancer:
         if backend is None:
             return  # it was removed
         before = backend.status
+        backend.ledger.look_at_hour(self._clock())
         reason = "probe"
         match observation:
             case ProbeFailed(silent=True) if backend.ledger.total:
@@ -407,6 +430,8 @@ class Balancer:
         names = self.fleet.candidates(ask.model) if ask.routed else None
         if names is None or self._unasked or not ask.works:
             return None
+        if self.tier_wait and len({self._backends[name].server.tier for name in names}) > 1:
+            return None
         prompt = ask.prompt
         if prompt is None or prompt.size < WORTH_KEEPING:
             pin = self._pins.find(ask.address, ask.holder, ask.model, now)
@@ -456,6 +481,8 @@ class Balancer:
         pin = self._pins.find(ask.address, ask.holder, ask.model, now)
         if not ask.works:
             return visit(ask, candidates, pin, now, tried)
+        if self.tier_wait and now - (ask.since or now) < self.tier_wait:
+            candidates = lowest_tier(ask, candidates, now, tried)
         choice = choose(ask, candidates, pin, now, tried, self.queued)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:

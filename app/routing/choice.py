@@ -77,7 +77,9 @@ class Ask:
         self.takes_slot = takes_slot
         self.works = works
         self.session = session
-        self.tokens = 0  # no field: what the prompt may have, where it may be too long; else 0
+        # No fields: what the prompt may have, where it may be too long, and since when it waits.
+        self.tokens = 0
+        self.since = 0.0
 
     @property
     def holder(self) -> str:
@@ -148,6 +150,15 @@ def available(
     if len(found) > 1:
         found = _not_ejected(found, now)
     return found if full else [s for s in found if not s.ledger.full]
+
+
+def lowest_tier(
+    ask: Ask, candidates: Sequence[Backend], now: float, tried: Collection[str] = ()
+) -> Sequence[Backend]:
+    """Keep the servers of the first tier that has any which may take a request, full or not."""
+    may = available(ask, candidates, now, tried, full=True)
+    tier = min((s.server.tier for s in may), default=0)
+    return [s for s in candidates if s.server.tier <= tier]
 
 
 def recall(

@@ -37,6 +37,7 @@ class Server:
     """What models are called there, by the names that they have here."""
     address: str | None = None
     """The IP address that is dialled, if not those of the name in `model_base`."""
+    requests_per_hour: int | None = None
     context: int | None = None
     """How many tokens a prompt there may have, if it does not tell."""
     listed_only: bool = False

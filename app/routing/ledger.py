@@ -1,8 +1,9 @@
 """Requests in flight at one server: the leases, and the limit that they keep."""
 
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from app.routing.observations import CacheReuse
 from app.routing.prompt_cache import Occupancy, Prediction
@@ -10,6 +11,9 @@ from app.routing.prompt_change import PromptChange
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 """What a server did wrong with a request that reached it."""
+
+
+HOUR: Final = 3600.0
 
 
 class Lease:
@@ -121,6 +125,11 @@ class Ledger:
         self.foreign = 0
         """Requests at the server that did not come through us, as far as it tells."""
         self.weight = weight
+        self.hourly: int | None = None
+        """Most requests within an hour."""
+        self.spent = False
+        """Whether there were as many within the last hour."""
+        self._hour: deque[float] = deque()
         self._open: dict[str, set[Lease]] = {}
         self._ended = 0
 
@@ -134,8 +143,22 @@ class Ledger:
 
     @property
     def full(self) -> bool:
-        """Whether one more request would pass the limit."""
-        return self.limit is not None and self.total + self.foreign >= self.limit
+        """Whether one more request would pass a limit."""
+        at_limit = self.limit is not None and self.total + self.foreign >= self.limit
+        return at_limit or self.spent
+
+    @property
+    def in_hour(self) -> int:
+        """Requests within the last hour, as far as they are limited."""
+        return len(self._hour)
+
+    def look_at_hour(self, now: float) -> None:
+        """Forget what is longer ago than an hour; `now` is in seconds."""
+        if self.hourly is None:
+            self._hour.clear()
+        while self._hour and self._hour[0] <= now - HOUR:
+            self._hour.popleft()
+        self.spent = self.hourly is not None and len(self._hour) >= self.hourly
 
     @property
     def load(self) -> float:
@@ -176,6 +199,9 @@ class Ledger:
     def enter(self, lease: Lease) -> None:
         """Book an open lease."""
         self._open.setdefault(lease.instance, set()).add(lease)
+        if self.hourly is not None:
+            self._hour.append(lease.since)
+            self.look_at_hour(lease.since)
 
     def strike(self, lease: Lease) -> None:
         """Take a lease out of the book."""

@@ -113,9 +113,10 @@ def _known(place: Place, variable: str, inside: Place, model: type[BaseModel]) -
     names = list(_fields(place, model))
     if len(place) == 1:
         names += [other.removeprefix(PREFIX).lower() for other in OTHERS]
-    if meant := get_close_matches(place[-1], names, n=1):
+    if close := get_close_matches(place[-1], names):
+        meant = next((name for name in close if name.startswith(place[-1])), close[0])
         start = variable[: -len(place[-1])]
-        return f"did you mean {meant[0] if inside else start + meant[0].upper()}?"
+        return f"did you mean {meant if inside else start + meant.upper()}?"
     if len(place) == 1:
         return "all of them are in .env.example"
     return f"there are {', '.join(names)}"

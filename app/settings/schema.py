@@ -111,6 +111,12 @@ class Settings(BaseSettings):
         "for the first gets the second; the first that matches decides.",
         examples=[{"gpt-4o": "qwen3:8b", "claude-.*": "qwen3-coder"}],
     )
+    model_fallbacks: Annotated[dict[str, Names], BeforeValidator(from_json)] = Field(
+        default={},
+        description="Models that respond in place of another while none of its servers is up, in "
+        "order of preference; the header `x-balancer-model` names the one.",
+        examples=[{"qwen3:32b": ["qwen3:8b"]}],
+    )
     instances: Annotated[Literal["numbered", "off"], BeforeValidator(lower)] = Field(
         default="numbered",
         description="`numbered`: `model-2`, `model-3` and so on are instances of the `model` "
@@ -127,6 +133,11 @@ class Settings(BaseSettings):
         default="queue",
         description="Where a request goes while all its servers are full: into the `queue`, or "
         "to the `first` server in spite of its limit.",
+    )
+    tier_wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0,
+        description="Seconds that a request waits for a server of a lower tier before it goes to "
+        "one of a higher, such as a cloud API; at once where none of a lower tier is up.",
     )
     queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
     queue_max: int = Field(

@@ -165,7 +165,7 @@ class ServerSettings(BaseModel):
         default=1,
         ge=1,
         description="Servers of a higher tier get new conversations only while those of lower "
-        "tiers are full.",
+        "tiers are full; with `BALANCER_TIER_WAIT` any request only after such a wait.",
         examples=[2],
     )
     weight: float = Field(
@@ -228,6 +228,12 @@ class ServerSettings(BaseModel):
         description="Whether the server's certificate is checked. If not, whoever is between can "
         "read and change everything.",
         examples=[False],
+    )
+    requests_per_hour: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most requests within an hour; more wait, or go elsewhere.",
+        examples=[100],
     )
     context: int | None = Field(
         default=None,
@@ -343,6 +349,7 @@ class ServerSettings(BaseModel):
             weight=self.weight,
             models=self.models,
             context=self.context,
+            requests_per_hour=self.requests_per_hour,
             address=self._address,
             listed_only=self._listed_only,
         )

@@ -256,6 +256,8 @@ def _facts(record: Record) -> dict[str, object]:
 def _tell_who(record: Record, facts: dict[str, object]) -> None:
     if record.key is not None:
         facts["key"] = record.key.name
+    if record.asked_model:
+        facts["asked_model"] = record.asked_model
     if record.session:
         facts["session"] = record.session
     if record.username is not None:

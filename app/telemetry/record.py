@@ -59,6 +59,8 @@ class Record:
         self.user_agent = b""
         """What the client calls itself (RFC 9110 section 10.1.5)."""
         self.model = ""
+        self.asked_model = ""
+        """The model that was asked for, where another responds."""
         self.stream = False
         """Whether an event stream was asked for, or came."""
         self.lease: Lease | None = None

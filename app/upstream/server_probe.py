@@ -18,7 +18,7 @@ from app.routing.observations import HealthSeen, Introduced, ModelsSeen, Observa
 from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
 from app.upstream.fetch import TooLong, fetch
 from app.upstream.http import Client
-from app.upstream.introspection.introspection import Introspection
+from app.upstream.introspection.introspection import PLAIN, Introspection
 from app.upstream.introspection.pages import Page, Silent
 from app.upstream.model_list import model_list
 from app.upstream.pool import Pool
@@ -132,12 +132,14 @@ class ServerProbe:
     async def probe(self) -> None:
         """Ask the server what is due, both sides at once."""
         agent = self._agent
-        if (
-            agent is None
-            or self._backend.health.failing
+        due = (
+            self._backend.health.failing
             or self._backend.models is None
             or self._clock() - self._listed_at >= self._pace.models_interval
-        ):
+        )
+        if agent is None and self.server.kind == PLAIN and not due:
+            return  # a cloud's API counts requests, and its list changes rarely
+        if agent is None or due:
             models = self._ask("models", self._models())
             if agent is None:
                 await models

@@ -40,6 +40,7 @@ def change(made: Balancer, limits: Mapping[str, int | None]) -> None:
         numbered=True,
         rise=2,
         fall=3,
+        tier_wait=0.0,
     )
 
 
