@@ -7,6 +7,13 @@ from app.apis.control_paths import controls
 from app.apis.dialects import ANTHROPIC, OLLAMA, OLLAMA_CHAT, OPENAI, RESPONSES, Dialect
 
 CHAT_PATH: Final = "/v1/chat/completions"
+OLLAMA_CHAT_PATH: Final = "/api/chat"
+RESPONSES_PATH: Final = "/v1/responses"
+REALTIME_PATH: Final = "/v1/realtime"
+"""A WebSocket, which names its model in the query.
+
+https://platform.openai.com/docs/guides/realtime-websocket
+"""
 
 
 class Api(NamedTuple):
@@ -35,8 +42,9 @@ APIS: Final[dict[str, Api]] = {
     # OpenAI's
     CHAT_PATH: Api("chat", slot=True, tokens=True, asks_usage=True),
     "/v1/completions": Api("plain", slot=True, tokens=True, asks_usage=True),
-    "/v1/responses": Api("input", slot=True, tokens=True, dialect=RESPONSES),
+    RESPONSES_PATH: Api("input", slot=True, tokens=True, dialect=RESPONSES),
     "/v1/embeddings": Api(tokens=True),
+    REALTIME_PATH: Api(),
     "/v1/rerank": Api(),
     "/v1/reranking": Api(),
     "/v1/audio/transcriptions": Api(),
@@ -49,7 +57,7 @@ APIS: Final[dict[str, Api]] = {
     "/v1/messages": Api("chat", slot=True, tokens=True, dialect=ANTHROPIC),
     "/v1/messages/count_tokens": Api(works=False, dialect=ANTHROPIC),
     # Ollama's
-    "/api/chat": Api("chat", tokens=True, streams=True, dialect=OLLAMA_CHAT),
+    OLLAMA_CHAT_PATH: Api("chat", tokens=True, streams=True, dialect=OLLAMA_CHAT),
     "/api/generate": Api("plain", tokens=True, streams=True, dialect=OLLAMA),
     "/api/embed": Api(tokens=True, dialect=OLLAMA),
     "/api/embeddings": Api(routable=False, dialect=OLLAMA),

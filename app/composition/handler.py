@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.apis.aliases import Aliases
+from app.apis.endpoints import OLLAMA_CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import known, untouched
 from app.composition.runtime import Runtime
@@ -19,6 +20,7 @@ from app.control.dashboard import page
 from app.control.dispatch import Dispatch
 from app.control.explain import explain
 from app.control.joins import Joins
+from app.control.ollama import OllamaLists
 from app.control.servers import Servers
 from app.control.session import Sessions
 from app.downstream import asgi
@@ -80,9 +82,14 @@ def build(
         cors=cors,
         forwarding=runtime.forwarding,
         loops=runtime.loops,
+        owners=runtime.owners,
     )
     admin_key = settings.admin_key
     sessions = Sessions(None if admin_key is None else admin_key.get_secret_value())
+    ollama = []
+    if OLLAMA_CHAT_PATH in settings.routed_paths:  # else its clients see the fallback alone
+        lists = OllamaLists(runtime.balancer, runtime.pools, aliases, rewrites.names)
+        ollama.append(lists.routes())
     control = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     routers = [
         routes.routes(
@@ -99,6 +106,7 @@ def build(
             aliases={name: rewrites.names(model) for name, model in aliases.names.items()},
             resolved=aliases.model,
         ),
+        *ollama,
         page.routes(
             lambda: runtime.state(page.MOST_ROWS),
             runtime.counted,

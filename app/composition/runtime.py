@@ -20,6 +20,7 @@ from app.keys.key_ring import KeyRing
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
 from app.proxy.loops import Loops
+from app.proxy.owners import Owners
 from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.settings import Settings
@@ -110,6 +111,7 @@ class Runtime:
         self.loops = Loops(settings.servers)
         self.forwarding = set(settings.forwarding())
         """Servers that get their clients' credentials."""
+        self.owners = Owners()
         self.keys = settings.key_ring()
         self.wrong_keys = WrongKeys(logs.wrong_key)
         self.login_page = LoginPage()

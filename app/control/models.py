@@ -17,13 +17,16 @@ from app.routing.fleet import Fleet
 LISTS = ("/v1/models", "/v1/models/", "/models", "/models/")
 """Where clients look for the list; some write a slash too many, some leave the version out."""
 
+OLLAMAS = ("/api/tags", "/api/ps", "/api/show", "/api/version")
+"""Where Ollama's clients look."""
+
 ONE = "/v1/models/"
 """What stands before a model's name."""
 
 
 def is_of_clients(path: str) -> bool:
     """Whether a path tells of models, which is clients' as the models are."""
-    return path in LISTS or path.startswith(ONE)
+    return path in LISTS or path in OLLAMAS or path.startswith(ONE)
 
 
 def routes(

@@ -15,7 +15,7 @@ import structlog
 from app.apis.context import STATUSES, overflow
 from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.encodings import DecodedTooLong, UnknownEncoding, decoded
-from app.apis.endpoints import api_of
+from app.apis.endpoints import RESPONSES_PATH, api_of
 from app.apis.json_body import BadRequest
 from app.apis.structure import LARGE
 from app.downstream.connection import BODILESS, ClientConnection, Request
@@ -35,8 +35,10 @@ from app.proxy.headers import (
 )
 from app.proxy.keepalive import Keepalive
 from app.proxy.model_request import ModelRequest, UnroutedRequest
+from app.proxy.owners import BEGINNING, Owners
 from app.proxy.queue import WAIT, RequestQueue
 from app.proxy.queued_request import QueuedRequest, QueueFull, QueueTimeout, Rejected, Turn
+from app.proxy.realtime import with_model
 from app.proxy.request_heads import Fields, RequestHeads
 from app.proxy.response_edits import JSON, ResponseEdits
 from app.proxy.retries import Retry, next_try
@@ -116,6 +118,7 @@ class Shared:
     keepalive: float
     finished: Callable[[Record], None]
     in_flight: dict[str, int]
+    owners: Owners
 
 
 class Exchange:
@@ -143,6 +146,7 @@ class Exchange:
         "_held",
         "_held_size",
         "_keepalive",
+        "_learns",
         "_lease",
         "_loop",
         "_loose",
@@ -157,6 +161,7 @@ class Exchange:
         "_repeated",
         "_request",
         "_retry_after",
+        "_session",
         "_shared",
         "_started",
         "_streams_body",
@@ -227,6 +232,10 @@ class Exchange:
         self._refusal: asyncio.TimerHandle | None = None
         """Ends a request that is refused, but not at once."""
         self._tunnel: Tunnel | None = None
+        self._session = False
+        """Whether it opens a WebSocket to a model."""
+        self._learns: bytes | None = b"" if record.endpoint == RESPONSES_PATH else None
+        """The beginning of a response that holds an id, until that is found."""
 
     # Beginnings
 
@@ -237,6 +246,16 @@ class Exchange:
             self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
         else:
             self._client.send_continue()
+
+    def open_session(self, request: ModelRequest | UnroutedRequest) -> None:
+        """Begin with a WebSocket to a model, which has a place at a server until it ends."""
+        self._session = True
+        self._record.ready = monotonic()
+        self._on_request(request)
+
+    def learn_id(self) -> None:
+        """Remember which server makes what this asks for."""
+        self._learns = b""
 
     def forward(self, server: str | None) -> None:
         """Begin with any other request: it goes to a server as it is, its body streamed."""
@@ -365,6 +384,8 @@ class Exchange:
         self._model_request = request
         if request.fallbacks:
             self._fall_back(request)
+        if self._learns is not None and isinstance(request, ModelRequest) and request.previous:
+            request.ask.only = self._shared.owners.of(request.previous) or ""
         self._events.model = request.named
         if request.streams:
             self._begin_keepalive()
@@ -421,6 +442,11 @@ class Exchange:
         self._lease = record.lease = lease
         record.sent = None
         record.status = 0
+        if self._session:
+            request_line, there = self._request, self._shared.balancer.name_there(lease)
+            request_line.query = with_model(request_line.query, there)
+            self.forward(lease.server)
+            return
         record.user_agent = self._fields.get(b"user-agent", b"")
         self._pool = pool = self._shared.pools[lease.server]
         try:
@@ -482,6 +508,7 @@ class Exchange:
             functools.partial(shared.balancer.holds, ask, record.failures),
             record.identity,
             record.priority,
+            only=ask.only,
         )
         try:
             shared.queue.enter(queued, bounded=bounded)
@@ -702,6 +729,8 @@ class Exchange:
             self._end_keepalive()
         if body:
             reader.passes(body)
+            if self._learns is not None:
+                self._learn(body)
         self._started = True
         whole = complete and self._request.method != "HEAD" and head.status not in BODILESS
         body = self._edits.begin(head, body, streams=streams, complete=complete)
@@ -729,6 +758,8 @@ class Exchange:
             response = self._record.response
             if body and response is not None:
                 response.passes(body)
+                if self._learns is not None:
+                    self._learn(body)
             body = self._edits.piece(body, last=complete)
             events.passes(body)
         if complete:
@@ -767,6 +798,12 @@ class Exchange:
         if self._shared.tells_route and record.model and record.server:
             return route_headers(record.server, record.instance, record.reason)
         return ()
+
+    def _learn(self, body: bytes) -> None:
+        """Find the id in the beginning of a response."""
+        beginning = (self._learns or b"") + body
+        found = self._shared.owners.learn(beginning, self._record.server)
+        self._learns = None if found or len(beginning) > BEGINNING else beginning
 
     def _open_tunnel(self, head: Head, early: bytes) -> None:
         connection, self._upstream = self._upstream, None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from app.apis.aliases import Aliases
-from app.apis.endpoints import CHAT_PATH, OTHER, Api, api_of
+from app.apis.endpoints import CHAT_PATH, OTHER, RESPONSES_PATH, Api, api_of
 from app.apis.json_body import TOO_DEEP, BadRequest, Body
 from app.apis.multipart import Form, boundary_of
 from app.apis.prompts import PROMPTS, brief, system_text
@@ -77,6 +77,7 @@ class ModelRequest:
         "ask",
         "fallbacks",
         "named",
+        "previous",
         "received",
         "session",
         "streams",
@@ -117,6 +118,8 @@ class ModelRequest:
                 raise BadRequest(TOO_DEEP) from None
         if prompt is not None and prompt is not SHORT:
             prompt.brief = brief(get)
+        self.previous = get("previous_response_id") if path == RESPONSES_PATH else None
+        """The response that it continues, by its id."""
         length = len(raw) if prompt is None or prompt is SHORT else prompt.size
         self.tokens = length // CHARACTERS if api.tokens else 0
         """How many tokens its prompt may have, by its length."""

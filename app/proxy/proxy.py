@@ -8,10 +8,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
+import orjson
 import structlog
 
 from app.apis.control_paths import controls
-from app.apis.endpoints import APIS, CHAT_PATH, OTHER, may_work
+from app.apis.endpoints import APIS, CHAT_PATH, OTHER, REALTIME_PATH, may_work
+from app.apis.json_body import BadRequest
 from app.apis.paths import cleaned
 from app.apis.rewrites import Rewrites
 from app.downstream.connection import ClientConnection, Request
@@ -36,7 +38,9 @@ from app.proxy.exchange import Exchange, Read, Shared
 from app.proxy.headers import joined
 from app.proxy.loops import HOPS, Loops
 from app.proxy.model_request import ModelRequest, UnroutedRequest
+from app.proxy.owners import MAKERS, Owners
 from app.proxy.queue import RequestQueue
+from app.proxy.realtime import model_of
 from app.proxy.request_heads import Fields, RequestHeads
 from app.routing.balancer import Balancer
 from app.telemetry.record import Record
@@ -91,6 +95,7 @@ class Proxy:
         forwarding: Collection[str] | None = None,
         loops: Loops | None = None,
         parser: Executor | None = None,
+        owners: Owners | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()
@@ -118,6 +123,7 @@ class Proxy:
             keepalive,
             finished,
             {} if in_flight is None else in_flight,
+            owners or Owners(),
         )
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:
@@ -155,9 +161,30 @@ class Proxy:
                 exchange.refuse(refusal)
         elif works:
             exchange.serve_model()
+        elif endpoint == REALTIME_PATH:
+            self._open_session(exchange, request, record, fields)
         else:
-            exchange.forward(self._balancer.fleet.fallback)
+            self._forward(exchange, request)
         return exchange
+
+    def _forward(self, exchange: Exchange, request: Request) -> None:
+        """Send a request to the server that made what it asks for, or to the fallback."""
+        owner = None
+        if request.path.startswith("/v1/"):
+            owner = self._shared.owners.of_path(request.path)
+            if request.method == "POST" and cleaned(request.path) in MAKERS:
+                exchange.learn_id()
+        known = owner if owner in self._balancer.fleet.servers else None
+        exchange.forward(known or self._balancer.fleet.fallback)
+
+    def _open_session(
+        self, exchange: Exchange, request: Request, record: Record, fields: Fields
+    ) -> None:
+        try:
+            body = orjson.dumps({"model": model_of(request.query)})
+            exchange.open_session(self.read(REALTIME_PATH, body, record.identity, fields))
+        except BadRequest as error:
+            exchange.refuse(bad_request(str(error)))
 
     def _refusal(
         self,
@@ -195,6 +222,9 @@ class Proxy:
     def _endpoint(self, request: Request, fields: Fields) -> tuple[str, bool]:
         """Name what a request is for, and tell whether it makes a model work, or may do so."""
         if request.method != "POST":
+            if b"upgrade" in fields and REALTIME_PATH in self._routed_paths:
+                is_session = cleaned(request.path) == REALTIME_PATH and model_of(request.query)
+                return (REALTIME_PATH if is_session else OTHER), False
             return OTHER, False
         path = request.path
         if path in self._model_paths:
@@ -211,7 +241,7 @@ class Proxy:
 
     def _is_limited_by_model(self, request: Request, fields: Fields, endpoint: str) -> bool:
         """Whether a request can reach no model but the one that it names, or none at all."""
-        if request.method == "POST":
+        if request.method == "POST" or endpoint == REALTIME_PATH:
             return endpoint in self._routed_paths
         return request.method in SAFE and b"upgrade" not in fields
 

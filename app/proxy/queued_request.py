@@ -11,9 +11,9 @@ from app.routing.ledger import Lease
 
 Place = Callable[[], Lease | Refusal]
 
-Need = tuple[str, tuple[str, ...], bool]
-"""A model, the servers that are out, and whether higher tiers will do: requests with the same
-need find the same."""
+Need = tuple[str, tuple[str, ...], str, bool]
+"""A model, the servers that are out, the one that it must be, and whether higher tiers will do:
+requests with the same need find the same."""
 
 
 class Rejected(Exception):
@@ -65,6 +65,8 @@ class QueuedRequest:
     """What ended the wait, until `on_turn` is called."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
+    only: str = ""
+    """The server that it must go to, if any."""
     takes_any_tier: bool = False
     """Whether it has waited long enough for a server of a lower tier."""
 
@@ -75,4 +77,4 @@ class QueuedRequest:
     @property
     def need(self) -> Need:
         """What it waits for."""
-        return self.model, self.tried, self.takes_any_tier
+        return self.model, self.tried, self.only, self.takes_any_tier

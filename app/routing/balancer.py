@@ -428,7 +428,7 @@ class Balancer:
     def _recall(self, ask: Ask, tried: Collection[str], now: float) -> Choice | None:
         """Find who holds what a request continues; None: all servers must be looked at."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
-        if names is None or self._unasked or not ask.works:
+        if names is None or self._unasked or not ask.works or ask.only:
             return None
         if self.tier_wait and len({self._backends[name].server.tier for name in names}) > 1:
             return None
@@ -465,6 +465,8 @@ class Balancer:
         if names is None:
             return self._choose_fallback(ask, tried, now)
         backends = self._backends
+        if ask.only in names:
+            names = (ask.only,)
         candidates = [backends[name] for name in names]
         if self._unasked and not self._unasked.isdisjoint(names):
             return candidates, None

@@ -77,9 +77,11 @@ class Ask:
         self.takes_slot = takes_slot
         self.works = works
         self.session = session
-        # No fields: what the prompt may have, where it may be too long, and since when it waits.
+        # No fields: what the prompt may have, where it may be too long; since when it waits; the
+        # server that it must go to, as that has what it continues.
         self.tokens = 0
         self.since = 0.0
+        self.only = ""
 
     @property
     def holder(self) -> str:
