@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -171,43 +170,6 @@ async def test_the_agents_of_machines_that_joined_are_found_by_prometheus() -> N
     assert targets == [
         {"targets": ["127.0.0.9:18000"], "labels": {"machine": "A", "__scheme__": "http"}}
     ]
-
-
-async def test_no_limit_is_passed_while_twenty_machines_come_and_go_under_load() -> None:
-    """Each has a model of its own, and one that all have; half of them crash, half leave."""
-    chance = random.Random(18)
-    hosts = {f"pc{number}": ModelHost(models=("m", f"m{number}")) for number in range(20)}
-    statuses: list[int] = []
-    stop = asyncio.Event()
-
-    async def ask(balancer: Running) -> None:
-        async with balancer.client() as client:
-            while not stop.is_set():
-                await client.say(chat())
-                statuses.append((await client.message()).status)
-
-    async with AsyncExitStack() as stack:
-        for host in hosts.values():
-            await stack.enter_async_context(host.running())
-        steady = ModelHost()
-        await stack.enter_async_context(steady.running())
-        balancer = await stack.enter_async_context(waiting_for_machines({"A": steady.limited(1)}))
-        asking = [asyncio.create_task(ask(balancer)) for _ in range(30)]
-        for name, host in hosts.items():
-            await join(balancer, name, **{name: host})
-        for _ in range(60):
-            name = chance.choice([*hosts])
-            model = f"m{name[2:]}"
-            await tell(balancer, "DELETE", name)
-            async with asyncio.timeout(2):
-                await join(balancer, name, **{name: hosts[name]})
-                assert await server_of(balancer, model) == name
-        stop.set()
-        await asyncio.gather(*asking)
-
-    assert set(statuses) == {200}
-    assert len(statuses) > 500
-    assert {host.peak for host in (steady, *hosts.values())} == {1}
 
 
 async def _are(balancer: Running, wanted: list[str]) -> bool:
