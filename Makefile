@@ -8,7 +8,7 @@ COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 \
   --generate-hashes --no-header --no-annotate --no-emit-find-links
 
-.PHONY: help install compile demo test test-compiled test-stack soak lint audit format bench bench-routing up down lock dashboards clean
+.PHONY: help install compile demo test test-compiled test-stack soak lint audit format bench bench-routing simulate up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +76,9 @@ audit: .venv/installed  ## known weaknesses of what the image holds; asks the pa
 format: .venv/installed  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+simulate: .venv/installed  ## who gets a slot, and what that costs, in no real time
+	$(BIN)/python -m tests.simulation
 
 bench: .compiled/installed  ## CPU and memory beside the controls, one table
 	$(COMPILED) $(BIN)/python -m tests.bench

@@ -266,6 +266,7 @@ class _Rules(TypedDict):
     rise: int
     fall: int
     tier_wait: float
+    hold_max: float
 
 
 def _rules(settings: Settings) -> _Rules:
@@ -278,6 +279,7 @@ def _rules(settings: Settings) -> _Rules:
         "rise": settings.probe_rise,
         "fall": settings.probe_fall,
         "tier_wait": settings.tier_wait,
+        "hold_max": settings.hold_max,
     }
 
 

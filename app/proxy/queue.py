@@ -1,6 +1,7 @@
 """The queue of requests that wait while every server that may take them is full."""
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from time import monotonic
@@ -12,7 +13,7 @@ from app.proxy.turns import Turns
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
 
-WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.UNASKED)
+WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.HELD, Refusal.UNASKED)
 """What passes."""
 
 PASSED_LIMIT: Final = 8
@@ -39,6 +40,10 @@ class RequestQueue:
         self._turns: dict[Priority, Turns] = {priority: Turns() for priority in PRIORITIES}
         self._handed_out: deque[float] = deque(maxlen=RATE_WINDOW)
         self._balancer = balancer
+        self._again: asyncio.TimerHandle | None = None
+        self._version = -1
+        self._held: set[QueuedRequest] = set()
+        """Those for whom it was better to wait, when places were handed out last."""
         balancer.on_room = self.hand_out
         balancer.queued = self._queued
 
@@ -70,6 +75,7 @@ class RequestQueue:
         if wait := self._balancer.tier_wait:
             loop.call_later(wait + MARGIN, self._take_any_tier, request)
         self._turns[request.priority].add(request)
+        self._look_again()
 
     def leave(self, request: QueuedRequest) -> None:
         """Take a request out; a place that it got in this very moment goes to the next."""
@@ -82,14 +88,21 @@ class RequestQueue:
         """Hand free places to requests that wait: each client gets one, then another."""
         if self._empty:
             return
-        full: set[Need] = set()
-        stays: set[QueuedRequest] = set()
+        balancer, full = self._balancer, set[Need]()
+        if self._version == balancer.version and balancer.now() < balancer.seconds.again_at:
+            stays = set(self._held)  # nothing has changed for them
+        else:
+            balancer.seconds.again_at = math.inf
+            self._held.clear()
+            stays = set()
         while (turns := self._next(full, stays)) is not None:
             request = turns.next(full, stays)
             assert request is not None
             turn = request.place()
-            if turn is Refusal.BEING_LEFT:
+            if turn is Refusal.BEING_LEFT or turn is Refusal.HELD:
                 stays.add(request)
+                if turn is Refusal.HELD:
+                    self._held.add(request)
                 continue
             if turn in WAIT:
                 full.add(request.need)  # lest all with the same need ask again
@@ -99,6 +112,18 @@ class RequestQueue:
             turns.move_back(request)
             self._pass_by(request.priority, full, stays)
             self._end_wait(request, turn)
+        self._version = balancer.version
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Look again when a place is held no longer."""
+        at = self._balancer.seconds.again_at
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if at < math.inf:
+            wait = max(0.0, at - self._balancer.now()) + MARGIN
+            self._again = asyncio.get_running_loop().call_later(wait, self.hand_out)
 
     @property
     def _empty(self) -> bool:
@@ -190,6 +215,7 @@ class RequestQueue:
         return (ahead + 1) * (times[-1] - times[0]) / (len(times) - 1)
 
     def _remove(self, request: QueuedRequest) -> None:
+        self._held.discard(request)
         if request.timer is not None:
             request.timer.cancel()
             request.timer = None

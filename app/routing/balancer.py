@@ -10,6 +10,7 @@ from app.routing.budget import RetryBudget
 from app.routing.choice import (
     Ask,
     Choice,
+    Weighed,
     able,
     available,
     choose,
@@ -33,7 +34,9 @@ from app.routing.observations import (
 )
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
-from app.routing.prompt_cache import WORTH_KEEPING, PromptCache, Slot
+from app.routing.prompt import Prompt
+from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache, Slot
+from app.routing.seconds import Seconds
 
 
 class Refusal(Enum):
@@ -43,6 +46,8 @@ class Refusal(Enum):
     """Every server that may take the request is at its limit: wait."""
     BEING_LEFT = "being left"
     """What it continues is at a full server, whose request for a client that left ends: wait."""
+    HELD = "held"
+    """A place is held for whom it is cheaper, or the prompt is at a server that is full: wait."""
     UNASKED = "unasked"
     """A server that may take the request was not asked for its models yet: wait."""
     DOWN = "down"
@@ -114,6 +119,7 @@ class Balancer:
         rise: int = RISE,
         fall: int = FALL,
         tier_wait: float = 0.0,
+        hold_max: float = 0.0,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
@@ -124,6 +130,8 @@ class Balancer:
         """Ejections, by server and what for."""
         self._chance = chance
         self._retries = RetryBudget()
+        self.version = 0
+        """How often places were taken and given back."""
         self._unasked: set[str] = set()
         self._new: set[str] = set()
         """Servers that were added, and not asked yet."""
@@ -148,6 +156,7 @@ class Balancer:
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
         """Seconds that a request waits for a server of a lower tier."""
+        self.seconds = Seconds(hold_max)
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
@@ -165,6 +174,7 @@ class Balancer:
         rise: int,
         fall: int,
         tier_wait: float,
+        hold_max: float,
     ) -> None:
         """Take other settings from now on. What is known of a server that stays is kept.
 
@@ -177,6 +187,7 @@ class Balancer:
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
+        self.seconds.hold_max = hold_max
         self._pins.ttl = sticky_ttl
         before = self._backends
         self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}
@@ -243,8 +254,9 @@ class Balancer:
         """
         now = self._clock()
         self._estimate(ask)
-        if self.tier_wait and not ask.since:
+        if not ask.since:
             ask.since = now
+        self.seconds.held = False
         choice = self._recall(ask, tried, now)
         if choice is None:
             if self._is_being_left(ask, tried, now):
@@ -310,11 +322,64 @@ class Balancer:
         self._estimate(ask)
         return self._choose(ask, (), self._clock())
 
+    def _by_seconds(
+        self, ask: Ask, prompt: Prompt, room: Sequence[Backend], found: Placement, now: float
+    ) -> Weighed | None:
+        """Weigh places in seconds, where servers tell enough; see `Seconds.decide`."""
+        seconds = self.seconds
+        if prompt.size < WORTH_KEEPING or not seconds.applies(room):
+            return None
+        if not self.queued(ask.model):
+            if found.match in (Match.CONTINUES, Match.CHANGED):
+                return None
+            if found.match is Match.EMPTY and not self._index.find(prompt):
+                return None
+        ask.characters = self.characters_of(ask)
+        waiting = self.queued(ask.model)
+        names = self.fleet.candidates(ask.model) or ()
+        return Weighed(
+            seconds.decide(ask, prompt, room, self._home(prompt), waiting, max(1, len(names)), now)
+        )
+
+    def _may_stay(self, ask: Ask, choice: Choice, now: float) -> bool:
+        """Whether a conversation may go on where it is, without a look at who else waits."""
+        placement = choice.placement
+        if not self.seconds.hold_max or placement is None or placement.slot is None:
+            return True
+        if placement.match is not Match.CONTINUES:
+            return False  # somebody may be about to come back to the slot
+        if not self.queued(ask.model):
+            return True
+        ask.characters = self.characters_of(ask)
+        backend = self._backends[choice.server]
+        return backend.prefill is None or not self.seconds.turn_is_over(
+            placement.slot, backend, ask, now
+        )
+
+    def _home(self, prompt: Prompt) -> Backend | None:
+        """Return the server that holds most of a prompt."""
+        best, most = None, 0
+        for holder in self._index.find(prompt):
+            cache = holder.prompt_cache if isinstance(holder, Slot) else holder
+            backend = self._backends.get(cache.server)
+            if backend is None or not backend.health.healthy:
+                continue
+            known = prompt.size
+            if isinstance(holder, Slot) and holder.prompt is not None:
+                known = prompt.shared(holder.prompt)
+            if known > most and backend.service_seconds is not None:
+                best, most = backend, known
+        return best
+
     def tokens_of(self, ask: Ask) -> int | None:
         """Estimate how many tokens a prompt has; None without one that is followed."""
         if ask.prompt is None:
             return None
-        return round(ask.prompt.size / self._characters.get(ask.model, CHARACTERS_PER_TOKEN))
+        return round(ask.prompt.size / self.characters_of(ask))
+
+    def characters_of(self, ask: Ask) -> float:
+        """Return how many characters a token of the model has, as far as servers have counted."""
+        return self._characters.get(ask.model, CHARACTERS_PER_TOKEN)
 
     def counted(self, ask: Ask, tokens: int) -> None:
         """Note how many tokens a server has counted in a prompt."""
@@ -439,7 +504,8 @@ class Balancer:
         holders = self._index.find(prompt)
         if not holders or len(holders) > MOST_HOLDERS:
             return None
-        return recall(ask, prompt, holders, self._backends, names, now, tried)
+        choice = recall(ask, prompt, holders, self._backends, names, now, tried)
+        return choice if choice is not None and self._may_stay(ask, choice, now) else None
 
     def _is_being_left(self, ask: Ask, tried: Collection[str], now: float) -> bool:
         """Whether a full server is about to have room for what a request continues there."""
@@ -485,7 +551,7 @@ class Balancer:
             return visit(ask, candidates, pin, now, tried)
         if self.tier_wait and now - (ask.since or now) < self.tier_wait:
             candidates = lowest_tier(ask, candidates, now, tried)
-        choice = choose(ask, candidates, pin, now, tried, self.queued)
+        choice = choose(ask, candidates, pin, now, tried, self.queued, self._by_seconds)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
@@ -493,6 +559,8 @@ class Balancer:
 
     def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
         """Return why nobody was chosen."""
+        if self.seconds.held:
+            return Refusal.HELD
         names = {s.server.name for s in candidates} if ask.routed else set()
         if not (self._unasked.isdisjoint(names) and self._new.isdisjoint(names)):
             return Refusal.UNASKED
@@ -523,11 +591,15 @@ class Balancer:
         occupancy = change = None
         if placement is not None and ask.prompt is not None:
             change = placement.change(ask.prompt)
+            slot = placement.slot
+            if placement.match is Match.CONTINUES and slot is not None and not slot.busy:
+                self.seconds.note_pause(max(0.0, ask.since - slot.used_at))
             backend.keep(choice.instance, placement.prompt_cache)
-            occupancy = placement.prompt_cache.take(placement, ask.prompt, now)
+            occupancy = placement.prompt_cache.take(placement, ask.prompt, now, ask.since or None)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
+            self.version += 1
             now = self._clock()
             if occupancy is not None:
                 occupancy.end(now, worked=lease.worked)
@@ -540,7 +612,7 @@ class Balancer:
             self._judge(backend, lease, now)
             if lease.reuse is not None:
                 self.counted(ask, lease.reuse.prompt)
-                self._observe_reuse(backend, lease, lease.reuse)
+                self._observe_reuse(backend, lease, lease.reuse, ask.holder)
             self.on_room()
 
         lease = _lease(ask, choice, now, let_go)
@@ -550,19 +622,25 @@ class Balancer:
             lease.prediction = occupancy.prediction
         lease.change = change
         ledger.enter(lease)
+        self.version += 1
         backend.note(choice.instance, now)
         if not backend.ejection.quiet:
             backend.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
 
-    def _observe_reuse(self, backend: Backend, lease: Lease, report: CacheReuse) -> None:
+    def _observe_reuse(
+        self, backend: Backend, lease: Lease, report: CacheReuse, holder: str
+    ) -> None:
         """Hold what a server's cache was believed to hold against what a response tells."""
         read = report.prompt - (report.cached or 0)
         if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
             backend.read_prompt(read, report.seconds)
         speed = backend.prefill
         lease.reading_seconds = report.seconds or (speed and read / speed)
+        if lease.reading_seconds is not None and self.seconds.hold_max:
+            took = self._clock() - lease.since - lease.reading_seconds
+            self.seconds.note_writing(holder, max(0.0, took))
         if report.cached is None or not report.prompt:
             return
         kind = None if backend.self_report is None else backend.self_report.kind

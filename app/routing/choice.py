@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from app.routing.backend import Backend, Readiness
 from app.routing.pins import Pin
@@ -78,10 +78,11 @@ class Ask:
         self.works = works
         self.session = session
         # No fields: what the prompt may have, where it may be too long; since when it waits; the
-        # server that it must go to, as that has what it continues.
+        # server that it must go to, as that has what it continues; characters per token.
         self.tokens = 0
         self.since = 0.0
         self.only = ""
+        self.characters = 4.0
 
     @property
     def holder(self) -> str:
@@ -105,6 +106,17 @@ class Choice:
         self.instance = instance
         self.reason = reason
         self.placement = placement
+
+
+class Weighed(NamedTuple):
+    """What came of weighing all places: one of them, or that it is better to wait."""
+
+    choice: Choice | None
+
+
+Weigh = Callable[[Ask, Prompt, Sequence[Backend], Placement, float], Weighed | None]
+"""Weighs the places that servers with room have for a prompt against the one that was found; None
+where too little is known, or where there is nothing to weigh."""
 
 
 def able(ask: Ask, candidates: Sequence[Backend], tried: Collection[str] = ()) -> Sequence[Backend]:
@@ -247,6 +259,7 @@ def choose(
     now: float,
     tried: Collection[str] = (),
     ahead: Callable[[str], int] = lambda _: 0,
+    weigh: Weigh | None = None,
 ) -> Choice | None:
     """Pick a server, instance and slot for a request; None when all that may take it are full.
 
@@ -264,6 +277,11 @@ def choose(
     if len(room) > 1:
         room = [s for s in room if s.ejection.quiet or not _spared(s, ask, now)] or room
     choice = _among(ask, room, pin, now)
+    prompt, placement = ask.prompt, choice.placement
+    if weigh is not None and placement is not None and prompt is not None:
+        weighed = weigh(ask, prompt, room, placement, now)
+        if weighed is not None:
+            return weighed.choice
     if not room[0].health.healthy:
         choice.reason = "last_resort"
     return choice
@@ -342,6 +360,11 @@ def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Ch
     )
 
 
+def choice_of(backend: Backend, instance: str, placement: Placement) -> Choice:
+    """Return the choice of a place that goes by the prompt."""
+    return Choice(backend.server.name, instance, _REASONS[placement.match], placement)
+
+
 def _evicts(placement: Placement | None) -> bool:
     return placement is not None and placement.match is Match.EVICTS
 
@@ -379,7 +402,7 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) ->
                 rank = (
                     1,
                     backend.server.tier,
-                    *_effort_to_load(backend, ask),
+                    *effort_to_load(backend, ask),
                     Match.EVICTS if crowded else placement.match,
                     crowded,
                     not placement.continued,
@@ -417,12 +440,12 @@ def _preferred(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
 
 def _first_to_load(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
     """Keep the servers where the least must happen before the model is in memory."""
-    efforts = [_effort_to_load(s, ask) for s in room]
+    efforts = [effort_to_load(s, ask) for s in room]
     least = min(efforts)
     return [s for s, effort in zip(room, efforts, strict=True) if effort == least]
 
 
-def _effort_to_load(backend: Backend, ask: Ask) -> tuple[int, float]:
+def effort_to_load(backend: Backend, ask: Ask) -> tuple[int, float]:
     """Rank a server by what must happen first; who unloads, by how long that was not used."""
     readiness = backend.readiness(ask.names)
     return readiness, backend.unused_since() if readiness is Readiness.SWAP else 0.0

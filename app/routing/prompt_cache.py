@@ -1,8 +1,9 @@
 """Which prompts a model server holds in its cache, slot by slot, as far as can be known."""
 
+import math
 from collections.abc import Collection, Sequence
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
@@ -13,6 +14,9 @@ WORTH_KEEPING: Final = 256
 
 PAST: Final = 256
 """How many prompts that have left their slots are remembered."""
+
+RECENT: Final = 8
+"""How many pauses of a conversation are remembered, besides the last."""
 
 GUESSED_DEPTH: Final = 16
 """How many prompts a server is believed to hold outside of slots before it has shown it.
@@ -39,7 +43,16 @@ class Match(IntEnum):
 class Slot:
     """One parallel sequence of a model, and the prompt in its cache."""
 
-    __slots__ = ("number", "occupancy", "prompt", "prompt_cache", "touched", "used_at")
+    __slots__ = (
+        "number",
+        "occupancy",
+        "pauses",
+        "prompt",
+        "prompt_cache",
+        "touched",
+        "turn_since",
+        "used_at",
+    )
 
     def __init__(self, number: int, prompt_cache: "PromptCache") -> None:
         self.number = number
@@ -48,6 +61,10 @@ class Slot:
         self.occupancy: Occupancy | None = None
         """Whose it is now; None while it is free."""
         self.used_at = 0.0
+        self.turn_since = 0.0
+        """When the conversation that it holds came here."""
+        self.pauses: list[float] = []
+        """Seconds between its last responses and requests."""
         self.touched = False
         """Taken or given back since the server last report which of its slots are busy."""
 
@@ -77,6 +94,25 @@ class Slot:
         return self.prompt.size / (1.0 + now - self.used_at)
 
 
+class Rank(NamedTuple):
+    """How long ago a prompt has left its slot, by what has left since."""
+
+    prompts: int
+    """How many have, after it."""
+    characters: int
+    """Their sizes, and its own."""
+
+
+class Past(NamedTuple):
+    """A prompt that has left its slot."""
+
+    size: int
+    """In characters."""
+    used_at: float
+    pauses: list[float]
+    """Seconds between its conversation's last responses and requests."""
+
+
 class Placement:
     """The best that a server's caches can do for a prompt."""
 
@@ -90,7 +126,7 @@ class Placement:
         known: int,
         worth: float = 0.0,
         continued: int = 0,
-        rank: int | None = None,
+        rank: Rank | None = None,
     ) -> None:
         self.prompt_cache = prompt_cache
         self.match = match
@@ -102,7 +138,17 @@ class Placement:
         self.continued = continued
         """The base of the prompt that is continued, where it has left its slot."""
         self.rank = rank
-        """How many prompts left their slots after that one."""
+        """What has left its slot since that one has."""
+
+    def at(self, slot: Slot, now: float) -> "Placement":
+        """Return the same in another slot, which holds another's prompt or none."""
+        match = self.match
+        if match > Match.CHANGED:
+            match = Match.EVICTS if slot.prompt is not None else Match.EMPTY
+        worth = slot.worth(now)
+        return Placement(
+            self.prompt_cache, match, slot, self.known, worth, self.continued, self.rank
+        )
 
     def change(self, prompt: Prompt) -> PromptChange | None:
         """Find what changed in the conversation that the slot holds; None if nothing did.
@@ -122,11 +168,11 @@ class Prediction:
 
     __slots__ = ("possible", "rank", "share")
 
-    def __init__(self, share: float, rank: int | None = None, possible: float = 0.0) -> None:
+    def __init__(self, share: float, rank: Rank | None = None, possible: float = 0.0) -> None:
         self.share = share
         """The part of the prompt that should come from the cache, from 0 to 1."""
         self.rank = rank
-        """How many prompts left their slots after the one that is continued, if it left its own."""
+        """What has left its slot since the one that is continued, if that has left its own."""
         self.possible = possible
         """The part that comes from the cache if that prompt is still held."""
 
@@ -167,7 +213,7 @@ class PromptCache:
     """The slots of one instance of a model, and the prompts that have left them.
 
     Without a number of slots, every prompt is one of the past: then the server manages its
-    cache by itself, and is believed to hold the last `depth` prompts. That number is learned.
+    cache by itself. How much it holds of the past is learned from what its responses tell.
     """
 
     def __init__(
@@ -181,9 +227,11 @@ class PromptCache:
         self.server = server
         self._index = index
         self.slots: list[Slot] = []
-        self.depth = GUESSED_DEPTH
-        """How many prompts of the past the server is believed to hold."""
-        self._past: dict[int, None] = {}  # prompts by their bases, the newest last
+        self.shown = 0
+        """Up to how many characters it has shown to hold of prompts that have left their slots."""
+        self.lost_from = math.inf
+        """From how many characters on it was seen to have lost them."""
+        self._past: dict[int, Past] = {}  # prompts by their bases, the newest last
         self._stale_after = stale_after
         self.resize(count)
 
@@ -235,7 +283,7 @@ class PromptCache:
         superseded = self._superseded(prompt, free) if free else None
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
-        if rank is not None and rank < self.depth:
+        if rank is not None and self._believes(rank):
             place = superseded or victim
             return Placement(self, Match.REMEMBERED, place, prompt.prefixes[base], 0.0, base, rank)
         if superseded is not None and superseded.prompt is not None:
@@ -245,18 +293,57 @@ class PromptCache:
             return Placement(self, Match.EMPTY, victim, 0, 0.0, base, rank)
         return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), base, rank)
 
-    def take(self, placement: Placement, prompt: Prompt, now: float) -> Occupancy:
-        """Let a prompt have the place that was found for it."""
+    def free(self, elsewhere: Collection[int] = ()) -> list[Slot]:
+        """List the slots that nobody has."""
+        return [x for x in self.slots if not x.busy and self.open_to_its_own(x, elsewhere)]
+
+    def lost_by_evicting(self, slot: Slot, now: float, coming: int = 0) -> int:
+        """Count the characters that somebody must read again if a slot is given to another.
+
+        The prompt that leaves the slot stays in the server's memory, from which the oldest goes,
+        and so does the one that is `coming`, by its base.
+        """
+        if slot.prompt is None or not self._lives(slot, now):
+            return 0
+        size = slot.prompt.size
+        if not self.shown or size > self.lost_from:
+            return size
+        behind, lost = 0, 0
+        for base, past in reversed(self._past.items()):
+            if base == coming:
+                continue
+            behind += past.size
+            if behind > self.lost_from:
+                break  # it is lost already
+            if behind + size > self.lost_from and now - past.used_at < self._stale_after:
+                lost += past.size
+        return lost
+
+    def take(
+        self, placement: Placement, prompt: Prompt, now: float, asked_at: float | None = None
+    ) -> Occupancy:
+        """Let a prompt have the place that was found for it; it is asked for since `asked_at`."""
+        past = self._past.get(placement.continued)
         self._forget_past(placement.continued)
         slot = placement.slot
         if slot is None:
-            self._remember(prompt)
+            self._remember(prompt, now, [])
             return Occupancy(placement, prompt, None)
         before = slot.prompt
-        if before is not None and not (
+        goes_on = before is not None and (
             placement.match is Match.CONTINUES or prompt.changes(before)
-        ):
-            self._remember(before)
+        )
+        since = now if asked_at is None else asked_at
+        if goes_on:
+            if not slot.busy:
+                slot.pauses = [*slot.pauses[-RECENT:], max(0.0, since - slot.used_at)]
+        else:
+            if before is not None:
+                self._remember(before, slot.used_at, slot.pauses)
+            slot.turn_since = now
+            slot.pauses = []
+            if past is not None:
+                slot.pauses = [*past.pauses[-RECENT:], max(0.0, since - past.used_at)]
         self._put(slot, prompt)
         slot.occupancy = occupancy = Occupancy(placement, prompt, before)
         slot.touched = True
@@ -273,24 +360,35 @@ class PromptCache:
         if gone is not None:
             self._forget_past(gone.base)
         if placement.continued:
-            self._add_past(placement.continued)
+            self._add_past(placement.continued, Past(prompt.prefixes[placement.continued], 0.0, []))
         if slot is not None:
             self._put(slot, before)
 
-    def correct(self, rank: int, *, held: bool) -> None:
+    def correct(self, rank: Rank, *, held: bool) -> None:
         """Take in from a response whether a prompt of the past was still held.
 
-        `rank` is how many had left their slots after it when the request was placed.
+        `rank` is what it was when the request was placed.
         """
         if held:
-            self.depth = min(PAST, max(self.depth, 2 * (rank + 1)))
+            self.shown = max(self.shown, rank.characters)
+            if rank.characters >= self.lost_from:
+                self.lost_from = 1.1 * rank.characters
+        elif rank.characters > self.shown:
+            # What holds nothing has lost the smallest prompt as well.
+            self.lost_from = min(self.lost_from, rank.characters / (1 if self.shown else 2))
         else:
-            self.depth = min(self.depth, max(rank, self.depth // 2))
+            self.shown = int(0.9 * rank.characters)
+            self.lost_from = rank.characters
+
+    def _believes(self, rank: Rank) -> bool:
+        """Whether a prompt of the past is believed to be held."""
+        known = self.shown or rank.prompts < GUESSED_DEPTH
+        return bool(known) and rank.characters < self.lost_from
 
     def occupied(self, now: float) -> int:
         """Count the slots that somebody will come back to; prompts, where there are no slots."""
         if not self.slots:
-            return min(len(self._past), self.depth)
+            return min(len(self._past), PAST if self.shown else GUESSED_DEPTH)
         return sum(slot.busy or self._lives(slot, now) for slot in self.slots)
 
     def _superseded(self, prompt: Prompt, free: Sequence[Slot]) -> Slot | None:
@@ -320,26 +418,27 @@ class PromptCache:
                     return prefix
         return 0
 
-    def _rank(self, base: int) -> int:
-        """Count the prompts that have left their slots after this one."""
-        after = 0
+    def _rank(self, base: int) -> Rank:
+        """Count what has left its slot since this prompt has, with this one."""
+        prompts = characters = 0
         for prefix in reversed(self._past):
+            characters += self._past[prefix].size
             if prefix == base:
                 break
-            after += 1
-        return after
+            prompts += 1
+        return Rank(prompts, characters)
 
-    def _remember(self, prompt: Prompt) -> None:
+    def _remember(self, prompt: Prompt, used_at: float, pauses: list[float]) -> None:
         if prompt.size < WORTH_KEEPING:
             return
         self._forget_past(prompt.base)  # it becomes the newest
-        self._add_past(prompt.base)
+        self._add_past(prompt.base, Past(prompt.size, used_at, pauses))
         if len(self._past) > PAST:
             self._forget_past(next(iter(self._past)))
 
-    def _add_past(self, base: int) -> None:
+    def _add_past(self, base: int, past: Past) -> None:
         if base not in self._past:
-            self._past[base] = None
+            self._past[base] = past
             self._index.add(base, self)
 
     def _forget_past(self, base: int) -> None:

@@ -139,6 +139,11 @@ class Settings(BaseSettings):
         description="Seconds that a request waits for a server of a lower tier before it goes to "
         "one of a higher, such as a cloud API; at once where none of a lower tier is up.",
     )
+    hold_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=30,
+        description="Seconds for which a slot stays empty at the most for the conversation that "
+        "has just left it, where that saves more than it costs; 0 for never.",
+    )
     queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
     queue_max: int = Field(
         default=100, ge=0, description="How many requests may wait in the queue."

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import ollama
@@ -54,8 +54,9 @@ async def two_of_them(**settings: Any) -> AsyncIterator[Running]:
 
 async def test_ollamas_own_client_sees_the_models_of_all() -> None:
     aliases = json.dumps({"gpt": "a:8b"})
-    async with two_of_them(aliases=aliases) as balancer:
+    async with two_of_them(aliases=aliases) as balancer, AsyncExitStack() as stack:
         client = ollama.AsyncClient(f"http://127.0.0.1:{balancer.port}")
+        stack.push_async_callback(client._client.aclose)
         listed = {model.model: model.size for model in (await client.list()).models}
         running = [model.model for model in (await client.ps()).models]
         shown = [(await client.show(name)).details for name in ("a:8b", "b:8b", "gpt")]

@@ -3,7 +3,15 @@ from hypothesis import strategies as st
 
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
-from app.routing.prompt_cache import GUESSED_DEPTH, Match, Occupancy, Placement, PromptCache, Slot
+from app.routing.prompt_cache import (
+    GUESSED_DEPTH,
+    Match,
+    Occupancy,
+    Placement,
+    PromptCache,
+    Rank,
+    Slot,
+)
 
 SYSTEM = "system\n" + "You are kind. " * 40
 
@@ -119,8 +127,7 @@ def test_a_slot_that_is_busy_with_somebody_elses_request_is_left_alone() -> None
 
 def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
     server = Server(1)
-    for _ in range(GUESSED_DEPTH):
-        server.prompt_cache.correct(0, held=False)
+    server.prompt_cache.correct(Rank(0, turn("alice").size), held=False)
     server.asked(turn("alice"))
     server.asked(turn("bob"))
     back = server.prompt_cache.placement(turn("alice", 2), server.now)
@@ -133,17 +140,39 @@ def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
     assert server.asked(turn("alice", 2)).match is Match.REMEMBERED
 
 
-def test_a_server_that_lost_a_prompt_is_believed_to_hold_half_at_most() -> None:
+def past(server: Server, prompt: Prompt) -> Placement:
+    """Look for a prompt that a server without slots may hold."""
+    placement = server.prompt_cache.placement(prompt, 9.0)
+    assert placement is not None
+    return placement
+
+
+def test_a_server_that_lost_a_prompt_and_has_shown_none_is_believed_to_hold_half_at_most() -> None:
     server = Server(None)
-    server.asked(turn("alice"))
-    for number in range(GUESSED_DEPTH // 2):
+    for number in range(8):
         server.asked(turn(f"guest {number}"))
-    assert server.prompt_cache.placement(turn("alice", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+    lost = past(server, turn("guest 0", 2)).rank
+    assert lost is not None
 
-    server.prompt_cache.correct(GUESSED_DEPTH // 2, held=False)
+    server.prompt_cache.correct(lost, held=False)
 
-    assert server.prompt_cache.placement(turn("alice", 2), 9.0).match is Match.EMPTY  # type: ignore[union-attr]
-    assert server.prompt_cache.placement(turn("guest 0", 2), 9.0).match is Match.REMEMBERED  # type: ignore[union-attr]
+    believed = [past(server, turn(f"guest {n}", 2)).match is Match.REMEMBERED for n in range(8)]
+    assert believed == [False] * 5 + [True] * 3
+
+
+def test_a_server_that_has_shown_some_is_believed_to_hold_all_but_what_it_lost() -> None:
+    server = Server(None)
+    for number in range(8):
+        server.asked(turn(f"guest {number}"))
+    shown, lost = (past(server, turn(f"guest {number}", 2)).rank for number in (7, 0))
+    assert shown is not None
+    assert lost is not None
+
+    server.prompt_cache.correct(shown, held=True)
+    server.prompt_cache.correct(lost, held=False)
+
+    believed = [past(server, turn(f"guest {n}", 2)).match is Match.REMEMBERED for n in range(8)]
+    assert believed == [False] + [True] * 7
 
 
 def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:

@@ -41,6 +41,7 @@ def change(made: Balancer, limits: Mapping[str, int | None]) -> None:
         rise=2,
         fall=3,
         tier_wait=0.0,
+        hold_max=0.0,
     )
 
 

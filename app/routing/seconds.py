@@ -1,0 +1,215 @@
+"""What a place costs, in seconds: who asks must read, and who comes back must read again.
+
+Where conversations outnumber slots, a slot that goes to whoever waited longest is a prompt that
+is read again each time. So a slot that a conversation has just left may be held for it, while
+that is cheaper than what its eviction costs; and a request may wait for the server that has its
+prompt, while that is sooner than reading it elsewhere. Both have bounds.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+from app.routing.backend import Backend
+from app.routing.choice import Ask, Choice, choice_of, effort_to_load
+from app.routing.prompt import Prompt
+from app.routing.prompt_cache import Match, Placement, PromptCache, Slot
+
+GUESSED_PAUSE: Final = 15.0
+"""Seconds between a response and the next request of its conversation, until some were seen."""
+
+PAUSES: Final = 200
+"""Over how many pauses the usual one is taken."""
+
+NEGLIGIBLE: Final = 1.0
+"""Seconds of reading for which no place is held."""
+
+TURN: Final = 3.0
+"""A conversation keeps its place for so many times the reading of its prompt."""
+
+LEAST_TURN: Final = 20.0
+"""At least so many seconds."""
+
+STRETCH: Final = 3.0
+"""A request waits beside held places for so many times its own work at the most."""
+
+WRITING: Final = 3.0
+"""Seconds that it takes to write a response to a client of whom none was seen."""
+
+MOST_CLIENTS: Final = 1000
+"""Clients of whom it is remembered how long their responses take."""
+
+LEAST_PATIENCE: Final = 10.0
+"""At least so many seconds."""
+
+
+class Place(NamedTuple):
+    """A place that a request could have."""
+
+    backend: Backend
+    instance: str
+    placement: Placement
+    unread: float
+    """Seconds to read what is in no cache there."""
+    cost: float
+    """Seconds that it costs those who come back."""
+
+
+class Seconds:
+    """Weighs places in seconds. `hold_max` bounds how long a place is held; 0 for never."""
+
+    def __init__(self, hold_max: float) -> None:
+        self.hold_max = hold_max
+        self.again_at = math.inf
+        """When it may be worth to look again, on the monotonic clock."""
+        self.held = False
+        """Whether the last decision was to wait beside a free place."""
+        self._pauses: deque[float] = deque(maxlen=PAUSES)
+        self._usual: float | None = None
+        self._writing: dict[str, float] = {}  # seconds, by client
+
+    def note_pause(self, seconds: float) -> None:
+        """Take in how long a conversation has paused."""
+        self._pauses.append(seconds)
+        self._usual = None
+
+    def note_writing(self, holder: str, seconds: float) -> None:
+        """Take in how long it took to write a response to a client."""
+        before = self._writing.get(holder)
+        if before is None and len(self._writing) >= MOST_CLIENTS:
+            self._writing.clear()
+        self._writing[holder] = seconds if before is None else (3 * before + seconds) / 4
+
+    def applies(self, room: Sequence[Backend]) -> bool:
+        """Whether enough is known of the servers: their slots, and how fast they read."""
+        if not self.hold_max:
+            return False
+        for backend in room:
+            report = backend.self_report
+            if backend.prefill is None or report is None or report.slots is None:
+                return False
+        return True
+
+    def turn_is_over(self, slot: Slot, backend: Backend, ask: Ask, now: float) -> bool:
+        """Whether the conversation in a slot had its turn."""
+        return now >= self._turn_end(slot, backend, ask)
+
+    def decide(
+        self,
+        ask: Ask,
+        prompt: Prompt,
+        room: Sequence[Backend],
+        home: Backend | None,
+        waiting: int,
+        servers: int,
+        now: float,
+    ) -> Choice | None:
+        """Pick the place that costs the least; None where it is better to wait.
+
+        `home` is the server that holds the prompt; `waiting` counts the others that wait, for
+        any of so many `servers`.
+        """
+        self.held = False
+        places = self._places(ask, prompt, room, waiting, now)
+        if not places:
+            return None
+        best = min(places, key=lambda place: _rank(place, ask, now))
+        if home is not None and best.backend is not home:
+            wait = home.expected_wait(now, waiting // servers, ask.names)
+            if best.unread > wait and now < ask.since + best.unread:
+                self._wait_until(ask.since + best.unread)
+                return None
+        return choice_of(best.backend, best.instance, best.placement)
+
+    def _places(
+        self, ask: Ask, prompt: Prompt, room: Sequence[Backend], waiting: int, now: float
+    ) -> list[Place]:
+        found: list[Place] = []
+        free = sum(len(x.free(b.elsewhere)) for b in room for x in _caches(b, ask))
+        for backend in room:
+            instances = backend.offered(ask.names)
+            for instance in instances:
+                cache = backend.prompt_cache(instance, len(instances))
+                placement = cache.placement(prompt, now, backend.elsewhere)
+                if placement is None:
+                    continue
+                known = placement.known
+                if placement.match is Match.REMEMBERED:
+                    known = prompt.prefixes[placement.continued]
+                unread = _reading(prompt.size - known, backend, ask)
+                slot = placement.slot
+                if placement.match is Match.CONTINUES and slot is not None:
+                    over = (
+                        waiting and free <= waiting and self.turn_is_over(slot, backend, ask, now)
+                    )
+                    if not over:
+                        found.append(Place(backend, instance, placement, unread, 0.0))
+                    continue
+                if placement.match is Match.CHANGED:
+                    found.append(Place(backend, instance, placement, unread, 0.0))
+                    continue
+                for other in cache.free(backend.elsewhere):
+                    cost = _reading(
+                        cache.lost_by_evicting(other, now, placement.continued), backend, ask
+                    )
+                    if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, unread, now):
+                        continue
+                    there = placement if other is slot else placement.at(other, now)
+                    found.append(Place(backend, instance, there, unread, cost))
+        return found
+
+    def _is_held(
+        self, slot: Slot, backend: Backend, ask: Ask, cost: float, unread: float, now: float
+    ) -> bool:
+        """Whether a slot stays empty for the conversation that has just left it."""
+        longest = min(self.hold_max, cost)
+        pause = median(slot.pauses) if slot.pauses else self._usual_pause()
+        if pause > longest:
+            return False
+        work = unread + self._writing.get(ask.holder, WRITING)
+        patience = ask.since + max(LEAST_PATIENCE, STRETCH * work)
+        until = min(slot.used_at + longest, self._turn_end(slot, backend, ask), patience)
+        if now >= until:
+            return False
+        self._wait_until(until)
+        return True
+
+    def _usual_pause(self) -> float:
+        if self._usual is None:
+            self._usual = median(self._pauses) if self._pauses else GUESSED_PAUSE
+        return self._usual
+
+    def _turn_end(self, slot: Slot, backend: Backend, ask: Ask) -> float:
+        size = 0 if slot.prompt is None else slot.prompt.size
+        return slot.turn_since + max(LEAST_TURN, TURN * _reading(size, backend, ask))
+
+    def _wait_until(self, at: float) -> None:
+        self.held = True
+        self.again_at = min(self.again_at, at)
+
+
+def _caches(backend: Backend, ask: Ask) -> list[PromptCache]:
+    instances = backend.offered(ask.names)
+    return [backend.prompt_cache(instance, len(instances)) for instance in instances]
+
+
+def _reading(characters: int, backend: Backend, ask: Ask) -> float:
+    """Return how many seconds a server reads so much text."""
+    return max(0, characters) / ask.characters / (backend.prefill or math.inf)
+
+
+def _rank(place: Place, ask: Ask, now: float) -> tuple[float, ...]:
+    backend, slot = place.backend, place.placement.slot
+    cached = place.placement.match <= Match.REMEMBERED
+    return (
+        0 if cached else backend.server.tier,
+        *((0, 0.0) if cached else effort_to_load(backend, ask)),
+        place.unread + place.cost,
+        place.placement.match,
+        place.unread,
+        backend.ledger.load,
+        not backend.health.idle,
+        0.0 if slot is None else slot.used_at,
+    )

@@ -1,0 +1,142 @@
+"""Places are weighed in seconds: some are held, and some requests wait, each within bounds."""
+
+import pytest
+
+from app.routing.balancer import Balancer, Refusal
+from app.routing.choice import Ask
+from app.routing.fleet import Fleet, Server
+from app.routing.ledger import Lease
+from app.routing.observations import CacheReuse, ModelsSeen, SelfReport
+from app.routing.prompt import Prompt
+from tests.fakes.clock import Clock
+from tests.fakes.kinds import LLAMA_CPP
+
+TOKENS = 25
+"""Tokens of a turn, which has a hundred characters."""
+
+SPEED = 10.0
+"""Tokens that a server reads in a second: a turn takes 2.5 s."""
+
+
+class House:
+    """Servers of one slot each, whose speed is known, and what waits for them."""
+
+    def __init__(self, servers: int = 1, hold_max: float = 30.0, *, known: bool = True) -> None:
+        self.clock = Clock()
+        fleet = [Server(name, f"http://{name}", request_max=1) for name in "ABC"[:servers]]
+        self.balancer = Balancer(
+            Fleet.of(fleet, {".*": [one.name for one in fleet]}),
+            clock=self.clock,
+            hold_max=hold_max,
+        )
+        self.waiting = 0
+        self.balancer.queued = lambda _: self.waiting
+        for server in fleet:
+            self.balancer.observe(ModelsSeen(server.name, ["m"]))
+            report = SelfReport(server.name, LLAMA_CPP, slots=1, busy_slots=frozenset())
+            self.balancer.observe(report)
+            if known:
+                self.balancer.backend(server.name).read_prompt(1, 1 / SPEED)
+
+    def ask(self, who: str, turns: int) -> Ask:
+        said = [f"user\n{who} {number} ".ljust(100, ".") for number in range(turns)]
+        return Ask("m", ("m",), who, "10.0.0.1", Prompt(said, opening=0))
+
+    def place(self, who: str, turns: int) -> Lease | Refusal:
+        return self.balancer.place(self.ask(who, turns))
+
+    def serve(self, who: str, turns: int, seconds: float = 1.0) -> str:
+        """Serve a request, which takes so many seconds; return where."""
+        lease = self.place(who, turns)
+        assert isinstance(lease, Lease), lease
+        self.clock.tick(seconds)
+        lease.succeeded = True
+        lease.reuse = CacheReuse(turns * TOKENS, 0, None)
+        lease.release()
+        return lease.server
+
+
+def test_a_place_is_held_for_the_conversation_that_has_just_left_it() -> None:
+    house = House()
+    house.serve("alice", 20)
+    assert house.place("bob", 20) is Refusal.HELD
+
+    house.clock.tick(5)
+    assert house.serve("alice", 21) == "A"
+
+
+def test_a_place_is_held_no_longer_than_it_may_be() -> None:
+    house = House(hold_max=20.0)
+    house.serve("alice", 20)
+    bob = house.ask("bob", 20)
+    assert house.balancer.place(bob) is Refusal.HELD
+    assert house.balancer.seconds.again_at == house.clock.now + 20
+
+    house.clock.tick(20)
+    assert isinstance(house.balancer.place(bob), Lease)
+
+
+def test_a_place_is_held_no_longer_than_its_eviction_costs() -> None:
+    house = House()
+    house.serve("alice", 8)  # 20 s of reading
+    house.place("bob", 20)
+    assert house.balancer.seconds.again_at == pytest.approx(house.clock.now + 20, abs=0.1)
+
+
+def test_a_place_is_not_held_for_whom_is_usually_away_for_longer() -> None:
+    house = House()
+    house.serve("alice", 20)
+    house.clock.tick(100)
+    house.serve("alice", 21)
+    assert isinstance(house.place("bob", 20), Lease)
+
+
+def test_a_place_is_not_held_for_little() -> None:
+    house = House()
+    house.balancer.backend("A").read_prompt(1_000_000, 1.0)
+    for _ in range(30):
+        house.balancer.backend("A").read_prompt(1_000_000, 1.0)
+    house.serve("alice", 20)
+    assert isinstance(house.place("bob", 20), Lease)
+
+
+@pytest.mark.parametrize("house", [House(hold_max=0.0), House(known=False)])
+def test_nothing_is_held_where_that_is_off_or_speeds_are_unknown(house: House) -> None:
+    house.serve("alice", 20)
+    assert isinstance(house.place("bob", 20), Lease)
+
+
+def test_a_conversation_that_had_its_turn_leaves_its_place_to_whoever_waits() -> None:
+    house = House()
+    house.serve("alice", 20)
+    house.clock.tick(1000)
+    house.waiting = 1
+    assert not isinstance(house.place("alice", 21), Lease)
+    assert isinstance(house.place("bob", 20), Lease)
+
+
+def test_a_conversation_goes_on_after_its_turn_while_nobody_waits() -> None:
+    house = House()
+    house.serve("alice", 20)
+    house.clock.tick(1000)
+    assert house.serve("alice", 21) == "A"
+
+
+def test_a_request_waits_for_the_server_that_has_its_prompt() -> None:
+    house = House(servers=2)
+    assert house.serve("alice", 40) == "A"
+    house.clock.tick(1)
+    busy = house.place("alice", 41)
+    assert isinstance(busy, Lease)
+
+    asked = house.ask("alice", 41)  # the same again, from another window
+    assert house.balancer.place(asked) is Refusal.HELD
+
+    house.clock.tick(200)
+    assert isinstance(house.balancer.place(asked), Lease)
+
+
+def test_a_short_prompt_is_not_worth_waiting_for() -> None:
+    house = House()
+    house.serve("alice", 20)
+    assert isinstance(house.place("bob", 1), Lease)

@@ -1,0 +1,61 @@
+"""`make simulate`: who gets a place, and what that costs all others, in seconds."""
+
+import argparse
+import random
+from statistics import mean
+
+from tests.simulation.conversations import Conversation, agents, chats, possible
+from tests.simulation.run import Fleetwide, Result, mean_of, run
+
+SCENARIOS = {
+    "16 agents, no RAM cache": (16, 0, 0),
+    "16 agents, RAM 2,000 blocks a server": (16, 0, 2000),
+    "24 agents, RAM 2,000": (24, 0, 2000),
+    "10 agents and 12 chats, RAM 2,000": (10, 12, 2000),
+    "8 agents": (8, 0, 0),
+    "60 chats, no RAM cache": (0, 60, 0),
+}
+"""Agents, chats, and blocks of RAM, on four servers of two slots."""
+
+HEAD = """
+| on 8 slots | | cached | possible | first token p50 / p95 / mean, s | chats | done, s |
+|---|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Play the scenarios with and without held places, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--scenarios", default="", help="a part of their names")
+    parser.add_argument("--hold", type=float, action="append", help="BALANCER_HOLD_MAX, in seconds")
+    asked = parser.parse_args()
+    print(HEAD)
+    for name, (agent_count, chat_count, ram) in SCENARIOS.items():
+        if asked.scenarios in name:
+            for hold in asked.hold or (0.0, 30.0):
+                results, best = [], []
+                for seed in range(asked.seeds):
+                    talk = conversations(agent_count, chat_count, seed)
+                    best.append(possible(talk))
+                    results.append(run(talk, Fleetwide(ram=ram), seed, hold_max=hold))
+                print(row(name, hold, results, mean(best)), flush=True)
+
+
+def conversations(agent_count: int, chat_count: int, seed: int) -> list[Conversation]:
+    chance = random.Random(seed)
+    return agents(agent_count, chance) + chats(chat_count, chance)
+
+
+def row(name: str, hold: float, results: list[Result], best: float) -> str:
+    every = [x for result in results for x in result.every()]
+    first = f"{mean_of(results, 0.5):.1f} / {mean_of(results, 0.95):.1f} / {mean(every):.1f}"
+    chat = f"{mean_of(results, 0.5, 'chat'):.1f} / {mean_of(results, 0.95, 'chat'):.1f}"
+    cached = mean(result.cached for result in results)
+    done = mean(result.all_done for result in results)
+    return (
+        f"| {name} | hold {hold:g} | {cached:.2f} | {best:.2f} | {first} | {chat} | {done:,.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Plays conversations against modelled servers, by the balancer's own choice and queue."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, Final
+from unittest import mock
+
+from app.proxy import queue
+from app.proxy.queue import WAIT, RequestQueue
+from app.proxy.queued_request import QueuedRequest, Turn
+from app.routing.balancer import Balancer
+from app.routing.choice import Ask
+from app.routing.fleet import Fleet, Server
+from app.routing.ledger import Lease
+from app.routing.observations import CacheReuse, Introduced, ModelsSeen, SelfReport
+from tests.fakes.kinds import LLAMA_CPP
+from tests.simulation.conversations import BLOCK, Conversation
+from tests.simulation.servers import READ, WRITE, ModelledServer
+from tests.simulation.virtual_loop import VirtualLoop
+
+MODEL: Final = "m"
+
+
+@dataclass(frozen=True)
+class Fleetwide:
+    """What servers there are."""
+
+    servers: int = 4
+    slots: int = 2
+    ram: int = 0
+    """Blocks that a server keeps of prompts that have left its slots."""
+
+
+@dataclass
+class Result:
+    """What came of it."""
+
+    cached: float
+    """The share of all prompts that came from a cache."""
+    first: dict[str, list[float]]
+    """Seconds until first tokens, by kind of conversation."""
+    all_done: float
+    """When the last response had ended, in seconds."""
+    peak: int
+    """The most that were at work on one server at once."""
+
+    def every(self) -> list[float]:
+        return sorted(x for waits in self.first.values() for x in waits)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def run(conversations: Sequence[Conversation], fleet: Fleetwide, seed: int, **rules: Any) -> Result:
+    """Play all conversations to their ends; `rules` are the balancer's."""
+    loop = VirtualLoop()
+    with mock.patch.multiple(queue, monotonic=loop.time), contextlib.closing(loop):
+        return loop.run_until_complete(_Play(conversations, fleet, loop, rules).play(seed))
+
+
+class _Play:
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        fleet: Fleetwide,
+        loop: VirtualLoop,
+        rules: dict[str, Any],
+    ) -> None:
+        self.loop = loop
+        self.conversations = conversations
+        self.servers = {
+            f"PC{n}": ModelledServer(f"PC{n}", fleet.slots, fleet.ram) for n in range(fleet.servers)
+        }
+        known = [Server(name, f"http://{name}", request_max=fleet.slots) for name in self.servers]
+        self.balancer = Balancer(
+            Fleet.of(known, {".*": [*self.servers]}), clock=loop.time, sticky_ttl=180.0, **rules
+        )
+        self.queue = RequestQueue(self.balancer, capacity=10_000, timeout=1e9)
+        self.cached = self.prompts = 0
+
+    async def play(self, seed: int) -> Result:
+        for name in self.servers:
+            self.balancer.observe(ModelsSeen(name, [MODEL]))
+            self.balancer.observe(Introduced(name))
+        reporting = asyncio.create_task(self._report())
+        chance = random.Random(seed)
+        talks = [self._talk(one, chance.random() * 30) for one in self.conversations]
+        await asyncio.gather(*talks)
+        reporting.cancel()
+        first: dict[str, list[float]] = {}
+        for one in self.conversations:
+            first.setdefault(one.kind, []).extend(one.waits)
+        peak = max(server.peak for server in self.servers.values())
+        return Result(self.cached / self.prompts, first, self.loop.time(), peak)
+
+    async def _report(self) -> None:
+        """Have the servers tell each second what they are at."""
+        while True:
+            for server in self.servers.values():
+                busy = frozenset(n for n, slot in enumerate(server.slots) if slot.busy)
+                self.balancer.observe(
+                    SelfReport(
+                        server.name,
+                        LLAMA_CPP,
+                        slots=len(server.slots),
+                        busy_slots=busy,
+                        active=len(busy),
+                        asked_at=self.loop.time(),
+                    )
+                )
+            await asyncio.sleep(1.0)
+
+    async def _talk(self, one: Conversation, begin: float) -> None:
+        await asyncio.sleep(begin)
+        for request in one.requests:
+            await asyncio.sleep(request.pause)
+            asked_at = self.loop.time()
+            ask = Ask(MODEL, (MODEL,), one.name, one.name, request.prompt)
+            lease = await self._lease(ask)
+            server = self.servers[lease.server]
+            number, held = server.begin(one, request, lease.slot)
+            self.cached += held
+            self.prompts += request.blocks
+            reading = (request.blocks - held) * READ
+            await asyncio.sleep(reading)
+            one.waits.append(self.loop.time() - asked_at)
+            await asyncio.sleep(request.tokens * WRITE)
+            server.end(number, self.loop.time())
+            lease.succeeded = True
+            lease.reuse = CacheReuse(request.blocks * BLOCK, held * BLOCK, reading)
+            lease.release()
+
+    async def _lease(self, ask: Ask) -> Lease:
+        placed = self.balancer.place(ask)
+        if isinstance(placed, Lease):
+            return placed
+        assert placed in WAIT, placed
+        turn: asyncio.Future[Turn] = self.loop.create_future()
+        self.queue.enter(
+            QueuedRequest(
+                ask.client,
+                ask.model,
+                lambda: self.balancer.place(ask),
+                turn.set_result,
+                held=lambda: self.balancer.holds(ask),
+                address=ask.address,
+            )
+        )
+        lease = await turn
+        assert isinstance(lease, Lease), lease
+        return lease
+
+
+def mean_of(results: Sequence[Result], share: float, kind: str | None = None) -> float:
+    """Average a quantile over runs."""
+    return mean(
+        quantile(r.every() if kind is None else r.first.get(kind, []), share) for r in results
+    )
