@@ -35,7 +35,7 @@ from app.routing.observations import (
 from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
-from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache, Slot
+from app.routing.prompt_cache import WORTH_KEEPING, Match, Occupancy, Placement, PromptCache, Slot
 from app.routing.seconds import Seconds
 
 
@@ -591,11 +591,8 @@ class Balancer:
         occupancy = change = None
         if placement is not None and ask.prompt is not None:
             change = placement.change(ask.prompt)
-            slot = placement.slot
-            if placement.match is Match.CONTINUES and slot is not None and not slot.busy:
-                self.seconds.note_pause(max(0.0, ask.since - slot.used_at))
             backend.keep(choice.instance, placement.prompt_cache)
-            occupancy = placement.prompt_cache.take(placement, ask.prompt, now, ask.since or None)
+            occupancy = self._occupy(placement, ask.prompt, ask.since or now, now)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)
@@ -611,8 +608,7 @@ class Balancer:
                 self._pin(ask, choice, now)
             self._judge(backend, lease, now)
             if lease.reuse is not None:
-                self.counted(ask, lease.reuse.prompt)
-                self._observe_reuse(backend, lease, lease.reuse, ask.holder)
+                self._learn(backend, lease, lease.reuse, ask, now)
             self.on_room()
 
         lease = _lease(ask, choice, now, let_go)
@@ -629,18 +625,32 @@ class Balancer:
         self.decisions.append(lease)
         return lease
 
-    def _observe_reuse(
-        self, backend: Backend, lease: Lease, report: CacheReuse, holder: str
+    def _occupy(
+        self, placement: Placement, prompt: Prompt, asked_at: float, now: float
+    ) -> Occupancy:
+        """Give a prompt its place, and learn how long its conversation has paused."""
+        slot = placement.slot
+        if placement.match is Match.CONTINUES and slot is not None and not slot.busy:
+            self.seconds.note_pause(max(0.0, asked_at - slot.used_at))
+        return placement.prompt_cache.take(placement, prompt, now, asked_at)
+
+    def _learn(
+        self, backend: Backend, lease: Lease, reuse: CacheReuse, ask: Ask, now: float
     ) -> None:
+        """Learn from what a response has told of the work that it was."""
+        self.counted(ask, reuse.prompt)
+        self._observe_reuse(backend, lease, reuse)
+        if lease.reading_seconds is not None and self.seconds.hold_max:
+            took = now - lease.since - lease.reading_seconds
+            self.seconds.note_writing(ask.holder, max(0.0, took))
+
+    def _observe_reuse(self, backend: Backend, lease: Lease, report: CacheReuse) -> None:
         """Hold what a server's cache was believed to hold against what a response tells."""
         read = report.prompt - (report.cached or 0)
         if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
             backend.read_prompt(read, report.seconds)
         speed = backend.prefill
         lease.reading_seconds = report.seconds or (speed and read / speed)
-        if lease.reading_seconds is not None and self.seconds.hold_max:
-            took = self._clock() - lease.since - lease.reading_seconds
-            self.seconds.note_writing(holder, max(0.0, took))
         if report.cached is None or not report.prompt:
             return
         kind = None if backend.self_report is None else backend.self_report.kind

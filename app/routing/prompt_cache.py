@@ -378,7 +378,7 @@ class PromptCache:
             self.lost_from = min(self.lost_from, rank.characters / (1 if self.shown else 2))
         else:
             self.shown = int(0.9 * rank.characters)
-            self.lost_from = rank.characters
+            self.lost_from = float(rank.characters)
 
     def _believes(self, rank: Rank) -> bool:
         """Whether a prompt of the past is believed to be held."""
