@@ -267,6 +267,7 @@ class _Rules(TypedDict):
     fall: int
     tier_wait: float
     hold_max: float
+    wait_max: float
 
 
 def _rules(settings: Settings) -> _Rules:
@@ -280,6 +281,7 @@ def _rules(settings: Settings) -> _Rules:
         "fall": settings.probe_fall,
         "tier_wait": settings.tier_wait,
         "hold_max": settings.hold_max,
+        "wait_max": settings.queue_timeout / 2,  # so that nobody times out beside a held place
     }
 
 

@@ -425,7 +425,7 @@ class Exchange:
         if isinstance(placed, Lease):
             self._assign(request, placed)
         elif placed in WAIT:
-            self._wait(request, bounded=placed is Refusal.FULL)
+            self._wait(request, placed)
         elif placed is Refusal.DOWN and self._fall_back(request):
             self._place(request)
         elif placed is Refusal.DOWN:
@@ -497,7 +497,7 @@ class Exchange:
 
     # The queue
 
-    def _wait(self, request: ModelRequest | UnroutedRequest, *, bounded: bool) -> None:
+    def _wait(self, request: ModelRequest | UnroutedRequest, why: Refusal) -> None:
         record, shared, ask = self._record, self._shared, request.ask
         queued = QueuedRequest(
             record.session or record.username or "",
@@ -511,10 +511,10 @@ class Exchange:
             only=ask.only,
         )
         try:
-            shared.queue.enter(queued, bounded=bounded)
+            shared.queue.enter(queued, bounded=why in (Refusal.FULL, Refusal.HELD))
         except QueueFull as error:
-            if shared.balancer.tier_wait and ask.since > 0:
-                ask.since = -1.0  # it cannot wait for a server of a lower tier
+            if ask.since > 0 and (shared.balancer.tier_wait or why is Refusal.HELD):
+                ask.since = -1.0  # it cannot wait for something better
                 self._place(request)
             else:
                 self.refuse(error_responses.queue_full(error))

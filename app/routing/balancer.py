@@ -1,5 +1,6 @@
 """The façade of routing: asks come in, leases go out; observations come in."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
@@ -101,6 +102,7 @@ class Balancer:
     `on_room` is called when a place may have become free, `on_change` when a server's status
     has changed, with what it was before; `queued` tells how many requests wait for a model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
+    For `hold_max` and `wait_max` see `Seconds`.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
     a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
     of `model`.
@@ -120,6 +122,7 @@ class Balancer:
         fall: int = FALL,
         tier_wait: float = 0.0,
         hold_max: float = 0.0,
+        wait_max: float = math.inf,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
@@ -156,7 +159,7 @@ class Balancer:
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
         """Seconds that a request waits for a server of a lower tier."""
-        self.seconds = Seconds(hold_max)
+        self.seconds = Seconds(hold_max, wait_max)
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
@@ -175,6 +178,7 @@ class Balancer:
         fall: int,
         tier_wait: float,
         hold_max: float,
+        wait_max: float,
     ) -> None:
         """Take other settings from now on. What is known of a server that stays is kept.
 
@@ -187,7 +191,7 @@ class Balancer:
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
-        self.seconds.hold_max = hold_max
+        self.seconds.hold_max, self.seconds.wait_max = hold_max, wait_max
         self._pins.ttl = sticky_ttl
         before = self._backends
         self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}

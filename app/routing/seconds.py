@@ -58,10 +58,15 @@ class Place(NamedTuple):
 
 
 class Seconds:
-    """Weighs places in seconds. `hold_max` bounds how long a place is held; 0 for never."""
+    """Weighs places in seconds.
 
-    def __init__(self, hold_max: float) -> None:
+    `hold_max` bounds how long a place is held, 0 for never; `wait_max` how long a request waits
+    beside one. Both are in seconds.
+    """
+
+    def __init__(self, hold_max: float, wait_max: float = math.inf) -> None:
         self.hold_max = hold_max
+        self.wait_max = wait_max
         self.again_at = math.inf
         """When it may be worth to look again, on the monotonic clock."""
         self.held = False
@@ -118,8 +123,9 @@ class Seconds:
         best = min(places, key=lambda place: _rank(place, ask, now))
         if home is not None and best.backend is not home:
             wait = home.expected_wait(now, waiting // servers, ask.names)
-            if best.unread > wait and now < ask.since + best.unread:
-                self._wait_until(ask.since + best.unread)
+            longest = ask.since + min(best.unread, self.wait_max)
+            if best.unread > wait and now < longest:
+                self._wait_until(longest)
                 return None
         return choice_of(best.backend, best.instance, best.placement)
 
@@ -169,7 +175,7 @@ class Seconds:
         if pause > longest:
             return False
         work = unread + self._writing.get(ask.holder, WRITING)
-        patience = ask.since + max(LEAST_PATIENCE, STRETCH * work)
+        patience = ask.since + min(self.wait_max, max(LEAST_PATIENCE, STRETCH * work))
         until = min(slot.used_at + longest, self._turn_end(slot, backend, ask), patience)
         if now >= until:
             return False

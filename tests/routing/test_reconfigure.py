@@ -42,6 +42,7 @@ def change(made: Balancer, limits: Mapping[str, int | None]) -> None:
         fall=3,
         tier_wait=0.0,
         hold_max=0.0,
+        wait_max=1.0,
     )
 
 

@@ -91,6 +91,17 @@ def test_a_place_is_not_held_for_whom_is_usually_away_for_longer() -> None:
     assert isinstance(house.place("bob", 20), Lease)
 
 
+def test_nobody_waits_beside_a_held_place_for_longer_than_may_be() -> None:
+    house = House()
+    house.balancer.seconds.wait_max = 5.0
+    house.serve("alice", 20)
+    bob = house.ask("bob", 20)
+    assert house.balancer.place(bob) is Refusal.HELD
+
+    house.clock.tick(5)
+    assert isinstance(house.balancer.place(bob), Lease)
+
+
 def test_a_place_is_not_held_for_little() -> None:
     house = House()
     house.balancer.backend("A").read_prompt(1_000_000, 1.0)

@@ -112,6 +112,7 @@ def test_what_was_counted_within_the_hour_outlives_a_reload() -> None:
         fall=3,
         tier_wait=0.0,
         hold_max=0.0,
+        wait_max=1.0,
     )
     assert made.place(ask()) is Refusal.FULL
 

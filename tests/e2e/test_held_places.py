@@ -1,0 +1,89 @@
+"""A slot stays empty for the conversation that has just left it, and for no longer than it may."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.fakes.model_host import STREAM_END, ModelHost, event, status
+from tests.fakes.process import Running, balancing
+from tests.fakes.sockets import SSE, Message, Visit, chunk, ok, post
+
+pytestmark = pytest.mark.anyio
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":300,"completion_tokens":1}}\n\n'
+
+
+class OneSlot:
+    """A server of llama.cpp's kind with one slot, which reads slowly."""
+
+    def __init__(self) -> None:
+        self.host = ModelHost(self._handle, probe=self._probe)
+
+    async def _handle(self, visit: Visit, message: Message) -> bytes | None:
+        await asyncio.sleep(0.5)  # it reads
+        return SSE + event() + chunk(USAGE) + STREAM_END
+
+    async def _probe(self, visit: Visit, message: Message) -> bytes | None:
+        match message.start.split()[1]:
+            case "/v1/models":
+                return self.host.list_models(message)
+            case "/props":
+                return ok(b'{"total_slots":1}')
+            case "/slots":
+                busy = "true" if self.host.active else "false"
+                return ok(b'[{"id":0,"is_processing":%b}]' % busy.encode())
+        return status(404)
+
+    @property
+    def order(self) -> list[str]:
+        """Who was served, in order."""
+        bodies = [json.loads(message.body) for message in self.host.seen]
+        return [body["messages"][0]["content"].split()[0] for body in bodies]
+
+
+def asking(who: str, turns: int) -> bytes:
+    texts = [f"{who} {number} " * 400 for number in range(turns)]
+    messages = [{"role": "user", "content": text} for text in texts]
+    body = {"model": "m", "messages": messages, "stream": True}
+    return post(
+        json.dumps(body).encode(), b"/v1/chat/completions", f"x-forwarded-for: {who}".encode()
+    )
+
+
+ALICE, BOB = "10.0.0.1", "10.0.0.2"
+
+
+async def _come_back(balancer: Running) -> None:
+    """Have a conversation pause shortly, so that it is known to come back soon."""
+    for turns in (4, 5):
+        assert (await balancer.ask(asking(ALICE, turns))).status == 200
+
+
+async def test_a_slot_is_held_for_who_comes_back_soon() -> None:
+    server = OneSlot()
+    async with server.host.running(), balancing({"A": server.host}) as balancer:
+        await _come_back(balancer)
+        bob = asyncio.create_task(balancer.ask(asking(BOB, 5)))
+        await balancer.until(lambda: _waiting(balancer))
+        assert (await balancer.ask(asking(ALICE, 6))).status == 200
+        assert (await bob).status == 200
+
+    assert server.order == [ALICE, ALICE, ALICE, BOB]
+
+
+@pytest.mark.parametrize("settings", [{"hold_max": 0}, {"queue_max": 0}])
+async def test_nothing_is_held_where_that_is_off_or_nobody_may_wait(
+    settings: dict[str, object],
+) -> None:
+    server = OneSlot()
+    async with server.host.running(), balancing({"A": server.host}, **settings) as balancer:  # type: ignore[arg-type]
+        await _come_back(balancer)
+        bob = await balancer.ask(asking(BOB, 5))
+
+    assert bob.status == 200
+    assert server.order == [ALICE, ALICE, BOB]
+
+
+async def _waiting(balancer: Running) -> bool:
+    return bool((await balancer.snapshot())["queue"]["waiting"])
