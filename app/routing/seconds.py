@@ -32,6 +32,9 @@ TURN: Final = 3.0
 LEAST_TURN: Final = 20.0
 """At least so many seconds."""
 
+YIELD: Final = 1.0
+"""Seconds after which a conversation that had its turn looks whether others took its place."""
+
 STRETCH: Final = 3.0
 """A request waits beside held places for so many times its own work at the most."""
 
@@ -119,6 +122,8 @@ class Seconds:
         self.held = False
         places = self._places(ask, prompt, room, waiting, now)
         if not places:
+            if not self.held:
+                self._wait_until(now + YIELD)
             return None
         best = min(places, key=lambda place: _rank(place, ask, now))
         if home is not None and best.backend is not home:

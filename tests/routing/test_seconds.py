@@ -122,7 +122,7 @@ def test_a_conversation_that_had_its_turn_leaves_its_place_to_whoever_waits() ->
     house.serve("alice", 20)
     house.clock.tick(1000)
     house.waiting = 1
-    assert not isinstance(house.place("alice", 21), Lease)
+    assert house.place("alice", 21) is Refusal.HELD
     assert isinstance(house.place("bob", 20), Lease)
 
 
