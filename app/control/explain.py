@@ -33,6 +33,7 @@ def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
         "prompt_characters": None if ask.prompt is None else ask.prompt.size,
         "prompt_tokens": balancer.tokens_of(ask),
         "outcome": "goes" if choice else "waits" if candidates else "is refused",
+        "held_for_others": choice is None and balancer.seconds.held,
         "choice": None if choice is None else _choice(choice, candidates),
         "servers": [_candidate(x, ask, now, at, takes=x in takers) for x in candidates],
     }

@@ -324,6 +324,7 @@ class Balancer:
     def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
         """Return who might get a request and who would, and send nothing anywhere."""
         self._estimate(ask)
+        self.seconds.held = False
         return self._choose(ask, (), self._clock())
 
     def _by_seconds(

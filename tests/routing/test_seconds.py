@@ -1,6 +1,10 @@
 """Places are weighed in seconds: some are held, and some requests wait, each within bounds."""
 
+import math
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
@@ -151,3 +155,29 @@ def test_a_short_prompt_is_not_worth_waiting_for() -> None:
     house = House()
     house.serve("alice", 20)
     assert isinstance(house.place("bob", 1), Lease)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 40)), max_size=30))
+def test_whoever_asks_has_a_place_in_the_end_and_no_server_two_at_once(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Each asks, waits as long as it is told to, and is served before half its patience is over."""
+    house = House(servers=2)
+    house.balancer.seconds.wait_max = 60.0
+    turns = dict.fromkeys("abcde", 4)
+    for who, pause in steps:
+        house.clock.tick(pause)
+        turns[who] += 1
+        asked, since = house.ask(who, turns[who]), house.clock.now
+        placed = house.balancer.place(asked)
+        while placed is Refusal.HELD:
+            again = house.balancer.seconds.again_at
+            assert house.clock.now < again <= since + 60.0
+            house.clock.now = again
+            house.balancer.seconds.again_at = math.inf
+            placed = house.balancer.place(asked)
+        assert isinstance(placed, Lease)
+        assert house.balancer.backend(placed.server).ledger.total == 1
+        house.clock.tick(1.0)
+        placed.release()
