@@ -189,13 +189,21 @@ def _print_joins(machines: Sequence["Machine"]) -> None:
 
 
 def _check(_: argparse.Namespace) -> None:
-    print("\n".join(_summary(load(KINDS))))
+    from app.discovery.added_servers import AddedServers
+
+    settings = load(KINDS)
+    lines = _summary(settings)
+    if added := AddedServers(settings, KINDS).servers:
+        lines.append(f"Added over the admin API: {', '.join(added)}")
+    print("\n".join(lines))
 
 
 def _summary(settings: Settings) -> list[str]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lines = [f"Listens on {host}:{settings.port}"]
+    lines = [f"Listens on {host}:{settings.port}", *_joining(settings)]
     fleet = settings.fleet()
+    if not fleet.servers and settings.lets_join:
+        return lines
     if not fleet.servers:
         return [*lines, "No servers: tells this machine's GPU load on /llmhealth, and no more"]
     lines.append("Servers, in order of preference:")
@@ -227,6 +235,14 @@ def _summary(settings: Settings) -> list[str]:
     ]
 
 
+def _joining(settings: Settings) -> list[str]:
+    """Say who joins whom."""
+    if settings.join is not None:
+        own = ", ".join(settings.join_servers) or "the model servers on the usual ports"
+        return [f"Joins {settings.join} with {own}"]
+    return ["Machines may join that show BALANCER_JOIN_TOKEN"] if settings.lets_join else []
+
+
 def _unrouted(settings: Settings) -> list[str]:
     """Say what routes other APIs, where models on other servers than the fallback need it."""
     if len(settings.servers) < 2 or set(settings.routed_paths) >= {*ROUTABLE_PATHS}:
@@ -239,6 +255,10 @@ def _unrouted(settings: Settings) -> list[str]:
 
 def _described(server: Server, *, adopts_slots: bool) -> str:
     parts = [server.model_base]
+    if server.context is not None:
+        parts.append(f"{server.context} tokens a prompt")
+    if server.requests_per_hour is not None:
+        parts.append(f"{server.requests_per_hour} an hour")
     parts.append(f"health on {server.health_base}" if server.health_base else "no health address")
     limit = server.request_max
     slots = "as many at once as it tells slots" if adopts_slots else "any number at once"

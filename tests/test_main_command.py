@@ -329,3 +329,32 @@ def test_a_new_key_is_printed_with_the_line_that_lets_it_in(
 def test_a_name_that_no_key_can_have_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "new", "with space"]) == 2
     assert "sk-" not in capsys.readouterr().out
+
+
+def test_check_says_who_joins_whom(
+    environment: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.set(BALANCER_JOIN_TOKEN="what-machines-show")
+    assert main(["check"]) == 0
+    assert "Machines may join that show BALANCER_JOIN_TOKEN" in capsys.readouterr().out
+
+    environment.set(BALANCER_JOIN="http://10.0.0.1:18000")
+    assert main(["check"]) == 0
+    assert (
+        "Joins http://10.0.0.1:18000 with the model servers on the usual ports"
+        in capsys.readouterr().out
+    )
+
+
+def test_check_names_the_servers_that_were_added_and_what_is_wrong_with_their_file(
+    environment: Environment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "servers.json"
+    kept.write_text('{"servers": {"PC7": {"addr": "http://10.0.0.7"}}}')
+    environment.set(BALANCER_STATE_DIR=str(tmp_path))
+    assert main(["check"]) == 0
+    assert "Added over the admin API: PC7" in capsys.readouterr().out
+
+    kept.write_text("torn")
+    assert main(["check"]) == 2
+    assert str(kept) in capsys.readouterr().err

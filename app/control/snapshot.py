@@ -160,6 +160,7 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "tier": server.tier,
         "weight": server.weight,
         "draining": backend.draining,
+        "drained_by": sorted(backend.drained_by),
         "changed": change_json(backend.changed, at),
         "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
         "others_inflight": ledger.foreign,

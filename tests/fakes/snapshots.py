@@ -29,6 +29,7 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "tier": 1,
         "weight": 1.0,
         "draining": status == "draining",
+        "drained_by": ["admin"] if status == "draining" else [],
         "others_inflight": 0,
         "loaded": None,
         "slots": [],

@@ -120,9 +120,10 @@ function drainButton(card, backend, allowed) {
     button.addEventListener("click", () => drain(backend.name, button.dataset.method));
   }
   button.hidden = !allowed;
-  button.dataset.method = backend.draining ? "DELETE" : "POST";
-  set(button, backend.draining ? "Give it requests again" : "Drain");
-  button.title = backend.draining ? "" : "No new requests; those in flight go on";
+  const drained = backend.drained_by.includes("admin");
+  button.dataset.method = drained ? "DELETE" : "POST";
+  set(button, drained ? "Give it requests again" : "Drain");
+  button.title = drained ? "" : "No new requests; those in flight go on";
 }
 
 /* A session needs no key; without one, draining asks for the admin key. */
@@ -146,7 +147,8 @@ function serverCard(node, backend, { now, drain: mayDrain }) {
   labelled(node.querySelector(".name"), backend.name);
   const status = node.querySelector(".status");
   status.dataset.status = backend.status;
-  set(status, STATUSES[backend.status] || backend.status);
+  const silent = backend.status === "draining" && !backend.drained_by.includes("admin");
+  set(status, silent ? "its agent is gone" : STATUSES[backend.status] || backend.status);
   const limit = backend.request_max;
   const total = backend.total_inflight;
   meter(node, "flight", "In flight", limit === null ? total : `${total} of ${limit}`,
