@@ -6,7 +6,17 @@ import pytest
 
 from tests.fakes.balancer import balancer, free_port
 from tests.fakes.browser import AVAILABLE, Browser, browser
-from tests.fakes.snapshots import BUSY, EMPTY, HOSTILE, HOSTILE_NAME, STATES, STEERED, State
+from tests.fakes.snapshots import (
+    BUSY,
+    EMPTY,
+    HOSTILE,
+    HOSTILE_NAME,
+    STATES,
+    STEERED,
+    State,
+    backend,
+    state,
+)
 from tests.fakes.stage import Stage, staging
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
@@ -109,6 +119,14 @@ def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
     ]
 
 
+def test_a_server_whose_agent_is_gone_says_so_and_can_be_drained_as_well(page: Page) -> None:
+    silent = backend("gpu1", "draining", drained_by=["agent"])
+    page.show(state(silent, drain=True))
+
+    assert "its agent is gone" in page.text()
+    assert "Give it requests again" not in page.text()
+
+
 def test_without_a_key_there_is_nothing_to_drain_with(page: Page) -> None:
     page.show(BUSY)
 
@@ -120,6 +138,7 @@ def test_without_servers_the_page_says_how_to_configure_them(page: Page) -> None
 
     assert "BALANCER_SERVERS" in page.text()
     assert "In flight" not in page.text()
+    assert "read again" not in page.text()
 
 
 def test_the_page_warns_where_anybody_on_the_network_may_use_every_model(page: Page) -> None:

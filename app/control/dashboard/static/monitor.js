@@ -315,6 +315,7 @@ function show({ snapshot, stats }) {
   set($("mistakes"), snapshot.refused_settings.join("\n"));
   for (const id of ["totals", "servers-part", "traffic", "leases-part", "decisions-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
+  $("changed-part").hidden = snapshot.changed_prompts.length === 0;
   keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
   if (!configured) return;
   totals(snapshot, stats);
@@ -323,7 +324,6 @@ function show({ snapshot, stats }) {
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);
   bars($("by-address"), stats.ip_counts);
-  $("changed-part").hidden = snapshot.changed_prompts.length === 0;
   rows($("changed"), snapshot.changed_prompts, (one) => `${one.client} ${one.program} ${one.kind}`, (one) =>
     [one.client, one.program || null, `${CHANGES[one.kind]}, message ${one.message + 1}`, one.advice, one.requests, compact(one.tokens), age(one.seconds)]);
   const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
