@@ -267,6 +267,7 @@ class Balancer:
                 return Refusal.BEING_LEFT
             candidates, choice = self._choose(ask, tried, now)
             if choice is None:
+                self._want(ask, now)
                 return self._refusal(ask, candidates, tried)
         if not ask.works:
             # Its end says nothing about the server: one that cannot count serves all the same.
@@ -345,6 +346,13 @@ class Balancer:
         return Weighed(
             seconds.decide(ask, prompt, room, self._home(prompt), waiting, max(1, len(names)), now)
         )
+
+    def _want(self, ask: Ask, now: float) -> None:
+        """Note that a request waits for what caches hold of its prompt."""
+        if self.seconds.hold_max and ask.prompt is not None:
+            for holder in self._index.find(ask.prompt):
+                if isinstance(holder, PromptCache):
+                    holder.want(ask.prompt, now)
 
     def _may_stay(self, ask: Ask, choice: Choice, now: float) -> bool:
         """Whether a conversation may go on where it is, without a look at who else waits."""

@@ -111,6 +111,8 @@ class Past(NamedTuple):
     used_at: float
     pauses: list[float]
     """Seconds between its conversation's last responses and requests."""
+    wanted_at: float = 0.0
+    """When a request that continues it was waiting last."""
 
 
 class Placement:
@@ -315,9 +317,16 @@ class PromptCache:
             behind += past.size
             if behind > self.lost_from:
                 break  # it is lost already
-            if behind + size > self.lost_from and now - past.used_at < self._stale_after:
+            wanted = max(past.used_at, past.wanted_at)
+            if behind + size > self.lost_from and now - wanted < self._stale_after:
                 lost += past.size
         return lost
+
+    def want(self, prompt: Prompt, now: float) -> None:
+        """Note that a request waits which continues a prompt of the past."""
+        base = self._recall(prompt)
+        if base:
+            self._past[base] = self._past[base]._replace(wanted_at=now)
 
     def take(
         self, placement: Placement, prompt: Prompt, now: float, asked_at: float | None = None
