@@ -72,6 +72,18 @@ async def test_a_slot_is_held_for_who_comes_back_soon() -> None:
     assert server.order == [ALICE, ALICE, ALICE, BOB]
 
 
+async def test_a_slot_is_given_on_when_nobody_comes_back_in_time() -> None:
+    server = OneSlot()
+    async with server.host.running(), balancing({"A": server.host}) as balancer:
+        await _come_back(balancer)
+        bob = await balancer.ask(asking(BOB, 5))
+        await balancer.until(lambda: len(balancer.events("request")) == 3)
+        waited = balancer.events("request")[-1]["queue_wait_ms"]
+
+    assert bob.status == 200
+    assert waited > 0
+
+
 @pytest.mark.parametrize("settings", [{"hold_max": 0}, {"queue_max": 0}])
 async def test_nothing_is_held_where_that_is_off_or_nobody_may_wait(
     settings: dict[str, object],
