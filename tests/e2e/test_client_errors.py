@@ -82,7 +82,7 @@ async def fail(visit: Visit, message: Message) -> bytes | None:
         case "full":
             await asyncio.Event().wait()
         case "late":
-            await asyncio.sleep(0.5)  # longer than a client is kept without a sign of life
+            await asyncio.sleep(0.25)  # longer than a client is kept without a sign of life
             return None
         case "breaks":
             lines = SSE.replace(b"text/event-stream", b"application/x-ndjson")
@@ -108,8 +108,8 @@ async def failing() -> AsyncIterator[Running]:
             servers,
             {"full": ["F"], "down": ["D"], ".*": ["A"]},
             routed_paths="all",
-            queue_timeout=0.3,
-            stream_keepalive=0.2,
+            queue_timeout=0.2,
+            stream_keepalive=0.1,
             api_keys=json.dumps(KEYS),
             ready=False,
         ) as balancer:

@@ -21,7 +21,7 @@ class OneSlot:
         self.host = ModelHost(self._handle, probe=self._probe)
 
     async def _handle(self, visit: Visit, message: Message) -> bytes | None:
-        await asyncio.sleep(0.5)  # it reads
+        await asyncio.sleep(0.25)  # it reads
         return SSE + event() + chunk(USAGE) + STREAM_END
 
     async def _probe(self, visit: Visit, message: Message) -> bytes | None:

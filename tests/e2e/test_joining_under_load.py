@@ -17,7 +17,7 @@ from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, bearer, chat, post
 
-SECONDS = int(os.environ.get("BALANCER_MACHINE_SECONDS", "4"))
+SECONDS = int(os.environ.get("BALANCER_MACHINE_SECONDS", "3"))
 MACHINES = 20
 CLIENTS = 30
 TOKEN = "what-machines-show"
