@@ -605,7 +605,7 @@ class Balancer:
         if placement is not None and ask.prompt is not None:
             change = placement.change(ask.prompt)
             backend.keep(choice.instance, placement.prompt_cache)
-            occupancy = self._occupy(placement, ask.prompt, ask.since or now, now)
+            occupancy = self._occupy(placement, ask.prompt, max(0.0, ask.since) or now, now)
 
         def let_go(lease: Lease) -> None:
             ledger.strike(lease)

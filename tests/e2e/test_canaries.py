@@ -11,7 +11,7 @@ from tests.fakes.sockets import Message, Visit, bearer, get, ok, post
 pytestmark = pytest.mark.anyio
 
 KEY, ADMIN, METRICS = "sk-canary-key-012345", "admin-canary-0123456", "metrics-canary-01234"
-WRONG = "sk-canary-wrong-01234"
+WRONG, TOKEN = "sk-canary-wrong-01234", "canary-join-token-01"
 SECRETS = {
     "key": KEY,
     "admin key": ADMIN,
@@ -25,6 +25,9 @@ SECRETS = {
     "cookie": "canary-cookie",
     "body that is no JSON": "canary-broken",
     "path": "canary-path",
+    "join token": TOKEN,
+    "server's key": "sk-canary-server-0123",
+    "server's header": "canary-header",
 }
 
 
@@ -35,6 +38,16 @@ async def answer(visit: Visit, message: Message) -> bytes | None:
     said = {"role": "assistant", "content": SECRETS["response"]}
     choice = {"index": 0, "finish_reason": "stop", "message": said}
     return ok(json.dumps({"choices": [choice]}).encode(), b"content-type: application/json")
+
+
+def keyed(port: int) -> dict[str, object]:
+    """Write a server that has a key and a secret header; port 0 is a mistake."""
+    secret = {"api_key": SECRETS["server's key"], "headers": {"x-a": SECRETS["server's header"]}}
+    return {"addr": "http://10.255.255.1", "model_port": port, **secret}
+
+
+def put(path: bytes, key: str, body: object) -> bytes:
+    return b"PUT" + post(json.dumps(body).encode(), path, bearer(key))[4:]
 
 
 def asked(prompt: str, **more: object) -> bytes:
@@ -55,6 +68,7 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
         "api_keys": json.dumps({"alice": KEY}),
         "admin_key": ADMIN,
         "metrics_key": METRICS,
+        "join_token": TOKEN,
         "log_level": level,
         "stable_prompts": "learn",
     }
@@ -72,16 +86,22 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
                 b"GET /canary-path HTTP/9.9\r\nx: canary-query\r\n\r\n",
             ):
                 await balancer.ask(request)
-            outputs = [
-                (await balancer.ask(get(path, bearer(ADMIN)))).body
-                for path in (
-                    b"/metrics",
-                    b"/llmhealth-snapshot",
-                    b"/access-log-stats",
-                    b"/llmhealth-monitor",
-                    b"/llmhealth-targets",
-                )
-            ]
+            orders = (
+                put(b"/llmhealth-join/pc", TOKEN, {"servers": {"J": keyed(8081)}}),
+                put(b"/llmhealth-join/pc", TOKEN, {"servers": {"J": keyed(0)}}),
+                put(b"/llmhealth-servers/N", ADMIN, keyed(8082)),
+                put(b"/llmhealth-servers/N", ADMIN, keyed(0)),
+            )
+            paths = (
+                b"/metrics",
+                b"/llmhealth-snapshot",
+                b"/access-log-stats",
+                b"/llmhealth-monitor",
+                b"/llmhealth-targets",
+                b"/llmhealth-servers",
+            )
+            reading = [get(path, bearer(ADMIN)) for path in paths]
+            outputs = [(await balancer.ask(request)).body for request in (*orders, *reading)]
             explained = post(asked(SECRETS["prompt"]), b"/llmhealth-explain", bearer(ADMIN))
             outputs.append((await balancer.ask(explained)).body)
             await balancer.until(lambda: len(balancer.events("request")) >= 7)
@@ -89,5 +109,7 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
 
     written = b"\n".join(outputs)
     assert b'"alice"' in written
+    assert b'"J"' in written
+    assert b'"N"' in written
     found = [name for name, secret in SECRETS.items() if secret.encode() in written]
     assert found == []
