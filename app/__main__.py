@@ -13,6 +13,7 @@ import app
 from app.keys.key_ring import hash_of
 from app.routing.fleet import Server
 from app.settings import Settings, SettingsError, Sources, load, validated
+from app.settings.listening import bracketed
 from app.settings.paths import ROUTABLE_PATHS
 from app.settings.variables import plain, read_json
 from app.upstream.introspection.introspection import NAMES as KINDS
@@ -199,8 +200,7 @@ def _check(_: argparse.Namespace) -> None:
 
 
 def _summary(settings: Settings) -> list[str]:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    lines = [f"Listens on {host}:{settings.port}", *_joining(settings)]
+    lines = [f"Listens on {bracketed(settings.host)}:{settings.port}", *_joining(settings)]
     fleet = settings.fleet()
     if not fleet.servers and settings.lets_join:
         return lines

@@ -118,7 +118,7 @@ class OllamaLists:
             for facts in told if isinstance(told, list) else ():
                 there = facts.get("name") if isinstance(facts, dict) else None
                 for name in backend.server.names_here([there]) if isinstance(there, str) else ():
-                    reached = backend.server.name in (fleet.candidates(name) or (fleet.fallback,))
+                    reached = backend.server.name in fleet.reached(name)
                     allowed = key is None or key.allows(name)
                     if reached and allowed and models.get(name, name) == name:
                         found.setdefault(name, {**facts, "name": name, "model": name})

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app.routing.backend import Backend
 from app.routing.fleet import Server
+from app.settings.listening import bracketed
 
 GET = ["GET", "HEAD"]
 
@@ -77,8 +78,7 @@ def targets(servers: Iterable[Server]) -> list[dict[str, object]]:
             known.add(agent)
             address = urlsplit(server.health_base)
             port = address.port or (443 if address.scheme == "https" else 80)
-            host = server.address or address.hostname or ""
-            host = f"[{host}]" if ":" in host else host
+            host = bracketed(server.address or address.hostname or "")
             labels = {"machine": server.name, "__scheme__": address.scheme}
             found.append({"targets": [f"{host}:{port}"], "labels": labels})
     return found

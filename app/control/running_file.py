@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from app.settings.listening import bracketed
+
 log = structlog.get_logger(__name__)
 
 
@@ -28,7 +30,7 @@ class Running:
     def here(cls, host: str, port: int, *, tls: bool) -> "Running":
         """Describe this process, which listens there, with a new key."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        address = f"[{host}]" if ":" in host else host
+        address = bracketed(host)
         url = f"{'https' if tls else 'http'}://{address}:{port}"
         return cls(os.getpid(), url, secrets.token_urlsafe(32))
 

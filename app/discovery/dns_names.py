@@ -48,10 +48,6 @@ class DnsNames:
         self._changed = changed
         self._found: dict[str, list[Record]] = {}  # by address
 
-    def expanded(self, servers: Mapping[str, ServerSettings]) -> dict[str, list[str]]:
-        """Name the servers that each of these stands for."""
-        return {name: [*self.members(name, told)] for name, told in servers.items()}
-
     def members(self, name: str, told: ServerSettings) -> dict[str, ServerSettings]:
         """Return the servers that one of the settings stands for, by their names.
 

@@ -10,7 +10,7 @@ import structlog
 
 from app.discovery.server_body import FILES, read_server
 from app.settings import ServerSettings, Settings, SettingsError
-from app.settings.listening import is_loopback
+from app.settings.listening import bracketed, is_loopback
 from app.telemetry import logs
 
 RENEWAL: Final = 5.0
@@ -187,6 +187,6 @@ def _seen_from_here(body: object, address: str) -> object:
         return body
     if not is_loopback(url.hostname or ""):
         return body
-    host = f"[{address}]" if ":" in address else address
+    host = bracketed(address)
     netloc = host if port is None else f"{host}:{port}"
     return {**body, "addr": url._replace(netloc=netloc).geturl()}

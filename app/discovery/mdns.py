@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from app.discovery.interfaces import interfaces
+from app.settings.listening import bracketed
 
 SERVICE: Final = "_llama-balancer._tcp.local."
 
@@ -87,4 +88,4 @@ def _url(
         return None
     scheme = (properties.get(b"scheme") or b"http").decode("ascii", "replace")
     host = min(addresses, key=lambda address: ":" in address)  # the older protocol first
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{bracketed(host)}:{port}"

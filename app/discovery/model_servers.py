@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from app.routing.observations import SelfReport
+from app.settings.listening import bracketed
 from app.upstream.errors import UpstreamError
 from app.upstream.http import Client
 from app.upstream.introspection.introspection import PLAIN, Introspection
@@ -31,7 +32,7 @@ READ_SECONDS: Final = 2.0
 class ModelServer:
     """One place where a model server may be."""
 
-    def __init__(self, host: str, port: int, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
         self.kind = PLAIN
@@ -40,10 +41,9 @@ class ModelServer:
         """How many requests it works on at once; None where it does not tell."""
         self.models: list[str] | None = None
         """The models that it lists; None while there is no model server."""
-        authority = f"[{host}]" if ":" in host else host
-        self.address = f"http://{authority}:{port}"
-        self._pool = Pool(self.address, connect_timeout=connect_seconds)
-        self._client = Client(self._pool, connect_timeout=connect_seconds, silence=READ_SECONDS)
+        self.address = f"http://{bracketed(host)}:{port}"
+        self._pool = Pool(self.address)
+        self._client = Client(self._pool, connect_timeout=CONNECT_SECONDS, silence=READ_SECONDS)
         self._introspection = Introspection(self.address, "auto", time.monotonic)
 
     async def look(self) -> bool:

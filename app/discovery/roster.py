@@ -48,6 +48,7 @@ class Roster:
         )
         self.settings = written
         """The settings, as if everything that was found stood in them."""
+        self._origins: dict[str, Origin] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -59,11 +60,13 @@ class Roster:
         members = {name: self.names.members(name, told) for name, told in written.servers.items()}
         named = {name: told for group in members.values() for name, told in group.items()}
         servers = {**named}
+        origins: dict[str, Origin] = dict.fromkeys(named, "settings")
         taken = {told.server(name).model_base for name, told in named.items()}
         for name, told in self._guests().items():
             base = told.server(name).model_base
             if name not in written.servers and name not in servers and base not in taken:
                 servers[name] = told
+                origins[name] = "admin" if name in self.added.servers else "agent"
                 taken.add(base)
         guests = tuple(name for name in servers if name not in named)
         models = {
@@ -75,15 +78,11 @@ class Roster:
             fallback = next(iter(members[fallback]))
         found = {"servers": servers, "models": models, "fallback_server": fallback}
         self.settings = written.model_copy(update=found)
+        self._origins = origins
 
     def origin(self, name: str) -> Origin | None:
         """Return who says that there is a server of that name; None where there is none."""
-        told = self.settings.servers.get(name)
-        if told is None:
-            return None
-        if told is self.added.servers.get(name):
-            return "admin"
-        return "agent" if told is self.joined.servers().get(name) else "settings"
+        return self._origins.get(name)
 
     def _guests(self) -> Mapping[str, ServerSettings]:
         return {**self.joined.servers(), **self.added.servers}

@@ -335,17 +335,16 @@ class Balancer:
         seconds = self.seconds
         if prompt.size < WORTH_KEEPING or not seconds.applies(room):
             return None
-        if not self.queued(ask.model):
-            if found.match in (Match.CONTINUES, Match.CHANGED):
-                return None
-            if found.match is Match.EMPTY and not self._index.find(prompt):
-                return None
-        ask.characters = self.characters_of(ask)
         waiting = self.queued(ask.model)
+        if not waiting and found.match in (Match.CONTINUES, Match.CHANGED):
+            return None
+        holders = self._index.find(prompt)
+        if not waiting and found.match is Match.EMPTY and not holders:
+            return None
+        ask.characters = self.characters_of(ask)
+        home = self._home(prompt, holders)
         names = self.fleet.candidates(ask.model) or ()
-        return Weighed(
-            seconds.decide(ask, prompt, room, self._home(prompt), waiting, max(1, len(names)), now)
-        )
+        return Weighed(seconds.decide(ask, prompt, room, home, waiting, max(1, len(names)), now))
 
     def _want(self, ask: Ask, now: float) -> None:
         """Note that a request waits for what caches hold of its prompt."""
@@ -369,10 +368,10 @@ class Balancer:
             placement.slot, backend, ask, now
         )
 
-    def _home(self, prompt: Prompt) -> Backend | None:
+    def _home(self, prompt: Prompt, holders: Sequence[Slot | PromptCache]) -> Backend | None:
         """Return the server that holds most of a prompt."""
         best, most = None, 0
-        for holder in self._index.find(prompt):
+        for holder in holders:
             cache = holder.prompt_cache if isinstance(holder, Slot) else holder
             backend = self._backends.get(cache.server)
             if backend is None or not backend.health.healthy:
@@ -416,7 +415,7 @@ class Balancer:
         backend = self._backends.get(observation.server)
         if backend is None:
             return  # it was removed
-        before = backend.status
+        before, context = backend.status, backend.least_context
         backend.ledger.look_at_hour(self._clock())
         reason = "probe"
         match observation:
@@ -440,7 +439,7 @@ class Balancer:
                 backend.note_context(instance, tokens)
             case SelfReport():
                 self._observe_report(backend, observation)
-        self._measure_contexts()
+        self._compare_context(backend, context)
         self._note_change(backend, before, reason)
         self.on_room()
 
@@ -454,6 +453,11 @@ class Balancer:
         if report.at_work is not None:
             for lease in backend.ledger.stopped(report.at_work, report.asked_at):
                 lease.release()
+
+    def _compare_context(self, backend: Backend, before: int) -> None:
+        """Look for the shortest context again, if a server's has changed."""
+        if backend.least_context != before:
+            self._measure_contexts()
 
     def _measure_contexts(self) -> None:
         known = (backend.least_context for backend in self._backends.values())
@@ -574,8 +578,8 @@ class Balancer:
         """Return why nobody was chosen."""
         if self.seconds.held:
             return Refusal.HELD
-        names = {s.server.name for s in candidates} if ask.routed else set()
-        if not (self._unasked.isdisjoint(names) and self._new.isdisjoint(names)):
+        unasked = self._unasked | self._new
+        if ask.routed and any(s.server.name in unasked for s in candidates):
             return Refusal.UNASKED
         if able(ask, candidates, tried):
             return Refusal.FULL

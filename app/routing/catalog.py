@@ -27,7 +27,7 @@ def offered(
 
 def _is_reached(model: str, backends: Iterable[Backend], fleet: Fleet) -> bool:
     """Whether a server that lists a model may get requests for it."""
-    servers = fleet.candidates(model) or (fleet.fallback,)
+    servers = fleet.reached(model)
     return any(b.server.name in servers and model in (b.models or ()) for b in backends)
 
 

@@ -209,7 +209,7 @@ def recall(
             load, order = backend.ledger.load, candidates.index(name)
             rank = placement.match, -placement.known, load, order, number, slot
             if best is None or rank < best[0]:
-                best = rank, Choice(name, instance, _REASONS[placement.match], placement)
+                best = rank, choice_of(backend, instance, placement)
     return best and best[1]
 
 
@@ -392,7 +392,7 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) ->
             if placement is None:
                 continue
             if alone and len(instances) == 1:
-                return Choice(backend.server.name, instance, _REASONS[placement.match], placement)
+                return choice_of(backend, instance, placement)
             # Where nothing tells of slots, all but an idle server may be out of them.
             crowded = not prompt_cache.slots and backend.ledger.load > 0
             if placement.match <= Match.REMEMBERED:
@@ -413,8 +413,7 @@ def _by_prompt(ask: Ask, prompt: Prompt, room: Sequence[Backend], now: float) ->
                     order,
                 )
             if best is None or rank < best[0]:
-                name = backend.server.name
-                best = rank, Choice(name, instance, _REASONS[placement.match], placement)
+                best = rank, choice_of(backend, instance, placement)
     return best and best[1]
 
 

@@ -92,6 +92,10 @@ class Fleet:
         table = Patterns([(pattern.regex, pattern.servers) for pattern in patterns])
         return cls(by_name, patterns, fallback or next(iter(by_name), None), table)
 
+    def reached(self, model: str) -> tuple[str | None, ...]:
+        """Name the servers that get requests for a model: its pattern's, or the fallback."""
+        return self.candidates(model) or (self.fallback,)
+
     def candidates(self, model: str) -> tuple[str, ...] | None:
         """Name the servers of the first pattern that matches `model`; None where none does."""
         return self._table.find(model)

@@ -147,11 +147,6 @@ class Ledger:
         at_limit = self.limit is not None and self.total + self.foreign >= self.limit
         return at_limit or self.spent
 
-    @property
-    def in_hour(self) -> int:
-        """Requests within the last hour, as far as they are limited."""
-        return len(self._hour)
-
     def look_at_hour(self, now: float) -> None:
         """Forget what is longer ago than an hour; `now` is in seconds."""
         if self.hourly is None:

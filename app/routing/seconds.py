@@ -138,37 +138,32 @@ class Seconds:
         self, ask: Ask, prompt: Prompt, room: Sequence[Backend], waiting: int, now: float
     ) -> list[Place]:
         found: list[Place] = []
-        free = sum(len(x.free(b.elsewhere)) for b in room for x in _caches(b, ask))
-        for backend in room:
-            instances = backend.offered(ask.names)
-            for instance in instances:
-                cache = backend.prompt_cache(instance, len(instances))
-                placement = cache.placement(prompt, now, backend.elsewhere)
-                if placement is None:
-                    continue
-                known = placement.known
-                if placement.match is Match.REMEMBERED:
-                    known = prompt.prefixes[placement.continued]
-                unread = _reading(prompt.size - known, backend, ask)
-                slot = placement.slot
-                if placement.match is Match.CONTINUES and slot is not None:
-                    over = (
-                        waiting and free <= waiting and self.turn_is_over(slot, backend, ask, now)
-                    )
-                    if not over:
-                        found.append(Place(backend, instance, placement, unread, 0.0))
-                    continue
-                if placement.match is Match.CHANGED:
+        caches = _caches(room, ask)
+        crowded = waiting >= sum(len(free) for _, _, _, free in caches)
+        for backend, instance, cache, free in caches:
+            placement = cache.placement(prompt, now, backend.elsewhere)
+            if placement is None:
+                continue
+            known = placement.known
+            if placement.match is Match.REMEMBERED:
+                known = prompt.prefixes[placement.continued]
+            unread = _reading(prompt.size - known, backend, ask)
+            slot = placement.slot
+            if placement.match is Match.CONTINUES and slot is not None:
+                others = waiting and crowded
+                if not (others and self.turn_is_over(slot, backend, ask, now)):
                     found.append(Place(backend, instance, placement, unread, 0.0))
+                continue
+            if placement.match is Match.CHANGED:
+                found.append(Place(backend, instance, placement, unread, 0.0))
+                continue
+            for other in free:
+                lost = cache.lost_by_evicting(other, now, placement.continued)
+                cost = _reading(lost, backend, ask)
+                if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, unread, now):
                     continue
-                for other in cache.free(backend.elsewhere):
-                    cost = _reading(
-                        cache.lost_by_evicting(other, now, placement.continued), backend, ask
-                    )
-                    if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, unread, now):
-                        continue
-                    there = placement if other is slot else placement.at(other, now)
-                    found.append(Place(backend, instance, there, unread, cost))
+                there = placement if other is slot else placement.at(other, now)
+                found.append(Place(backend, instance, there, unread, cost))
         return found
 
     def _is_held(
@@ -201,9 +196,17 @@ class Seconds:
         self.again_at = min(self.again_at, at)
 
 
-def _caches(backend: Backend, ask: Ask) -> list[PromptCache]:
-    instances = backend.offered(ask.names)
-    return [backend.prompt_cache(instance, len(instances)) for instance in instances]
+def _caches(
+    room: Sequence[Backend], ask: Ask
+) -> list[tuple[Backend, str, PromptCache, list[Slot]]]:
+    """List the caches of all instances that may take a request, each with its free slots."""
+    found = []
+    for backend in room:
+        instances = backend.offered(ask.names)
+        for instance in instances:
+            cache = backend.prompt_cache(instance, len(instances))
+            found.append((backend, instance, cache, cache.free(backend.elsewhere)))
+    return found
 
 
 def _reading(characters: int, backend: Backend, ask: Ask) -> float:

@@ -30,6 +30,11 @@ def _published_host(published: str) -> str:
     return host or "0.0.0.0"  # noqa: S104 - it is read, not bound
 
 
+def bracketed(host: str) -> str:
+    """Write a host as it stands before a port (RFC 3986 section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, as it is written, means the machine that it is written on."""
     if host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost"):

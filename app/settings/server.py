@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from app.routing.fleet import Server
+from app.settings.listening import bracketed
 from app.settings.mistakes import mistake
 from app.settings.trust import Trust
 from app.settings.values import Port, from_json, from_secret_json, from_servers_json, lower
@@ -40,10 +41,10 @@ def _address(text: str) -> str:
     if url.scheme not in ("http", "https"):
         raise mistake("must begin with http:// or https://", f"http://{url.netloc}")
     if port == 0:
-        raise mistake("has a port that is none", f"{url.scheme}://{_bracketed(host or '')}:8081")
+        raise mistake("has a port that is none", f"{url.scheme}://{bracketed(host or '')}:8081")
     if not host or re.search(r"[\s\\]", host) or not _has_labels(host):
         raise mistake("names no host")
-    bare = f"{url.scheme}://{_bracketed(host)}{f':{port}' if port else ''}"
+    bare = f"{url.scheme}://{bracketed(host)}{f':{port}' if port else ''}"
     path = url.path.rstrip("/")
     if url.query or url.fragment or "@" in url.netloc:
         raise mistake("must be scheme, host and perhaps a path: no query or credentials", bare)
@@ -72,10 +73,6 @@ def _dns_name(text: str) -> str:
     if ":" in host or re.fullmatch(r"[0-9.]+", host):
         raise mistake("must hold a name, which DNS knows addresses of", "dns+http://llama:8081")
     return DNS + plain_address
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
@@ -337,7 +334,7 @@ class ServerSettings(BaseModel):
     def server(self, name: str) -> Server:
         """Write the same in routing's words."""
         url = urlsplit(self.addr.removeprefix(DNS).replace("srv://", "http://"))
-        host = f"{url.scheme}://{_bracketed(url.hostname or '')}"
+        host = f"{url.scheme}://{bracketed(url.hostname or '')}"
         model_port = self.model_port or url.port
         return Server(
             name,

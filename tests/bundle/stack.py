@@ -1,5 +1,6 @@
 """The compose stack on a real engine."""
 
+import functools
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ def has_compose() -> bool:
     return shutil.which("docker") is not None and run("compose", "version").returncode == 0
 
 
+@functools.cache
 def lacking() -> str:
     """Tell what is missing to run the stack here; nothing where it can run."""
     if not has_compose():

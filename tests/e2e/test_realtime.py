@@ -10,20 +10,10 @@ import pytest
 
 from tests.fakes.model_host import ModelHost
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, bearer, get
+from tests.fakes.sockets import SWITCHING, UPGRADE, Message, Visit, bearer, get
 
 pytestmark = pytest.mark.anyio
 
-UPGRADE = (
-    b"connection: Upgrade",
-    b"upgrade: websocket",
-    b"sec-websocket-version: 13",
-    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
-)
-SWITCHING = (
-    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-    b"sec-websocket-accept: x\r\n\r\n"
-)
 KEY, ADMIN = "sk-alice-0123456789", "admin-0123456789"
 
 

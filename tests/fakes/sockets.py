@@ -219,6 +219,21 @@ def bearer(key: str) -> bytes:
     return f"authorization: Bearer {key}".encode()
 
 
+UPGRADE = (
+    b"connection: Upgrade",
+    b"upgrade: websocket",
+    b"sec-websocket-version: 13",
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+"""Headers that ask for a WebSocket (RFC 6455 section 1.3)."""
+
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"sec-websocket-accept: x\r\n\r\n"
+)
+"""The response of a server that opens one."""
+
+
 def get(path: bytes, *headers: bytes, method: bytes = b"GET") -> bytes:
     return b"\r\n".join(
         [method + b" " + path + b" HTTP/1.1", b"host: balancer", *headers, b"", b""]

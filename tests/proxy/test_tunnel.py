@@ -4,22 +4,12 @@ import asyncio
 
 import pytest
 
-from tests.fakes.sockets import Message, Visit, answering, get, listening, ok
+from tests.fakes.sockets import SWITCHING, UPGRADE, Message, Visit, answering, get, listening, ok
 from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
 
-UPGRADE = get(
-    b"/ws",
-    b"connection: Upgrade",
-    b"upgrade: websocket",
-    b"sec-websocket-version: 13",
-    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
-)
-SWITCHING = (
-    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-    b"sec-websocket-accept: x\r\n\r\n"
-)
+OPENING = get(b"/ws", *UPGRADE)
 
 
 async def echo(visit: Visit) -> None:
@@ -34,7 +24,7 @@ async def echo(visit: Visit) -> None:
 async def test_bytes_pass_both_ways_until_the_client_leaves() -> None:
     async with listening(echo) as port, relaying(port) as stack:
         async with stack.client() as client:
-            await client.say(UPGRADE)
+            await client.say(OPENING)
             head = await client.head()
             assert (head.status, head["sec-websocket-accept"]) == (101, "x")
             assert await client.reader.readexactly(5) == b"hello"
@@ -53,7 +43,7 @@ async def test_the_server_may_end_it() -> None:
         await visit.say(SWITCHING, b"bye")
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
-        await client.say(UPGRADE)
+        await client.say(OPENING)
         await client.head()
         assert await client.closed() == b"bye"
         await stack.record()
@@ -61,7 +51,7 @@ async def test_the_server_may_end_it() -> None:
 
 async def test_a_server_that_does_not_upgrade_answers_as_ever() -> None:
     async with listening(answering(ok(b"plain"))) as port, relaying(port) as stack:
-        assert (await stack.ask(UPGRADE)).body == b"plain"
+        assert (await stack.ask(OPENING)).body == b"plain"
 
 
 async def test_an_upgrade_to_anything_else_is_not_offered_to_the_server() -> None:
@@ -89,7 +79,7 @@ async def test_a_slow_reader_slows_the_other_side_down() -> None:
         await visit.closed()
 
     async with listening(script) as port, relaying(port) as stack, stack.client() as client:
-        await client.say(UPGRADE)
+        await client.say(OPENING)
         await client.head()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(finished.wait(), 0.3)

@@ -14,6 +14,7 @@ from app.routing.kind import Kind
 from app.routing.ledger import Lease
 from app.routing.observations import Introduced, ModelsSeen, SelfReport
 from tests.fakes.clock import Clock
+from tests.fakes.rules import RULES
 
 ASK = Ask("m", ("m",), "alice", "10.0.0.1")
 
@@ -31,19 +32,7 @@ def balancer(limits: Mapping[str, int | None]) -> Balancer:
 
 
 def change(made: Balancer, limits: Mapping[str, int | None]) -> None:
-    made.reconfigure(
-        fleet(limits),
-        sticky_ttl=180.0,
-        window_length=5,
-        overflow="queue",
-        adopt_slots=True,
-        numbered=True,
-        rise=2,
-        fall=3,
-        tier_wait=0.0,
-        hold_max=0.0,
-        wait_max=1.0,
-    )
+    made.reconfigure(fleet(limits), **RULES)
 
 
 def lease(placed: Lease | Refusal) -> Lease:

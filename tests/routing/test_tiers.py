@@ -7,6 +7,7 @@ from app.routing.ledger import Lease
 from app.routing.observations import ModelsSeen, ProbeFailed
 from app.routing.prompt import Prompt
 from tests.fakes.clock import Clock
+from tests.fakes.rules import RULES
 
 WAIT = 10.0
 
@@ -100,20 +101,7 @@ def test_what_was_counted_within_the_hour_outlives_a_reload() -> None:
     made = balancer(clock, tier_wait=0.0, hourly=1)
     lease(made.place(ask()))
     lease(made.place(ask())).release()
-    fleet = made.fleet
-    made.reconfigure(
-        fleet,
-        sticky_ttl=180.0,
-        window_length=5,
-        overflow="queue",
-        adopt_slots=True,
-        numbered=True,
-        rise=2,
-        fall=3,
-        tier_wait=0.0,
-        hold_max=0.0,
-        wait_max=1.0,
-    )
+    made.reconfigure(made.fleet, **RULES)
     assert made.place(ask()) is Refusal.FULL
 
 
