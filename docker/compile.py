@@ -26,11 +26,14 @@ class Compile(BuildHookInterface[Any]):
         work = Path(self._folder.name)
         extensions = mypycify(
             [f"--cache-dir={work / 'types'}", *self._modules()],
-            opt_level="1",
+            opt_level="2",
             debug_level="0",
             multi_file=True,
             target_dir=str(work / "c"),
         )
+        if os.name == "posix":
+            for extension in extensions:  # one module's calls into another need no lookup
+                extension.extra_compile_args.append("-fvisibility=hidden")
         command = BuildOnEveryCore(Distribution({"ext_modules": extensions}))
         command.build_lib, command.build_temp = str(work / "lib"), str(work / "objects")
         command.parallel = True

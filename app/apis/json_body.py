@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-import orjson
+from orjson import JSONDecodeError, loads
 
 from app.apis.json_text import byte_members, scan
 from app.apis.pieces import Pieces, Uncut
@@ -62,7 +62,7 @@ class Body:
         # A name can be spelled with escapes, too. To count takes longer: most stand in front.
         at = raw.find(MODEL)
         once = at == raw.rfind(MODEL)
-        escaped = raw.find(b"\\") >= 0 and b"\\u00" in raw  # `in` takes thrice as long
+        escaped = raw.find(b"\\") >= 0 and raw.find(b"\\u00") >= 0  # `in` takes thrice as long
         if once and not escaped:
             self._model_at = at
         if escaped or not once:
@@ -70,8 +70,10 @@ class Body:
 
     def forget(self, *names: str) -> None:
         """Free the memory of members' values; the bytes keep them."""
+        values = self._values
         for name in names:
-            self._values.pop(name, None)
+            if name in values:
+                del values[name]
 
     def keep(self, *names: str) -> None:
         """Free the memory of all values but those of some members; the bytes keep them.
@@ -172,8 +174,8 @@ def _read(raw: bytes) -> dict[str, object]:
     if is_too_much(raw):
         raise BadRequest(TOO_MUCH)
     try:
-        values = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        values = loads(raw)
+    except JSONDecodeError:
         return _judge(raw)
     if not isinstance(values, dict):
         raise BadRequest(NO_OBJECT)

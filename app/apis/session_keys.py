@@ -17,8 +17,6 @@ MEMBERS: Final = ("prompt_cache_key", "user")
 USER: Final = b"x-openwebui-user-id"
 """Of a user, where nothing says more."""
 
-_NAMES: Final = frozenset(HEADERS)
-
 LONGEST: Final = 128
 """How much of it is looked at, in characters."""
 
@@ -28,10 +26,9 @@ def session_key(fields: Mapping[bytes, bytes], get: Callable[[str], object]) -> 
 
     `fields` are the request's headers; `get` reads a member of its body.
     """
-    if not _NAMES.isdisjoint(fields):
-        for header in HEADERS:
-            if header in fields and (found := _plain(fields[header].decode("latin-1"))):
-                return found
+    for header in HEADERS:
+        if header in fields and (found := _plain(fields[header].decode("latin-1"))):
+            return found
     for member in MEMBERS:
         value = get(member)
         if isinstance(value, str) and (found := _plain(value)):

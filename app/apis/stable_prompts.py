@@ -43,7 +43,7 @@ def known(raw: bytes, _client: str = "") -> bytes:
     What is no chat in JSON stays as it is, too.
     """
     for mark in _MARKS:
-        if mark in raw:
+        if raw.find(mark) >= 0:  # `in` takes longer
             break
     else:
         return raw

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
+from orjson import JSONDecodeError, loads
 
 _read: Final = json.JSONDecoder().raw_decode
 
@@ -18,6 +18,10 @@ _ANTHROPIC: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_
 
 _OLLAMA: Final = re.compile(rb'"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 """https://github.com/ollama/ollama/blob/main/docs/api.md"""
+
+_SPACE: Final = 0x20
+_COLON: Final = 0x3A
+_BRACE: Final = 0x7B
 
 
 @dataclass(init=False)
@@ -101,11 +105,13 @@ def _last_object(tail: bytes, name: bytes) -> dict[str, object] | None:
     Inside of a string the quotation marks of a name would be escaped, so it is found only
     where it is one.
     """
-    end = len(tail)
+    size = end = len(tail)
     while (at := tail.rfind(name, 0, end)) >= 0:
         end = at
-        start = tail.find(b"{", at)
-        if tail[at + len(name) : start].strip() != b":":
+        start = at + len(name)
+        while start < size and (tail[start] == _COLON or tail[start] <= _SPACE):
+            start += 1
+        if start == size or tail[start] != _BRACE:
             continue  # null, as in every event but the last
         value = _object(tail, start)
         if isinstance(value, dict):
@@ -121,8 +127,8 @@ def _object(text: bytes, start: int) -> object:
         at = end
         if depth == 0:  # it ends here, unless braces are in its texts
             try:
-                return orjson.loads(text[start:end])
-            except orjson.JSONDecodeError:
+                return loads(text[start:end])
+            except JSONDecodeError:
                 break
     try:
         value: object = _read(text[start:].decode(errors="replace"))[0]

@@ -243,7 +243,7 @@ class ClientConnection:
         request = self._begin_response()
         lines = [STATUS_LINES[status]]
         for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
         if not request.keep_alive:
             lines.append(b"connection: close\r\n")
         if status in BODILESS:
@@ -265,7 +265,7 @@ class ClientConnection:
         lines = [STATUS_LINES[status]]
         sized = request.method == "HEAD" or status in BODILESS
         for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-length":
                 sized = True
         self._chunked = not sized and request.version == "1.1"

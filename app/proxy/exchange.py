@@ -241,6 +241,8 @@ class Exchange:
 
     def serve_model(self) -> None:
         """Begin with a request that makes a model work: its whole body is read first."""
+        if self._request.complete:
+            return  # what has come is measured as it is read
         length = self._fields.get(b"content-length")
         if length is not None and int(length) > self._shared.max_body_bytes:
             self.refuse(error_responses.body_too_large(self._shared.max_body_bytes))
@@ -330,15 +332,17 @@ class Exchange:
             self._encoded = b"".join(held)
             held = [self._encoded]
             read = functools.partial(_decoded, read, encoding, shared.max_body_bytes)
-        about = (read, held, record.endpoint, record.identity, self._fields)
+        endpoint, identity, fields = record.endpoint, record.identity, self._fields
         if self._held_size > LARGE or encoding:  # a short one may become long
             self.state = State.PARSING
             loop = asyncio.get_running_loop()
-            self._parsing = loop.run_in_executor(shared.parser, _parsed, *about)
+            self._parsing = loop.run_in_executor(
+                shared.parser, _parsed, read, held, endpoint, identity, fields
+            )
             self._parsing.add_done_callback(self._on_parsed)
             return
         try:
-            request = _parsed(*about)
+            request = _parsed(read, held, endpoint, identity, fields)
         except BadRequest as error:
             self.refuse(error_responses.bad_request(str(error)))
         else:

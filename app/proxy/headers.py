@@ -100,7 +100,7 @@ def request_head(
     lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"]
     for name, value in headers:
         if name not in drop:
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
     lines.append(forwarded)
     if length == b"chunked":
         lines.append(b"transfer-encoding: chunked\r\n")

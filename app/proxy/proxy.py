@@ -1,6 +1,5 @@
 """The reverse proxy: every request that is not for the balancer itself, to a server and back."""
 
-import itertools
 import re
 import secrets
 from collections.abc import Callable, Collection, Mapping
@@ -109,7 +108,8 @@ class Proxy:
         self._passes_control = passes_control
         self._model_paths = WORKING_PATHS | self._routed_paths
         self._loops = loops = Loops(pools) if loops is None else loops
-        self._ids = map((secrets.token_hex(6) + "-{:x}").format, itertools.count(1))
+        self._ids = secrets.token_hex(6) + "-"
+        self._requests = 0
         self._shared = Shared(
             balancer,
             pools,
@@ -128,9 +128,7 @@ class Proxy:
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:
         headers = request.headers
-        fields = dict(headers)
-        if len(fields) < len(headers) and b"x-forwarded-for" in fields:
-            fields[b"x-forwarded-for"] = joined(headers, b"x-forwarded-for")
+        fields = _fields(headers)
         endpoint, works = self._endpoint(request, fields)
         record = Record(
             self._request_id(fields.get(b"x-request-id")),
@@ -253,7 +251,8 @@ class Proxy:
         Raises:
             BadRequest: it cannot be routed.
         """
-        raw = raw.removeprefix(BOM)
+        if raw and raw[0] == BOM[0]:
+            raw = raw.removeprefix(BOM)
         if path in self._routed_paths:
             return self._read(path, raw, address, fields)
         return UnroutedRequest(self._rewrites, path, raw, address)
@@ -261,7 +260,17 @@ class Proxy:
     def _request_id(self, given: bytes | None) -> str:
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
-        return next(self._ids)
+        self._requests += 1
+        return self._ids + str(self._requests)
+
+
+def _fields(headers: list[tuple[bytes, bytes]]) -> Fields:
+    fields: Fields = {}
+    for name, value in headers:  # compiled, `dict` takes twice as long
+        fields[name] = value
+    if len(fields) < len(headers) and b"x-forwarded-for" in fields:
+        fields[b"x-forwarded-for"] = joined(headers, b"x-forwarded-for")
+    return fields
 
 
 def _is_harmless(request: Request, fields: Fields) -> bool:

@@ -18,10 +18,6 @@ CLOSED: Final = OURS | CREDENTIALS
 """What a server does not get that is not told who its clients are."""
 
 
-ORIGINS: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
-"""Headers in which proxies name the client; only trusted proxies are believed."""
-
-
 class RequestHeads:
     """Writes the heads of requests to servers, in our words where they must be."""
 
@@ -52,11 +48,11 @@ class RequestHeads:
         ours. Where the body is `decoded`, no header says that it is compressed.
         """
         peer = client.peer
-        chain = peer
+        chain = peer.encode()
         more = b""
-        if not ORIGINS.isdisjoint(fields) and self._origin.trusts(peer):
+        if _has_origins(fields) and self._origin.trusts(peer):
             if b"x-forwarded-for" in fields:
-                chain = f"{fields[b'x-forwarded-for'].decode('latin-1')}, {peer}"
+                chain = b"%b, %b" % (fields[b"x-forwarded-for"], chain)
             more = _other_origins(request.headers, fields, peer)
         headers = request.headers
         if b"cookie" in fields:
@@ -73,7 +69,7 @@ class RequestHeads:
             forwarded=b"x-forwarded-for: %b\r\nx-forwarded-host: %b\r\n"
             b"x-forwarded-proto: %b\r\nx-request-id: %b\r\n%b%b"
             % (
-                chain.encode("latin-1"),
+                chain,
                 fields.get(b"host", b""),
                 client.scheme.encode(),
                 request_id.encode(),
@@ -84,6 +80,11 @@ class RequestHeads:
             upgrade=upgrade,
             drop=drop | pool.replaced if pool.replaced else drop,
         )
+
+
+def _has_origins(fields: Fields) -> bool:
+    """Whether a proxy may have named the client; only trusted ones are believed."""
+    return b"x-forwarded-for" in fields or b"forwarded" in fields or b"x-real-ip" in fields
 
 
 def _other_origins(headers: Headers, fields: Fields, peer: str) -> bytes:

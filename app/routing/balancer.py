@@ -143,7 +143,7 @@ class Balancer:
         self._pins = Pins(sticky_ttl)
         self.evictions = self._pins.evictions
         """Pins that were forgotten, by reason."""
-        self.lookups: Counter[Lookup] = Counter({"hit": 0, "miss": 0, "expired": 0, "unusable": 0})
+        self.lookups: dict[Lookup, int] = {"hit": 0, "miss": 0, "expired": 0, "unusable": 0}
         """Requests by what came of their client's pin."""
         self.forecasts: Counter[tuple[str, Forecast]] = Counter()
         """Responses that report of their cache, by server and what came of our belief."""
@@ -274,8 +274,7 @@ class Balancer:
             return _lease(ask, choice, now, lambda _: None)
         routed = choice.reason != "fallback"
         if routed:
-            self.lookups[self._lookup(ask, choice, now)] += 1
-            self._pin(ask, choice, now)
+            self.lookups[self._look_up(ask, choice, now)] += 1
         return self._book(ask, choice, now, pinned=routed)
 
     def place_again(self, ask: Ask, tried: Collection[str]) -> Lease | None:
@@ -721,12 +720,18 @@ class Balancer:
             backend.changed = Change(status, reason, self._clock())
             self.on_change(backend, before)
 
-    def _lookup(self, ask: Ask, choice: Choice, now: float) -> Lookup:
+    def _look_up(self, ask: Ask, choice: Choice, now: float) -> Lookup:
+        """Pin a client to where its request goes, and return what was known of it before."""
         pin = self._pins.find(ask.address, ask.holder, ask.model, now)
-        if pin is not None:
-            same = pin.instance == choice.instance and pin.server == choice.server
-            return "hit" if same else "unusable"
-        return "expired" if self._pins.remembers(ask.address, ask.holder, ask.model) else "miss"
+        if pin is not None and pin.instance == choice.instance and pin.server == choice.server:
+            pin.at = now
+            return "hit"
+        known: Lookup = "unusable"
+        if pin is None:
+            past = self._pins.remembers(ask.address, ask.holder, ask.model)
+            known = "expired" if past else "miss"
+        self._pin(ask, choice, now)
+        return known
 
     def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, now)

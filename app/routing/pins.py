@@ -26,7 +26,8 @@ class Pins:
     def __init__(self, ttl: float, capacity: int = 10_000) -> None:
         self.ttl = ttl
         self._capacity = capacity
-        # Ordered by last use, so what has expired stands in front.
+        # Ordered by the end of the last use, so what has expired stands in front; one that is
+        # in use may stand among it.
         self._pins: dict[tuple[str, str, str], Pin] = {}
         self.evictions = Counter(ttl=0, capacity=0)
         """Pins that were forgotten, by reason."""
@@ -60,7 +61,8 @@ class Pins:
         """Go through the live pins as (client, model, pin), the one unused for longest first."""
         self._expire(now)
         for (_, client, model), pin in self._pins.items():
-            yield client, model, pin
+            if now - pin.at < self.ttl:
+                yield client, model, pin
 
     def _expire(self, now: float) -> None:
         while self._pins:
