@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypedDict
 
@@ -23,6 +24,7 @@ from app.proxy.loops import Loops
 from app.proxy.owners import Owners
 from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
+from app.routing.patterns import Patterns
 from app.settings import Settings
 from app.settings.trust import Trust
 from app.telemetry import logs
@@ -268,6 +270,7 @@ class _Rules(TypedDict):
     tier_wait: float
     hold_max: float
     wait_max: float
+    pinned: Callable[[str], bool] | None
 
 
 def _rules(settings: Settings) -> _Rules:
@@ -282,7 +285,15 @@ def _rules(settings: Settings) -> _Rules:
         "tier_wait": settings.tier_wait,
         "hold_max": settings.hold_max,
         "wait_max": settings.queue_timeout / 2,  # so that nobody times out beside a held place
+        "pinned": _pinned(settings.pin_models),
     }
+
+
+def _pinned(models: Sequence[str]) -> Callable[[str], bool] | None:
+    if not models:
+        return None
+    patterns = Patterns([(re.compile(model), True) for model in models])
+    return lambda name: patterns.find(name) is not None
 
 
 class _Pace(TypedDict):

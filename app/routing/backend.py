@@ -2,43 +2,19 @@
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from enum import IntEnum
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from app.routing.ejection import Ejection
 from app.routing.fleet import Server
 from app.routing.health_window import HealthWindow
 from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
+from app.routing.model_memory import MOST_INSTANCES, ModelMemory, Readiness, smoothed
 from app.routing.observations import ONLY, SelfReport
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt_cache import PromptCache, Slot
 
 Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
-
-MOST_INSTANCES: Final = 200
-"""Instances of models whose caches are followed, at one server."""
-
-SMOOTHING: Final = 0.2
-"""How much the newest measurement of a speed counts."""
-
-GUESSED_LOAD: Final = 10.0
-"""Seconds that the load of a model is believed to take before one was seen."""
-
-
-class Readiness(IntEnum):
-    """How far a server is from having a model in memory, the best first."""
-
-    READY = 0
-    """It is there, or nobody can tell."""
-    LOADING = 1
-    """It is being loaded."""
-    ASLEEP = 2
-    """It sleeps, and wakes by itself in the place that it has."""
-    ROOM = 3
-    """It must be loaded, and nothing must be unloaded for it."""
-    SWAP = 4
-    """Another must be unloaded for it."""
 
 
 class Change(NamedTuple):
@@ -71,13 +47,10 @@ class Backend:
         self.ejection = Ejection()
         self.changed: Change | None = None
         """The last change of its status; None while it is as it was at the start."""
-        self._load_seconds: float | None = None
+        self.memory = ModelMemory()
         self.service_seconds: float | None = None
         """How long a request takes, in seconds, as measured."""
         self._numbered = numbered
-        self._used: OrderedDict[str, float] = OrderedDict()
-        self._loads: dict[str, float] = {}  # since when
-        self._most_loaded = 1
         self.models: frozenset[str] | None = None
         """The names in the server's model list; None while it is unknown."""
         self.facts: dict[str, Mapping[str, object]] = {}
@@ -92,7 +65,6 @@ class Backend:
         """How often the server came into a state."""
         self._elsewhere: frozenset[int] = frozenset()
         self._unseen = False
-        self._asked: set[str] = set()
         self._stale_after = stale_after
         self._prompt_caches: OrderedDict[str, PromptCache] = OrderedDict()
         self._contexts: dict[str, int] = {}
@@ -179,9 +151,9 @@ class Backend:
         for instance, tokens in report.contexts.items():
             self.note_context(instance, tokens)
         ours = self.ledger.recent()
-        if report.loaded is not None:
-            self._forget_unloaded(report.loaded - report.asleep, ours)
-            self._note_loads(report.loaded, report.asked_at)
+        asked = self.memory.report(report, self.ledger.by_instance())
+        if report.loaded is not None and asked is not None:
+            self._forget_unloaded(report.loaded - report.asleep, asked, ours)
         if report.busy_slots is not None:
             slots = [
                 slot for prompt_cache in self._prompt_caches.values() for slot in prompt_cache.slots
@@ -197,8 +169,7 @@ class Backend:
     def went_away(self) -> None:
         """Note that nothing listens there: what it held and report is no more."""
         self.self_report = None
-        self._asked.clear()
-        self._loads.clear()
+        self.memory.forget()
         self._contexts.clear()
         self._forget_others()
         self._forget_caches()
@@ -232,11 +203,11 @@ class Backend:
 
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""
-        self.prefill = _smoothed(self.prefill, tokens / seconds)
+        self.prefill = smoothed(self.prefill, tokens / seconds)
 
     def complete(self, seconds: float) -> None:
         """Note how long a request took."""
-        self.service_seconds = _smoothed(self.service_seconds, seconds)
+        self.service_seconds = smoothed(self.service_seconds, seconds)
 
     # Its caches
 
@@ -282,13 +253,12 @@ class Backend:
         for prompt_cache in self._prompt_caches.values():
             prompt_cache.forget()
 
-    def _forget_unloaded(self, loaded: Collection[str], ours: int) -> None:
+    def _forget_unloaded(self, loaded: Collection[str], asked: Collection[str], ours: int) -> None:
         """Forget the caches of models that are in memory no more, and that nobody asks for."""
-        asked, self._asked = self._asked, set(self.ledger.by_instance())
         if not loaded and not ours:
             self._forget_caches()  # it has unloaded all, or sleeps
             return
-        gone = (self.models or frozenset()).difference(loaded, asked, self._asked)
+        gone = (self.models or frozenset()).difference(loaded, asked)
         for instance, prompt_cache in self._prompt_caches.items():
             if instance in gone:
                 prompt_cache.forget()
@@ -383,41 +353,27 @@ class Backend:
         offered = self.offered(names)
         if self._one_model and not report.loaded:
             return Readiness.ASLEEP
-        if not report.loaded.isdisjoint(offered):
-            return Readiness.ASLEEP if report.asleep.issuperset(offered) else Readiness.READY
-        if not (self._asked.isdisjoint(offered) and report.starting.isdisjoint(offered)):
-            return Readiness.LOADING
-        held = len(report.loaded | report.starting | self._asked)
-        return Readiness.ROOM if held < self._most_loaded else Readiness.SWAP
+        found = self.memory.readiness(offered)
+        asleep = found is Readiness.READY and report.asleep.issuperset(offered)
+        return Readiness.ASLEEP if asleep else found
 
     def must_load(self, names: tuple[str, ...]) -> bool:
         """Whether it is known to hold the model neither in memory nor on its way there."""
         return self.readiness(names) >= Readiness.ROOM
 
-    @property
-    def load_seconds(self) -> float:
+    def load_seconds(self, names: tuple[str, ...]) -> float:
         """How long the load of a model takes, in seconds, as measured."""
-        return GUESSED_LOAD if self._load_seconds is None else self._load_seconds
-
-    def unused_since(self) -> float:
-        """Return when the model was used last that would have to go for another."""
-        report = self.self_report
-        if report is None or not report.loaded:
-            return 0.0
-        return min(self._used.get(name, 0.0) for name in report.loaded)
+        return self.memory.load_seconds(self.offered(names))
 
     def note(self, instance: str, now: float) -> None:
         """Note that a request goes to an instance, which is loaded for it if need be."""
-        report = self.self_report
-        if report is None or report.loaded is None:
-            return
-        self._asked.add(instance)
-        self._used[instance] = now
-        self._used.move_to_end(instance)
-        if len(self._used) > MOST_INSTANCES:
-            self._used.popitem(last=False)
-        if instance not in report.loaded and len(self._loads) < MOST_INSTANCES:
-            self._loads.setdefault(instance, now)
+        if self.self_report is not None and self.self_report.loaded is not None:
+            self.memory.note(instance, now)
+
+    def note_end(self, instance: str, now: float) -> None:
+        """Note that a request has ended that went to an instance."""
+        if self.self_report is not None and self.self_report.loaded is not None:
+            self.memory.used(instance, now)
 
     def expected_wait(self, now: float, ahead: int, names: tuple[str, ...]) -> float:
         """Estimate, in seconds, how long a request waits here for a place, behind `ahead` others.
@@ -429,21 +385,6 @@ class Backend:
         first = min((service - age if age < service else age for age in ages), default=0.0)
         wait = first + ahead * service / (self.ledger.limit or 1)
         if self.readiness(names) is Readiness.LOADING:
-            begun = min((self._loads.get(x, now) for x in self.offered(names)), default=now)
-            wait += max(0.0, self.load_seconds - (now - begun))
+            begun = self.memory.begun(self.offered(names), now)
+            wait += max(0.0, self.load_seconds(names) - (now - begun))
         return wait
-
-    def _note_loads(self, loaded: frozenset[str], asked_at: float) -> None:
-        """Measure how long loads took; one that nobody waits for any more is forgotten."""
-        self._most_loaded = max(self._most_loaded, len(loaded))
-        for instance, begun in list(self._loads.items()):
-            if instance in loaded:
-                took = max(0.0, asked_at - begun)
-                self._load_seconds = _smoothed(self._load_seconds, took)
-            elif instance in self._asked:
-                continue
-            del self._loads[instance]
-
-
-def _smoothed(before: float | None, new: float) -> float:
-    return new if before is None else before + SMOOTHING * (new - before)

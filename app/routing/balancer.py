@@ -102,7 +102,7 @@ class Balancer:
     `on_room` is called when a place may have become free, `on_change` when a server's status
     has changed, with what it was before; `queued` tells how many requests wait for a model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
-    For `hold_max` and `wait_max` see `Seconds`.
+    For `hold_max`, `wait_max` and `pinned` see `Seconds`.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
     a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
     of `model`.
@@ -123,6 +123,7 @@ class Balancer:
         tier_wait: float = 0.0,
         hold_max: float = 0.0,
         wait_max: float = math.inf,
+        pinned: Callable[[str], bool] | None = None,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
@@ -159,7 +160,7 @@ class Balancer:
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
         """Seconds that a request waits for a server of a lower tier."""
-        self.seconds = Seconds(hold_max, wait_max)
+        self.seconds = Seconds(hold_max, wait_max, pinned)
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
@@ -179,6 +180,7 @@ class Balancer:
         tier_wait: float,
         hold_max: float,
         wait_max: float,
+        pinned: Callable[[str], bool] | None,
     ) -> None:
         """Take other settings from now on. What is known of a server that stays is kept.
 
@@ -191,7 +193,7 @@ class Balancer:
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
-        self.seconds.hold_max, self.seconds.wait_max = hold_max, wait_max
+        self.seconds.change(hold_max, wait_max, pinned)
         self._pins.ttl = sticky_ttl
         before = self._backends
         self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}
@@ -318,14 +320,19 @@ class Balancer:
             return False
         now = self._clock()
         self._estimate(ask)
+        self.seconds.looks = True
         choice = self._recall(ask, tried, now) or self._choose(ask, tried, now)[1]
+        self.seconds.looks = False
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
         """Return who might get a request and who would, and send nothing anywhere."""
         self._estimate(ask)
         self.seconds.held = False
-        return self._choose(ask, (), self._clock())
+        self.seconds.looks = True
+        considered = self._choose(ask, (), self._clock())
+        self.seconds.looks = False
+        return considered
 
     def _by_seconds(
         self, ask: Ask, prompt: Prompt, room: Sequence[Backend], found: Placement, now: float
@@ -344,6 +351,15 @@ class Balancer:
         home = self._home(prompt, holders)
         names = self.fleet.candidates(ask.model) or ()
         return Weighed(seconds.decide(ask, prompt, room, home, waiting, max(1, len(names)), now))
+
+    def _loadable(
+        self, ask: Ask, ready: Sequence[Backend], room: Sequence[Backend], now: float
+    ) -> Sequence[Backend]:
+        """Leave out who keeps what is in memory; see `Seconds.loadable`."""
+        for backend in ready:
+            if backend.memory.next or backend.must_load(ask.names):
+                return self.seconds.loadable(ask, ready, room, self.queued, now)
+        return room
 
     def _want(self, ask: Ask, now: float) -> None:
         """Note that a request waits for what caches hold of its prompt."""
@@ -567,7 +583,8 @@ class Balancer:
             return visit(ask, candidates, pin, now, tried)
         if self.tier_wait and now - (ask.since or now) < self.tier_wait:
             candidates = lowest_tier(ask, candidates, now, tried)
-        choice = choose(ask, candidates, pin, now, tried, self.queued, self._by_seconds)
+        loadable = self._loadable if self.seconds.keeps_models else None
+        choice = choose(ask, candidates, pin, now, tried, self.queued, self._by_seconds, loadable)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
@@ -622,6 +639,7 @@ class Balancer:
                 return
             if pinned:
                 self._pin(ask, choice, now)
+            backend.note_end(lease.instance, now)
             self._judge(backend, lease, now)
             if lease.reuse is not None:
                 self._learn(backend, lease, lease.reuse, ask, now)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from app.routing.backend import Backend, Readiness
+from app.routing.backend import Backend
+from app.routing.model_memory import Readiness
 from app.routing.pins import Pin
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING, Match, Placement, PromptCache, Slot
@@ -117,6 +118,11 @@ class Weighed(NamedTuple):
 Weigh = Callable[[Ask, Prompt, Sequence[Backend], Placement, float], Weighed | None]
 """Weighs the places that servers with room have for a prompt against the one that was found; None
 where too little is known, or where there is nothing to weigh."""
+
+
+Loadable = Callable[[Ask, Sequence[Backend], Sequence[Backend], float], Sequence[Backend]]
+"""Leaves out the servers with room that keep what they have in memory for now; it is told of all
+that may take the request, too."""
 
 
 def able(ask: Ask, candidates: Sequence[Backend], tried: Collection[str] = ()) -> Sequence[Backend]:
@@ -260,6 +266,7 @@ def choose(
     tried: Collection[str] = (),
     ahead: Callable[[str], int] = lambda _: 0,
     weigh: Weigh | None = None,
+    loadable: Loadable | None = None,
 ) -> Choice | None:
     """Pick a server, instance and slot for a request; None when all that may take it are full.
 
@@ -271,7 +278,9 @@ def choose(
     model already.
     """
     ready = available(ask, candidates, now, tried, full=True)
-    room = [s for s in ready if not s.ledger.full]
+    room: Sequence[Backend] = [s for s in ready if not s.ledger.full]
+    if loadable is not None:
+        room = loadable(ask, ready, room, now)
     if not room or (len(room) < len(ready) and _worth_waiting(ask, ready, room, now, ahead)):
         return None
     if len(room) > 1:
@@ -337,7 +346,7 @@ def _worth_waiting(
         return False
     before = ahead(ask.model)
     waits = [s.expected_wait(now, before, ask.names) for s in full]
-    return min(waits) < min(s.load_seconds for s in room)
+    return min(waits) < min(s.load_seconds(ask.names) for s in room)
 
 
 def _among(ask: Ask, room: Sequence[Backend], pin: Pin | None, now: float) -> Choice:
@@ -447,7 +456,7 @@ def _first_to_load(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
 def effort_to_load(backend: Backend, ask: Ask) -> tuple[int, float]:
     """Rank a server by what must happen first; who unloads, by how long that was not used."""
     readiness = backend.readiness(ask.names)
-    return readiness, backend.unused_since() if readiness is Readiness.SWAP else 0.0
+    return readiness, backend.memory.unused_since() if readiness is Readiness.SWAP else 0.0
 
 
 def _free_instance(ask: Ask, room: Sequence[Backend], now: float) -> Choice | None:

@@ -16,3 +16,5 @@ class Kind:
     """Whether its streams tell their usage only where a request asks, and by `stream_options`."""
     denies_cached_tokens: bool = False
     """Whether a count of 0 cached tokens says nothing, because it tells 0 whatever was cached."""
+    swaps: bool = False
+    """Whether it has one model in memory, unless it has shown that there is room for more."""

@@ -8,12 +8,13 @@ prompt, while that is sooner than reading it elsewhere. Both have bounds.
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
 from app.routing.backend import Backend
 from app.routing.choice import Ask, Choice, choice_of, effort_to_load
+from app.routing.model_memory import Readiness
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Match, Placement, PromptCache, Slot
 
@@ -34,6 +35,9 @@ LEAST_TURN: Final = 20.0
 
 YIELD: Final = 1.0
 """Seconds after which a conversation that had its turn looks whether others took its place."""
+
+PROMISED: Final = 3.0
+"""Seconds after which a model that was to be loaded next, and is asked for no more, is not."""
 
 STRETCH: Final = 3.0
 """A request waits beside held places for so many times its own work at the most."""
@@ -64,19 +68,37 @@ class Seconds:
     """Weighs places in seconds.
 
     `hold_max` bounds how long a place is held, 0 for never; `wait_max` how long a request waits
-    beside one. Both are in seconds.
+    beside one. Both are in seconds. `pinned` tells which models stay in memory where they are.
     """
 
-    def __init__(self, hold_max: float, wait_max: float = math.inf) -> None:
-        self.hold_max = hold_max
-        self.wait_max = wait_max
+    def __init__(
+        self,
+        hold_max: float,
+        wait_max: float = math.inf,
+        pinned: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.change(hold_max, wait_max, pinned)
         self.again_at = math.inf
         """When it may be worth to look again, on the monotonic clock."""
         self.held = False
         """Whether the last decision was to wait beside a free place."""
+        self.looks = False
+        """Whether nothing comes of a decision."""
         self._pauses: deque[float] = deque(maxlen=PAUSES)
         self._usual: float | None = None
         self._writing: dict[str, float] = {}  # seconds, by client
+
+    def change(
+        self, hold_max: float, wait_max: float, pinned: Callable[[str], bool] | None
+    ) -> None:
+        """Weigh by other bounds from now on."""
+        self.hold_max, self.wait_max = hold_max, wait_max
+        self.pinned = pinned
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether anything keeps a model in memory that another could take the place of."""
+        return self.hold_max > 0 or self.pinned is not None
 
     def note_pause(self, seconds: float) -> None:
         """Take in how long a conversation has paused."""
@@ -134,6 +156,95 @@ class Seconds:
                 return None
         return choice_of(best.backend, best.instance, best.placement)
 
+    def loadable(
+        self,
+        ask: Ask,
+        ready: Sequence[Backend],
+        room: Sequence[Backend],
+        queued: Callable[[str], int],
+        now: float,
+    ) -> Sequence[Backend]:
+        """Leave out servers that would have to unload what they keep for now.
+
+        A model stays while it is in use, and then for the usual pause, but not longer than the
+        patience of a request for another. Then one server takes no more requests for its own,
+        and as soon as those have ended it is the place to load the other. What is `pinned` stays
+        while there is any other server. `queued` tells how many requests wait for a model.
+        """
+        for backend in ready:
+            memory = backend.memory
+            if memory.next and now - memory.next_at > PROMISED:
+                memory.keep()  # who asked for it waits no more
+        names = ask.names
+        swapping = [s for s in ready if s.memory.swaps and s.readiness(names) is Readiness.SWAP]
+        others = [s for s in room if s not in swapping]
+        if others or len(swapping) < len(ready):
+            return others
+        for backend in swapping:
+            if backend.memory.next in backend.offered(names):
+                return self._once_quiet(backend, room, now)
+        free = [s for s in swapping if not self._is_pinned(s)] or swapping
+        due = [s for s in free if now >= self._kept_until(s, ready, ask, queued, now)]
+        best = min(due, key=lambda s: (s.ledger.total, s.memory.unused_since()), default=None)
+        out = None if best is None else self._first_out(best)
+        if best is None or out is None:
+            return []
+        if self.looks:
+            return [best]
+        best.memory.make_way(out, best.offered(names)[0], now)
+        return self._once_quiet(best, room, now)
+
+    def _once_quiet(
+        self, backend: Backend, room: Sequence[Backend], now: float
+    ) -> Sequence[Backend]:
+        """Return the server that is to load a model, once nobody uses the one that leaves."""
+        if not self.looks:
+            backend.memory.next_at = now
+        if any(backend.ledger.on(name) for name in backend.memory.leaving):
+            self._wait_until(now + YIELD)
+            return []
+        return [backend] if backend in room else []
+
+    def _is_pinned(self, backend: Backend) -> bool:
+        """Whether all that a server could unload stays where it is."""
+        return backend.memory.oldest(self.pinned) is None and backend.memory.oldest() is not None
+
+    def _first_out(self, backend: Backend) -> str | None:
+        return backend.memory.oldest(self.pinned) or backend.memory.oldest()
+
+    def _kept_until(
+        self,
+        backend: Backend,
+        ready: Sequence[Backend],
+        ask: Ask,
+        queued: Callable[[str], int],
+        now: float,
+    ) -> float:
+        """Return until when a server keeps what it has in memory."""
+        memory = backend.memory
+        name = self._first_out(backend)
+        if name is None:  # what it has there is being loaded, or about to be
+            until = now + YIELD
+        else:
+            again = memory.load_seconds((name,))
+            until = math.inf
+            others = [s for s in ready if s is not backend]
+            if any(s.readiness((name,)) is Readiness.READY for s in others) or not self.hold_max:
+                until = now  # it is elsewhere, too
+            elif not (backend.ledger.on(name) or queued(backend.model_of(name))):
+                longest = min(self.hold_max, again)
+                held = memory.used_at(name) + longest
+                until = held if self._usual_pause() <= longest else now
+            work = memory.load_seconds(backend.offered(ask.names)) + WRITING
+            until = min(until, ask.since + self._patience(work))
+        if now < until:
+            self._wait_until(until)
+        return until
+
+    def _patience(self, work: float) -> float:
+        """Return how many seconds a request waits at the most beside what is held."""
+        return min(self.wait_max, max(LEAST_PATIENCE, STRETCH * work))
+
     def _places(
         self, ask: Ask, prompt: Prompt, room: Sequence[Backend], waiting: int, now: float
     ) -> list[Place]:
@@ -175,7 +286,7 @@ class Seconds:
         if pause > longest:
             return False
         work = unread + self._writing.get(ask.holder, WRITING)
-        patience = ask.since + min(self.wait_max, max(LEAST_PATIENCE, STRETCH * work))
+        patience = ask.since + self._patience(work)
         until = min(slot.used_at + longest, self._turn_end(slot, backend, ask), patience)
         if now >= until:
             return False

@@ -142,7 +142,14 @@ class Settings(BaseSettings):
     hold_max: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=30,
         description="Seconds for which a slot stays empty at the most for the conversation that "
-        "has just left it, where that saves more than it costs; 0 for never.",
+        "has just left it, and a model in memory for its next request, where that saves more "
+        "than it costs; 0 for never.",
+    )
+    pin_models: Annotated[tuple[ModelPattern, ...], BeforeValidator(listed)] = Field(
+        default=(),
+        description="Regular expressions for whole names of models that stay in memory where they "
+        "are, while any other server can load what is asked for.",
+        examples=[["qwen3-coder.*"]],
     )
     queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
     queue_max: int = Field(

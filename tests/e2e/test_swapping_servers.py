@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -15,8 +16,8 @@ pytestmark = pytest.mark.anyio
 class SwapHost(ModelHost):
     """Behaves as llama-swap does: a request for another model than the one in memory loads it."""
 
-    def __init__(self, load_seconds: float) -> None:
-        super().__init__(self.work, ["a", "b"], probe=self.show)
+    def __init__(self, load_seconds: float, models: Sequence[str] = ("a", "b")) -> None:
+        super().__init__(self.work, models, probe=self.show)
         self.loads: list[str] = []
         self.ready = ""
         self._load_seconds = load_seconds
@@ -56,3 +57,18 @@ async def test_a_model_that_is_being_loaded_is_waited_for_where_it_is() -> None:
         await asyncio.gather(*(balancer.ask(chat("a", address=f"10.0.0.{n}")) for n in range(6)))
 
     assert one.loads + two.loads == ["a"]
+
+
+async def test_a_burst_for_three_models_loads_each_of_them_once() -> None:
+    hosts = {name: SwapHost(0.3, ["a", "b", "c"]) for name in "AB"}
+    one, two = hosts.values()
+    async with one.running(), two.running():
+        servers = {name: host.limited(2) for name, host in hosts.items()}
+        async with balancing(servers, queue_timeout=60, probe_interval=0.2) as balancer:
+            responses = await asyncio.gather(
+                *(balancer.ask(chat("abc"[n % 3], address=f"10.0.0.{n}")) for n in range(30))
+            )
+
+    assert {response.status for response in responses} == {200}
+    assert sorted(one.loads + two.loads) == ["a", "b", "c"]
+    assert max(one.peak, two.peak) <= 2

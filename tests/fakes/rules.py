@@ -13,4 +13,5 @@ RULES: Final[dict[str, Any]] = {
     "tier_wait": 0.0,
     "hold_max": 0.0,
     "wait_max": 1.0,
+    "pinned": None,
 }

@@ -1,11 +1,11 @@
 from dataclasses import replace
 
-from app.routing.backend import MOST_INSTANCES
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask, Choice
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import Sample
 from app.routing.ledger import Lease
+from app.routing.model_memory import MOST_INSTANCES
 from app.routing.observations import CacheReuse, HealthSeen, ModelsSeen, ProbeFailed, SelfReport
 from app.routing.prompt import Prompt
 from app.routing.prompt_change import PromptChange

@@ -1,10 +1,10 @@
 """Which server loads a model that none has in memory, and when it is better to wait."""
 
-from app.routing.backend import GUESSED_LOAD, Readiness
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
+from app.routing.model_memory import GUESSED_LOAD, Readiness
 from app.routing.observations import ModelsSeen, SelfReport
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_SWAP
@@ -121,4 +121,4 @@ def test_how_long_a_load_takes_is_learnt() -> None:
     clock.tick(3)
     shows(b, "A", "m-a", at=clock.now)
 
-    assert b.backend("A").load_seconds == 3
+    assert b.backend("A").load_seconds(("m-a",)) == 3

@@ -24,7 +24,8 @@ def test_the_example_says_the_defaults(environment: Environment) -> None:
     assert loaded == Settings(routed_paths=ROUTABLE_PATHS)
     set_to_nothing = {"fallback_server", "admin_key", "api_keys_file", "metrics_key"}
     set_to_nothing |= {"allowed_hosts", "cors_origins", "tls_cert", "tls_key"}
-    set_to_nothing |= {"join", "join_address", "join_name", "join_token", "state_dir"}
+    set_to_nothing |= {"join", "join_address", "join_name", "join_token", "pin_models"}
+    set_to_nothing |= {"state_dir"}
     assert loaded.model_fields_set == set(Settings.model_fields) - set_to_nothing
 
 

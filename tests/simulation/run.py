@@ -10,15 +10,14 @@ from typing import Any, Final
 from unittest import mock
 
 from app.proxy import queue
-from app.proxy.queue import WAIT, RequestQueue
-from app.proxy.queued_request import QueuedRequest, Turn
+from app.proxy.queue import RequestQueue
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
-from app.routing.ledger import Lease
 from app.routing.observations import CacheReuse, Introduced, ModelsSeen, SelfReport
 from tests.fakes.kinds import LLAMA_CPP
 from tests.simulation.conversations import BLOCK, Conversation
+from tests.simulation.placing import placed
 from tests.simulation.servers import READ, WRITE, ModelledServer
 from tests.simulation.virtual_loop import VirtualLoop
 
@@ -122,7 +121,7 @@ class _Play:
             await asyncio.sleep(request.pause)
             asked_at = self.loop.time()
             ask = Ask(MODEL, (MODEL,), one.name, one.name, request.prompt)
-            lease = await self._lease(ask)
+            lease = await placed(self.balancer, self.queue, ask)
             server = self.servers[lease.server]
             number, held = server.begin(one, request, lease.slot)
             self.cached += held
@@ -135,26 +134,6 @@ class _Play:
             lease.succeeded = True
             lease.reuse = CacheReuse(request.blocks * BLOCK, held * BLOCK, reading)
             lease.release()
-
-    async def _lease(self, ask: Ask) -> Lease:
-        placed = self.balancer.place(ask)
-        if isinstance(placed, Lease):
-            return placed
-        assert placed in WAIT, placed
-        turn: asyncio.Future[Turn] = self.loop.create_future()
-        self.queue.enter(
-            QueuedRequest(
-                ask.client,
-                ask.model,
-                lambda: self.balancer.place(ask),
-                turn.set_result,
-                held=lambda: self.balancer.holds(ask),
-                address=ask.address,
-            )
-        )
-        lease = await turn
-        assert isinstance(lease, Lease), lease
-        return lease
 
 
 def mean_of(results: Sequence[Result], share: float, kind: str | None = None) -> float:

@@ -9,7 +9,7 @@ from app.upstream.introspection.pages import Get, Page, members, objects, requir
 class LlamaSwap(Introspector):
     """Tells which models are in memory, or on their way there."""
 
-    kind = Kind("llama-swap")
+    kind = Kind("llama-swap", swaps=True)
     path = "/running"
 
     @staticmethod
