@@ -5,7 +5,8 @@ import random
 from statistics import mean
 
 from tests.simulation.conversations import Conversation, agents, chats, possible
-from tests.simulation.run import Fleetwide, Result, mean_of, run
+from tests.simulation.run import Fleetwide, Result, mean_of, quantile, run
+from tests.simulation.swapping import Demand, Swapped, swap
 
 SCENARIOS = {
     "16 agents, no RAM cache": (16, 0, 0),
@@ -16,6 +17,18 @@ SCENARIOS = {
     "60 chats, no RAM cache": (0, 60, 0),
 }
 """Agents, chats, and blocks of RAM, on four servers of two slots."""
+
+SWAPS = {
+    "3 models of 4 clients, loads of 20 s": Demand(),
+    "the same, without pauses": Demand(pause=(0.5, 2.0)),
+    "the same, loads of 60 s": Demand(load=60.0),
+    "a burst of 10 for each": Demand(clients=10, requests=1, pause=(0.0, 3.0)),
+}
+"""What is asked of two servers with room for one model each."""
+
+SWAPS_HEAD = """
+| on 2 servers, one model each | | loads | wait p50 / p95 / mean, s | longest, s | done, s |
+|---|---|---|---|---|---|"""
 
 HEAD = """
 | on 8 slots | | cached | possible | first token p50 / p95 / mean, s | chats | done, s |
@@ -39,6 +52,15 @@ def main() -> None:
                     best.append(possible(talk))
                     results.append(run(talk, Fleetwide(ram=ram), seed, hold_max=hold))
                 print(row(name, hold, results, mean(best)), flush=True)
+    print(SWAPS_HEAD)
+    for name, demand in SWAPS.items():
+        if asked.scenarios in name:
+            for hold in asked.hold or (0.0, 30.0):
+                swaps = [
+                    swap(demand, 2, seed, hold_max=hold, wait_max=150.0)
+                    for seed in range(asked.seeds)
+                ]
+                print(swaps_row(name, hold, swaps), flush=True)
 
 
 def conversations(agent_count: int, chat_count: int, seed: int) -> list[Conversation]:
@@ -55,6 +77,14 @@ def row(name: str, hold: float, results: list[Result], best: float) -> str:
     return (
         f"| {name} | hold {hold:g} | {cached:.2f} | {best:.2f} | {first} | {chat} | {done:,.0f} |"
     )
+
+
+def swaps_row(name: str, hold: float, results: list[Swapped]) -> str:
+    waits = [wait for result in results for wait in result.waits]
+    wait = f"{quantile(waits, 0.5):.0f} / {quantile(waits, 0.95):.0f} / {mean(waits):.0f}"
+    loads = mean(result.loads for result in results)
+    done = mean(result.all_done for result in results)
+    return f"| {name} | hold {hold:g} | {loads:.0f} | {wait} | {max(waits):.0f} | {done:,.0f} |"
 
 
 if __name__ == "__main__":
