@@ -7,6 +7,7 @@ from app.control.snapshot import Calendar, change_json, change_of_prompt
 from app.routing.backend import Backend
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask, Choice, available
+from app.routing.costs import Cost
 from app.routing.prompt_cache import Match
 
 MATCHES = {
@@ -35,7 +36,10 @@ def explain(balancer: Balancer, ask: Ask, now: float) -> dict[str, Any]:
         "outcome": "goes" if choice else "waits" if candidates else "is refused",
         "held_for_others": choice is None and balancer.seconds.held,
         "choice": None if choice is None else _choice(choice, candidates),
-        "servers": [_candidate(x, ask, now, at, takes=x in takers) for x in candidates],
+        "servers": [
+            _candidate(x, ask, now, at, balancer.cost(ask, x, now), takes=x in takers)
+            for x in candidates
+        ],
     }
 
 
@@ -55,7 +59,7 @@ def _choice(choice: Choice, candidates: Sequence[Backend]) -> dict[str, Any]:
 
 
 def _candidate(
-    backend: Backend, ask: Ask, now: float, at: Calendar, *, takes: bool
+    backend: Backend, ask: Ask, now: float, at: Calendar, cost: Cost, *, takes: bool
 ) -> dict[str, Any]:
     ledger, server = backend.ledger, backend.server
     lacks = backend.lacks(ask.names)
@@ -68,12 +72,25 @@ def _candidate(
         "context": backend.context_of(ask.names),
         "fits": backend.holds(ask.names, ask.tokens),
         "must_load": backend.must_load(ask.names),
+        "seconds": _seconds(cost),
         "in_flight": ledger.total,
         "in_flight_of_others": ledger.foreign,
         "request_max": ledger.limit,
         "tier": server.tier,
         "weight": server.weight,
         "instances": [] if lacks else _instances(backend, ask, now),
+    }
+
+
+def _seconds(cost: Cost) -> dict[str, float | None]:
+    """Write what a server costs: the request until its first token, and others after it."""
+    first = cost.first_token
+    return {
+        "wait": round(cost.wait, 2),
+        "load": round(cost.load, 2),
+        "read": None if cost.read is None else round(cost.read, 2),
+        "first_token": None if first is None else round(first, 2),
+        "others": None if cost.others is None else round(cost.others, 2),
     }
 
 

@@ -125,6 +125,9 @@ def _lease(lease: Lease, at: Calendar) -> SnapshotJson:
         "reason": lease.reason,
         "expected_share": None if lease.prediction is None else round(lease.prediction.share, 3),
         "change": change_of_prompt(lease.change),
+        "held_seconds": round(lease.held, 3),
+        "expected_seconds": None if lease.expected is None else round(lease.expected, 3),
+        "first_token_seconds": None if lease.measured is None else round(lease.measured, 3),
         "age_seconds": round(at.age(lease.since), 3),
         "lingers": lease.lingers,
     }

@@ -20,6 +20,7 @@ from app.routing.choice import (
     recall,
     visit,
 )
+from app.routing.costs import Cost, best_placement, cost_here
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
@@ -270,6 +271,8 @@ class Balancer:
             candidates, choice = self._choose(ask, tried, now)
             if choice is None:
                 self._want(ask, now)
+                if self.seconds.held and not ask.held_since:
+                    ask.held_since = now
                 return self._refusal(ask, candidates, tried)
         if not ask.works:
             # Its end says nothing about the server: one that cannot count serves all the same.
@@ -351,6 +354,12 @@ class Balancer:
         home = self._home(prompt, holders)
         names = self.fleet.candidates(ask.model) or ()
         return Weighed(seconds.decide(ask, prompt, room, home, waiting, max(1, len(names)), now))
+
+    def cost(self, ask: Ask, backend: Backend, now: float) -> Cost:
+        """Tell what a server would cost a request now, in seconds."""
+        ask.characters = self.characters_of(ask)
+        placement = best_placement(backend, ask, now)
+        return cost_here(backend, ask, placement, now, self.queued(ask.model))
 
     def _loadable(
         self, ask: Ask, ready: Sequence[Backend], room: Sequence[Backend], now: float
@@ -621,8 +630,11 @@ class Balancer:
         backend = self._backends[choice.server]
         self._retries.earn()
         ledger, placement = backend.ledger, choice.placement
-        occupancy = change = None
+        occupancy = change = expected = None
+        if ask.held_since:
+            self._end_hold(ask, backend, placement, now)
         if placement is not None and ask.prompt is not None:
+            expected = self._expect(ask, ask.prompt, backend, placement, now)
             change = placement.change(ask.prompt)
             backend.keep(choice.instance, placement.prompt_cache)
             occupancy = self._occupy(placement, ask.prompt, max(0.0, ask.since) or now, now)
@@ -651,6 +663,8 @@ class Balancer:
             lease.occupancy = occupancy
             lease.prediction = occupancy.prediction
         lease.change = change
+        lease.expected = expected
+        lease.held = now - ask.held_since if ask.held_since else 0.0
         ledger.enter(lease)
         self.version += 1
         backend.note(choice.instance, now)
@@ -659,13 +673,36 @@ class Balancer:
         self.decisions.append(lease)
         return lease
 
+    def _expect(
+        self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float
+    ) -> float | None:
+        """Tell how many seconds the first token will take, where enough is known."""
+        if backend.prefill is None or prompt.size < WORTH_KEEPING:
+            return None
+        ask.characters = self.characters_of(ask)
+        return cost_here(backend, ask, placement, now).first_token
+
+    def _end_hold(
+        self, ask: Ask, backend: Backend, placement: Placement | None, now: float
+    ) -> None:
+        """Count how long a request waited beside held places, and whose it took."""
+        tally = self.seconds.tally
+        tally.held += now - ask.held_since
+        if backend.must_load(ask.names):
+            tally.turns["model"] += 1
+        elif placement is not None and placement.match is Match.EVICTS:
+            tally.turns["slot"] += 1
+
     def _occupy(
         self, placement: Placement, prompt: Prompt, asked_at: float, now: float
     ) -> Occupancy:
         """Give a prompt its place, and learn how long its conversation has paused."""
         slot = placement.slot
-        if placement.match is Match.CONTINUES and slot is not None and not slot.busy:
-            self.seconds.note_pause(max(0.0, asked_at - slot.used_at))
+        if slot is not None:
+            if placement.match is Match.CONTINUES and not slot.busy:
+                self.seconds.note_pause(max(0.0, asked_at - slot.used_at))
+                self.seconds.tally.saved += slot.held_for
+            slot.held_for = 0.0
         return placement.prompt_cache.take(placement, prompt, now, asked_at)
 
     def _learn(
@@ -678,13 +715,22 @@ class Balancer:
             took = now - lease.since - lease.reading_seconds
             self.seconds.note_writing(ask.holder, max(0.0, took))
 
-    def _observe_reuse(self, backend: Backend, lease: Lease, report: CacheReuse) -> None:
-        """Hold what a server's cache was believed to hold against what a response tells."""
+    def _measure(self, backend: Backend, lease: Lease, report: CacheReuse) -> int:
+        """Learn how fast a server reads; return how many tokens it had to."""
         read = report.prompt - (report.cached or 0)
         if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
             backend.read_prompt(read, report.seconds)
         speed = backend.prefill
         lease.reading_seconds = report.seconds or (speed and read / speed)
+        if report.seconds is not None:
+            lease.measured = report.seconds
+            if lease.expected is not None:
+                self.seconds.tally.compare(lease.server, lease.expected, report.seconds)
+        return read
+
+    def _observe_reuse(self, backend: Backend, lease: Lease, report: CacheReuse) -> None:
+        """Hold what a server's cache was believed to hold against what a response tells."""
+        read = self._measure(backend, lease, report)
         if report.cached is None or not report.prompt:
             return
         kind = None if backend.self_report is None else backend.self_report.kind

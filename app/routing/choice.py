@@ -79,11 +79,13 @@ class Ask:
         self.works = works
         self.session = session
         # No fields: what the prompt may have, where it may be too long; since when it waits; the
-        # server that it must go to, as that has what it continues; characters per token.
+        # server that it must go to, as that has what it continues; characters per token; since
+        # when it waits beside places that are held.
         self.tokens = 0
         self.since = 0.0
         self.only = ""
         self.characters = 4.0
+        self.held_since = 0.0
 
     @property
     def holder(self) -> str:

@@ -27,9 +27,12 @@ class Lease:
         "_let_go",
         "change",
         "client",
+        "expected",
         "fault",
+        "held",
         "instance",
         "lingers",
+        "measured",
         "model",
         "occupancy",
         "open",
@@ -72,6 +75,12 @@ class Lease:
         """What changed in the conversation, so that its prompt is read again."""
         self.reading_seconds: float | None = None
         """How long the server read what was not in its cache: measured, or by its speed."""
+        self.expected: float | None = None
+        """Seconds to the first token, as they are expected."""
+        self.measured: float | None = None
+        """Seconds that it took."""
+        self.held = 0.0
+        """Seconds that the request waited beside places that were held for others."""
         self.fault: Fault | None = None
         """What the server did wrong, if anything."""
         self.succeeded = False

@@ -44,6 +44,7 @@ class Slot:
     """One parallel sequence of a model, and the prompt in its cache."""
 
     __slots__ = (
+        "held_for",
         "number",
         "occupancy",
         "pauses",
@@ -65,6 +66,8 @@ class Slot:
         """When the conversation that it holds came here."""
         self.pauses: list[float] = []
         """Seconds between its last responses and requests."""
+        self.held_for = 0.0
+        """Seconds for which it was held for its own: what its eviction would have cost."""
         self.touched = False
         """Taken or given back since the server last report which of its slots are busy."""
 

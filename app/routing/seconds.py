@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from app.routing.backend import Backend
 from app.routing.choice import Ask, Choice, choice_of, effort_to_load
+from app.routing.costs import Tally, reading, unread
 from app.routing.model_memory import Readiness
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Match, Placement, PromptCache, Slot
@@ -84,6 +85,7 @@ class Seconds:
         """Whether the last decision was to wait beside a free place."""
         self.looks = False
         """Whether nothing comes of a decision."""
+        self.tally = Tally()
         self._pauses: deque[float] = deque(maxlen=PAUSES)
         self._usual: float | None = None
         self._writing: dict[str, float] = {}  # seconds, by client
@@ -255,42 +257,40 @@ class Seconds:
             placement = cache.placement(prompt, now, backend.elsewhere)
             if placement is None:
                 continue
-            known = placement.known
-            if placement.match is Match.REMEMBERED:
-                known = prompt.prefixes[placement.continued]
-            unread = _reading(prompt.size - known, backend, ask)
+            work = reading(unread(prompt, placement), backend, ask)
             slot = placement.slot
             if placement.match is Match.CONTINUES and slot is not None:
                 others = waiting and crowded
                 if not (others and self.turn_is_over(slot, backend, ask, now)):
-                    found.append(Place(backend, instance, placement, unread, 0.0))
+                    found.append(Place(backend, instance, placement, work, 0.0))
                 continue
             if placement.match is Match.CHANGED:
-                found.append(Place(backend, instance, placement, unread, 0.0))
+                found.append(Place(backend, instance, placement, work, 0.0))
                 continue
             for other in free:
                 lost = cache.lost_by_evicting(other, now, placement.continued)
-                cost = _reading(lost, backend, ask)
-                if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, unread, now):
+                cost = reading(lost, backend, ask)
+                if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, work, now):
                     continue
                 there = placement if other is slot else placement.at(other, now)
-                found.append(Place(backend, instance, there, unread, cost))
+                found.append(Place(backend, instance, there, work, cost))
         return found
 
     def _is_held(
-        self, slot: Slot, backend: Backend, ask: Ask, cost: float, unread: float, now: float
+        self, slot: Slot, backend: Backend, ask: Ask, cost: float, work: float, now: float
     ) -> bool:
         """Whether a slot stays empty for the conversation that has just left it."""
         longest = min(self.hold_max, cost)
         pause = median(slot.pauses) if slot.pauses else self._usual_pause()
         if pause > longest:
             return False
-        work = unread + self._writing.get(ask.holder, WRITING)
+        work += self._writing.get(ask.holder, WRITING)
         patience = ask.since + self._patience(work)
         until = min(slot.used_at + longest, self._turn_end(slot, backend, ask), patience)
         if now >= until:
             return False
         self._wait_until(until)
+        slot.held_for = cost
         return True
 
     def _usual_pause(self) -> float:
@@ -300,7 +300,7 @@ class Seconds:
 
     def _turn_end(self, slot: Slot, backend: Backend, ask: Ask) -> float:
         size = 0 if slot.prompt is None else slot.prompt.size
-        return slot.turn_since + max(LEAST_TURN, TURN * _reading(size, backend, ask))
+        return slot.turn_since + max(LEAST_TURN, TURN * reading(size, backend, ask))
 
     def _wait_until(self, at: float) -> None:
         self.held = True
@@ -318,11 +318,6 @@ def _caches(
             cache = backend.prompt_cache(instance, len(instances))
             found.append((backend, instance, cache, cache.free(backend.elsewhere)))
     return found
-
-
-def _reading(characters: int, backend: Backend, ask: Ask) -> float:
-    """Return how many seconds a server reads so much text."""
-    return max(0, characters) / ask.characters / (backend.prefill or math.inf)
 
 
 def _rank(place: Place, ask: Ask, now: float) -> tuple[float, ...]:

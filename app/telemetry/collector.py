@@ -42,6 +42,7 @@ class StateCollector:
         yield self._served(backends)
         yield from self._stickiness()
         yield from self._caches(backends)
+        yield from self._seconds(backends)
         yield from self._gpus()
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
@@ -167,6 +168,38 @@ class StateCollector:
             if backend.prefill is not None:
                 speed.add_metric([name], backend.prefill)
         yield from (forecasts, held, slots, foreign, speed)
+
+    def _seconds(self, backends: Iterable[Backend]) -> Iterator[Metric]:
+        tally = self._balancer.seconds.tally
+        held = self._counter(
+            "held_seconds", "Seconds that requests have waited beside places held for others."
+        )
+        held.add_metric([], tally.held)
+        saved = self._counter(
+            "held_saved_seconds",
+            "Seconds of reading prompts again that places have saved which were held.",
+        )
+        saved.add_metric([], tally.saved)
+        turns = self._counter(
+            "held_turns",
+            "Requests that took a slot, or a place in memory, after they had waited beside it.",
+            "kind",
+        )
+        for kind, count in tally.turns.items():
+            turns.add_metric([kind], count)
+        expected = self._counter(
+            "first_token_expected_seconds",
+            "Seconds from sending requests to their first tokens, as they were expected.",
+            "server",
+        )
+        measured = self._counter(
+            "first_token_measured_seconds", "Seconds that the same first tokens took.", "server"
+        )
+        for backend in backends:
+            name = backend.server.name
+            expected.add_metric([name], tally.expected.get(name, 0.0))
+            measured.add_metric([name], tally.measured.get(name, 0.0))
+        yield from (held, saved, turns, expected, measured)
 
     def _gpus(self) -> Iterator[Metric]:
         sampler = self._sampler

@@ -15,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from app.routing.backend import Backend, Status
+from app.routing.ledger import Lease
 from app.telemetry.log_writer import writer_to
 from app.telemetry.record import Record
 
@@ -240,10 +241,8 @@ def _facts(record: Record) -> dict[str, object]:
         facts["reason"] = record.reason
         if record.instance != record.model:
             facts["instance"] = record.instance[:256]
-        if record.lease is not None and (change := record.lease.change) is not None:
-            facts["prompt_change"] = change.kind
-            facts["changed_message"] = change.message
-            facts["changed_character"] = change.character
+        if record.lease is not None:
+            _tell_lease(record.lease, facts)
     if record.failures:
         facts["unreachable"] = record.failures
     if record.first_byte is not None and record.sent is not None:
@@ -251,6 +250,17 @@ def _facts(record: Record) -> dict[str, object]:
     if record.error:
         facts["error"] = record.error
     return facts
+
+
+def _tell_lease(lease: Lease, facts: dict[str, object]) -> None:
+    if lease.expected is not None:
+        facts["expected_first_token_ms"] = _ms(lease.expected)
+    if lease.held:
+        facts["held_ms"] = _ms(lease.held)
+    if (change := lease.change) is not None:
+        facts["prompt_change"] = change.kind
+        facts["changed_message"] = change.message
+        facts["changed_character"] = change.character
 
 
 def _tell_who(record: Record, facts: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from app.telemetry.token_metrics import FIRST, TokenMetrics, Tokens
 
 DURATION: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 UPSTREAM_DURATION: Final = (0.1, 1, 5, 30, 120, 600)  # few: for each model at each server
-QUEUE_WAIT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+QUEUE_WAIT: Final = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 MOST_SETS: Final = 1000

@@ -138,6 +138,34 @@ SERVERS = Dashboard(
                     },
                 ),
                 Panel(
+                    "Expected and measured",
+                    "Seconds until first tokens, per request and second: what the choice of a place expected, and what came true.",
+                    {
+                        "{{server}}, expected": rate(
+                            "first_token_expected_seconds_total", SERVER, by="server"
+                        ),
+                        "{{server}}, measured": rate(
+                            "first_token_measured_seconds_total", SERVER, by="server"
+                        ),
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Places held",
+                    "Seconds in a second that requests wait beside places held for others, and of reading again that this saves.",
+                    {
+                        "waited": rate("held_seconds_total"),
+                        "saved": rate("held_saved_seconds_total"),
+                    },
+                    unit="s",
+                ),
+                Panel(
+                    "Turns",
+                    "Requests per second that took a slot, or a model's place in memory, after they had waited beside it.",
+                    {"{{kind}}": rate("held_turns_total", by="kind")},
+                    unit="reqps",
+                ),
+                Panel(
                     "Requests of others",
                     "Requests at a server that did not come through the balancer, as far as it tells.",
                     {

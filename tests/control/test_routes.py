@@ -122,6 +122,9 @@ async def test_the_snapshot_has_the_keys_that_scripts_read() -> None:
             "reason": "free_instance",
             "expected_share": None,
             "change": None,
+            "held_seconds": 0.0,
+            "expected_seconds": None,
+            "first_token_seconds": None,
             "age_seconds": 60.0,
             "lingers": False,
         }

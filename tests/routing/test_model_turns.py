@@ -193,3 +193,25 @@ def test_who_only_looks_changes_nothing(look: str) -> None:
 
     getattr(house.balancer, look)(waiting)
     assert isinstance(house.balancer.place(house.ask("m-a", "carol")), Lease)
+
+
+def test_a_server_that_must_load_tells_what_that_costs() -> None:
+    house = House(servers=2)
+    house.place("m-a")
+    full = house.balancer.backend("PC1")
+    cost = house.balancer.cost(house.ask("m-c", "carol"), full, house.clock.now)
+
+    assert (cost.wait, cost.load, cost.read, cost.others) == (0.0, GUESSED_LOAD, None, GUESSED_LOAD)
+
+
+def test_a_turn_of_a_model_is_counted() -> None:
+    house = House()
+    lease = house.place("m-a")
+    waiting = house.ask("m-b", "bob")
+    house.balancer.place(waiting)
+    house.clock.tick(PATIENCE)
+    lease.release()
+    assert isinstance(house.balancer.place(waiting), Lease)
+
+    assert house.balancer.seconds.tally.turns == {"slot": 0, "model": 1}
+    assert house.balancer.seconds.tally.held == PATIENCE

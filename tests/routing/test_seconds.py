@@ -181,3 +181,59 @@ def test_whoever_asks_has_a_place_in_the_end_and_no_server_two_at_once(
         assert house.balancer.backend(placed.server).ledger.total == 1
         house.clock.tick(1.0)
         placed.release()
+
+
+def test_a_held_place_that_its_conversation_comes_back_to_has_saved_its_reading() -> None:
+    house = House()
+    house.serve("alice", 20)
+    bob = house.ask("bob", 20)
+    assert house.balancer.place(bob) is Refusal.HELD
+    house.clock.tick(5)
+    house.serve("alice", 21)
+
+    tally = house.balancer.seconds.tally
+    assert tally.saved == pytest.approx(20 * TOKENS / SPEED, rel=0.1)
+    house.clock.tick(60)
+    lease = house.balancer.place(bob)
+    assert isinstance(lease, Lease)
+    assert tally.held == lease.held == 66
+    assert tally.turns == {"slot": 1, "model": 0}
+
+
+def test_what_was_expected_is_compared_with_what_came_true() -> None:
+    house = House()
+    lease = house.place("alice", 20)
+    assert isinstance(lease, Lease)
+    assert lease.expected == pytest.approx(20 * TOKENS / SPEED, rel=0.1)
+
+    lease.reuse = CacheReuse(20 * TOKENS, 0, 40.0)
+    lease.release()
+    tally = house.balancer.seconds.tally
+    assert tally.expected == {"A": lease.expected}
+    assert tally.measured == {"A": 40.0}
+    assert lease.measured == 40.0
+
+
+def test_each_server_tells_what_it_would_cost() -> None:
+    house = House(servers=2)
+    home = house.serve("alice", 20)
+    house.serve("bob", 8)
+    ask = house.ask("alice", 22)
+    there, elsewhere = (house.balancer.backend(name) for name in sorted("AB", key=home.__ne__))
+    now = house.clock.now
+
+    costs = house.balancer.cost(ask, there, now), house.balancer.cost(ask, elsewhere, now)
+    assert costs[0].read == pytest.approx(2 * TOKENS / SPEED, rel=0.2)
+    assert costs[1].read == pytest.approx(22 * TOKENS / SPEED, rel=0.1)
+    assert costs[0].others == 0.0
+    assert costs[1].others == pytest.approx(8 * TOKENS / SPEED, rel=0.2)
+    assert costs[1].first_token == costs[1].read
+
+
+def test_nothing_is_expected_of_a_server_whose_speed_is_not_known() -> None:
+    house = House(known=False)
+    lease = house.place("alice", 20)
+    assert isinstance(lease, Lease)
+
+    assert lease.expected is None
+    assert house.balancer.cost(house.ask("bob", 2), house.balancer.backend("A"), 0.0).read is None
