@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import dns.asyncresolver
-import dns.exception
-import dns.rdtypes.IN.SRV
 import structlog
 
 from app.settings.server import ServerSettings
@@ -92,23 +89,42 @@ async def _records(address: str) -> list[Record]:
     name = url.hostname or ""
     try:
         if address.startswith(SRV):
-            answer = await dns.asyncresolver.resolve(name, "SRV", lifetime=TIMEOUT)
-            records = [_srv(record) for record in answer]
+            records = await _services(name)
         else:
             async with asyncio.timeout(TIMEOUT):
                 found = await asyncio.get_running_loop().getaddrinfo(
                     name, url.port, type=socket.SOCK_STREAM
                 )
             records = [Record(str(info[4][0])) for info in found]
-    except (OSError, UnicodeError, dns.exception.DNSException) as error:
+    except (OSError, UnicodeError) as error:
         log.debug("dns.failed", name=address, error=repr(error))
         return []
     return sorted({*records})
 
 
-def _srv(record: dns.rdtypes.IN.SRV.SRV) -> Record:
-    host = record.target.to_text(omit_final_dot=True)
-    return Record(host, record.port, record.priority, record.weight)
+async def _services(name: str) -> list[Record]:
+    """Ask for the SRV records of a name.
+
+    Raises:
+        OSError: there is no answer.
+    """
+    # Few have such records, and to import it takes a twentieth of the start.
+    import dns.asyncresolver
+    import dns.exception
+
+    try:
+        answer = await dns.asyncresolver.resolve(name, "SRV", lifetime=TIMEOUT)
+    except dns.exception.DNSException as error:
+        raise OSError(str(error)) from error
+    return [
+        Record(
+            record.target.to_text(omit_final_dot=True),
+            record.port,
+            record.priority,
+            record.weight,
+        )
+        for record in answer
+    ]
 
 
 def _target(told: ServerSettings, record: Record, all_of_them: list[Record]) -> ServerSettings:
