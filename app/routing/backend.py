@@ -375,6 +375,11 @@ class Backend:
         if self.self_report is not None and self.self_report.loaded is not None:
             self.memory.used(instance, now)
 
+    @property
+    def place_seconds(self) -> float:
+        """How long it takes until one of its places becomes free, in seconds, as measured."""
+        return (self.service_seconds or 0.0) / (self.ledger.limit or 1)
+
     def expected_wait(self, now: float, ahead: int, names: tuple[str, ...]) -> float:
         """Estimate, in seconds, how long a request waits here for a place, behind `ahead` others.
 

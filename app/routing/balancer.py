@@ -400,9 +400,7 @@ class Balancer:
             backend = self._backends.get(cache.server)
             if backend is None or not backend.health.healthy:
                 continue
-            known = prompt.size
-            if isinstance(holder, Slot) and holder.prompt is not None:
-                known = prompt.shared(holder.prompt)
+            known = holder.holds(prompt)
             if known > most and backend.service_seconds is not None:
                 best, most = backend, known
         return best

@@ -18,6 +18,12 @@ PAST: Final = 256
 RECENT: Final = 8
 """How many pauses of a conversation are remembered, besides the last."""
 
+BETWEEN: Final = 0.75
+"""Where, between what was held and what was lost, a server's memory is believed to end."""
+
+BETWEEN_NOTHING: Final = 0.5
+"""The same, where nothing was held."""
+
 GUESSED_DEPTH: Final = 16
 """How many prompts a server is believed to hold outside of slots before it has shown it.
 
@@ -81,6 +87,10 @@ class Slot:
         """Whether the client of the request that has it is gone: the server stops any moment."""
         return self.occupancy is not None and self.occupancy.left
 
+    def holds(self, prompt: Prompt) -> int:
+        """Count the characters of a prompt that it holds."""
+        return 0 if self.prompt is None else prompt.shared(self.prompt)
+
     def placement(
         self, prompt: Prompt, _now: float, elsewhere: Collection[int] = ()
     ) -> "Placement | None":
@@ -106,16 +116,21 @@ class Rank(NamedTuple):
     """Their sizes, and its own."""
 
 
-class Past(NamedTuple):
+class Past:
     """A prompt that has left its slot."""
 
-    size: int
-    """In characters."""
-    used_at: float
-    pauses: list[float]
-    """Seconds between its conversation's last responses and requests."""
-    wanted_at: float = 0.0
-    """When a request that continues it was waiting last."""
+    __slots__ = ("depth", "pauses", "size", "used_at", "wanted_at")
+
+    def __init__(self, size: int, used_at: float, pauses: list[float]) -> None:
+        self.size = size
+        """In characters."""
+        self.used_at = used_at
+        self.pauses = pauses
+        """Seconds between its conversation's last responses and requests."""
+        self.wanted_at = 0.0
+        """When a request that continues it was waiting last."""
+        self.depth = size
+        """The most characters that have ever stood between it and the newest, its own included."""
 
 
 class Placement:
@@ -298,6 +313,11 @@ class PromptCache:
             return Placement(self, Match.EMPTY, victim, 0, 0.0, base, rank)
         return Placement(self, Match.EVICTS, victim, 0, victim.worth(now), base, rank)
 
+    def holds(self, prompt: Prompt) -> int:
+        """Count the characters of a prompt that are believed to be held outside of slots."""
+        base = self._recall(prompt)
+        return prompt.prefixes[base] if base and self._believes(self._rank(base)) else 0
+
     def free(self, elsewhere: Collection[int] = ()) -> list[Slot]:
         """List the slots that nobody has."""
         return [x for x in self.slots if not x.busy and self.open_to_its_own(x, elsewhere)]
@@ -311,15 +331,13 @@ class PromptCache:
         if slot.prompt is None or not self._lives(slot, now):
             return 0
         size = slot.prompt.size
-        if not self.shown or size > self.lost_from:
+        if size > self.lost_from:
             return size
         behind, lost = 0, 0
         for base, past in reversed(self._past.items()):
-            if base == coming:
-                continue
+            if base == coming or past.depth >= self.lost_from:
+                continue  # it leaves, or is lost already
             behind += past.size
-            if behind > self.lost_from:
-                break  # it is lost already
             wanted = max(past.used_at, past.wanted_at)
             if behind + size > self.lost_from and now - wanted < self._stale_after:
                 lost += past.size
@@ -329,7 +347,7 @@ class PromptCache:
         """Note that a request waits which continues a prompt of the past."""
         base = self._recall(prompt)
         if base:
-            self._past[base] = self._past[base]._replace(wanted_at=now)
+            self._past[base].wanted_at = now
 
     def take(
         self, placement: Placement, prompt: Prompt, now: float, asked_at: float | None = None
@@ -387,7 +405,9 @@ class PromptCache:
                 self.lost_from = 1.1 * rank.characters
         elif rank.characters > self.shown:
             # What holds nothing has lost the smallest prompt as well.
-            self.lost_from = min(self.lost_from, rank.characters / (1 if self.shown else 2))
+            share = BETWEEN if self.shown else BETWEEN_NOTHING
+            between = self.shown + share * (rank.characters - self.shown)
+            self.lost_from = min(self.lost_from, between)
         else:
             self.shown = int(0.9 * rank.characters)
             self.lost_from = float(rank.characters)
@@ -432,13 +452,12 @@ class PromptCache:
 
     def _rank(self, base: int) -> Rank:
         """Count what has left its slot since this prompt has, with this one."""
-        prompts = characters = 0
+        prompts = 0
         for prefix in reversed(self._past):
-            characters += self._past[prefix].size
             if prefix == base:
                 break
             prompts += 1
-        return Rank(prompts, characters)
+        return Rank(prompts, self._past[base].depth)
 
     def _remember(self, prompt: Prompt, used_at: float, pauses: list[float]) -> None:
         if prompt.size < WORTH_KEEPING:
@@ -452,6 +471,15 @@ class PromptCache:
         if base not in self._past:
             self._past[base] = past
             self._index.add(base, self)
+            self._deepen()
+
+    def _deepen(self) -> None:
+        """Note how far the newest prompt has pushed those before it: what is lost stays lost."""
+        behind = 0
+        for past in reversed(self._past.values()):
+            if past.depth < self.lost_from:
+                behind += past.size
+                past.depth = max(past.depth, behind)
 
     def _forget_past(self, base: int) -> None:
         if base in self._past:

@@ -149,9 +149,10 @@ class Seconds:
             if not self.held:
                 self._wait_until(now + YIELD)
             return None
-        best = min(places, key=lambda place: _rank(place, ask, now))
+        tier = min(place.backend.server.tier for place in places)
+        best = min(places, key=lambda place: _rank(place, ask, tier))
         if home is not None and best.backend is not home:
-            wait = home.expected_wait(now, waiting // servers, ask.names)
+            wait = home.place_seconds * (1 + waiting // servers)
             longest = ask.since + min(best.unread, self.wait_max)
             if best.unread > wait and now < longest:
                 self._wait_until(longest)
@@ -320,11 +321,11 @@ def _caches(
     return found
 
 
-def _rank(place: Place, ask: Ask, now: float) -> tuple[float, ...]:
+def _rank(place: Place, ask: Ask, tier: int) -> tuple[float, ...]:
     backend, slot = place.backend, place.placement.slot
     cached = place.placement.match <= Match.REMEMBERED
     return (
-        0 if cached else backend.server.tier,
+        0 if cached else backend.server.tier - tier,
         *((0, 0.0) if cached else effort_to_load(backend, ask)),
         place.unread + place.cost,
         place.placement.match,

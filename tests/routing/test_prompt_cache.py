@@ -160,7 +160,7 @@ def test_a_server_that_lost_a_prompt_and_has_shown_none_is_believed_to_hold_half
     assert believed == [False] * 5 + [True] * 3
 
 
-def test_a_server_that_has_shown_some_is_believed_to_hold_all_but_what_it_lost() -> None:
+def test_a_server_s_memory_is_believed_to_end_between_what_it_held_and_what_it_lost() -> None:
     server = Server(None)
     for number in range(8):
         server.asked(turn(f"guest {number}"))
@@ -172,7 +172,23 @@ def test_a_server_that_has_shown_some_is_believed_to_hold_all_but_what_it_lost()
     server.prompt_cache.correct(lost, held=False)
 
     believed = [past(server, turn(f"guest {n}", 2)).match is Match.REMEMBERED for n in range(8)]
-    assert believed == [False] + [True] * 7
+    assert believed == [False] * 2 + [True] * 6
+
+
+def test_what_was_lost_is_not_there_again_when_others_have_come_back() -> None:
+    server = Server(None)
+    for number in range(8):
+        server.asked(turn(f"guest {number}"))
+    shown, lost = (past(server, turn(f"guest {number}", 2)).rank for number in (7, 0))
+    assert shown is not None
+    assert lost is not None
+    server.prompt_cache.correct(shown, held=True)
+    server.prompt_cache.correct(lost, held=False)
+    for number in range(4, 8):
+        server.prompt_cache._forget_past(turn(f"guest {number}").base)
+
+    assert past(server, turn("guest 1", 2)).match is Match.EMPTY
+    assert past(server, turn("guest 2", 2)).match is Match.REMEMBERED
 
 
 def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:

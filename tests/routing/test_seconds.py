@@ -12,6 +12,7 @@ from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.observations import CacheReuse, ModelsSeen, SelfReport
 from app.routing.prompt import Prompt
+from app.routing.prompt_cache import Rank
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP
 
@@ -23,9 +24,14 @@ SPEED = 10.0
 
 
 class House:
-    """Servers of one slot each, whose speed is known, and what waits for them."""
+    """Servers of one slot each, whose speed is known, and what waits for them.
 
-    def __init__(self, servers: int = 1, hold_max: float = 30.0, *, known: bool = True) -> None:
+    With `ram` they may hold prompts that have left their slots.
+    """
+
+    def __init__(
+        self, servers: int = 1, hold_max: float = 30.0, *, known: bool = True, ram: bool = False
+    ) -> None:
         self.clock = Clock()
         fleet = [Server(name, f"http://{name}", request_max=1) for name in "ABC"[:servers]]
         self.balancer = Balancer(
@@ -39,8 +45,13 @@ class House:
             self.balancer.observe(ModelsSeen(server.name, ["m"]))
             report = SelfReport(server.name, LLAMA_CPP, slots=1, busy_slots=frozenset())
             self.balancer.observe(report)
+            backend = self.balancer.backend(server.name)
             if known:
-                self.balancer.backend(server.name).read_prompt(1, 1 / SPEED)
+                backend.read_prompt(1, 1 / SPEED)
+            cache = backend.prompt_cache("m")
+            backend.keep("m", cache)
+            if not ram:
+                cache.correct(Rank(0, 2), held=False)
 
     def ask(self, who: str, turns: int) -> Ask:
         said = [f"user\n{who} {number} ".ljust(100, ".") for number in range(turns)]
@@ -237,3 +248,10 @@ def test_nothing_is_expected_of_a_server_whose_speed_is_not_known() -> None:
 
     assert lease.expected is None
     assert house.balancer.cost(house.ask("bob", 2), house.balancer.backend("A"), 0.0).read is None
+
+
+def test_nothing_is_held_while_prompts_that_leave_their_slot_are_not_known_to_be_lost() -> None:
+    house = House(ram=True)
+    house.serve("alice", 20)
+
+    assert isinstance(house.place("bob", 20), Lease)

@@ -71,7 +71,8 @@ class _Text:
                 break
             kept.append((text, length))
             blocks += length
-        for length in (shared - blocks, new):
+        # The system prompt is new the first time, and stays whatever is cut back.
+        for length in (shared - blocks, new - max(0, blocks - shared)):
             if length > 0:
                 self._count += 1
                 kept.append((_words(f"user\n{self._name} {self._count} ", length), length))
