@@ -114,9 +114,7 @@ def build(
             has_session=lambda request: sessions.opens(dict(request.scope["headers"])),
         ),
         admin.routes(
-            explain=lambda *request: explain(
-                runtime.balancer, proxy.read(*request).ask, time.time()
-            ),
+            explain=lambda *request: explain(runtime.balancer, proxy.ask_of(*request), time.time()),
             drain=lambda server, on: runtime.balancer.drain(server, on=on),
             servers=lambda: runtime.balancer.fleet.servers,
             max_body_bytes=settings.max_body_bytes,

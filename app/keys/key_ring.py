@@ -35,7 +35,7 @@ LONGEST_KNOWN: Final = 256
 class Key:
     """A key's name, and what it allows. Who has the `admin` key may do everything."""
 
-    __slots__ = ("admin", "allowance", "expires", "models", "name", "priority")
+    __slots__ = ("admin", "allowance", "expires", "hints", "models", "name", "priority")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Key:
         allowance: Allowance | None = None,
         expires: float | None = None,
         priority: Priority = "normal",
+        hints: bool = False,
         admin: bool = False,
     ) -> None:
         self.name = name
@@ -54,6 +55,8 @@ class Key:
         self.expires = expires
         """When it opens nothing any more, in seconds since the epoch; None for never."""
         self.priority: Priority = priority
+        self.hints = hints
+        """Whether its requests may say which servers they would like."""
         self.admin = admin
 
     def allows(self, model: str) -> bool:

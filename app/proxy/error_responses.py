@@ -175,6 +175,12 @@ def path_closed() -> ErrorResponse:
     return ErrorResponse(403, "permission_error", message, "client_error", _CLOSE)
 
 
+def hints_closed() -> ErrorResponse:
+    """Respond to a request that would choose its server, where the key does not allow that."""
+    message = "this API key may not choose servers (its `hints`)"
+    return ErrorResponse(403, "permission_error", message, "client_error", _CLOSE)
+
+
 def control_closed() -> ErrorResponse:
     """Respond to a request that would change a server."""
     message = "this changes a model server, which is closed to clients (BALANCER_PASS_CONTROL)"

@@ -33,6 +33,7 @@ from app.proxy.headers import (
     route_headers,
     unbuffered,
 )
+from app.proxy.hints import UnknownServer, heed, hints
 from app.proxy.keepalive import Keepalive
 from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.owners import BEGINNING, Owners
@@ -391,9 +392,20 @@ class Exchange:
         if self._learns is not None and isinstance(request, ModelRequest) and request.previous:
             request.ask.only = self._shared.owners.of(request.previous) or ""
         self._events.model = request.named
+        if hints(self._fields) and not self._heed(request):
+            return
         if request.streams:
             self._begin_keepalive()
         self._place(request)
+
+    def _heed(self, request: ModelRequest | UnroutedRequest) -> bool:
+        """Take in which servers a request would like; or refuse it."""
+        try:
+            heed(request.ask, self._fields, self._shared.balancer.fleet.servers)
+        except UnknownServer as error:
+            self.refuse(error_responses.bad_request(str(error)))
+            return False
+        return True
 
     def _is_allowed(self, key: Key, request: ModelRequest | UnroutedRequest) -> bool:
         """Enter a request under its key; or refuse it, where the key does not allow it."""

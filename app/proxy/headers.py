@@ -41,7 +41,9 @@ OURS: Final[frozenset[bytes]] = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
     b"x-real-ip",
+    b"x-balancer-avoid",
     b"x-balancer-hops",
+    b"x-balancer-prefer",
     b"x-request-id",
 }
 """What a request to a server says in our words, not the client's."""

@@ -158,7 +158,7 @@ class ModelRequest:
     def asking_for(self, model: str) -> Ask:
         """Write what it would want of another model."""
         ask = self.ask
-        return Ask(
+        other = Ask(
             model,
             self._rewrites.names(model),
             ask.client,
@@ -168,6 +168,8 @@ class ModelRequest:
             works=ask.works,
             session=ask.session,
         )
+        other.prefer, other.avoid = ask.prefer, ask.avoid
+        return other
 
     def take(self, ask: Ask) -> None:
         """Want another model instead."""

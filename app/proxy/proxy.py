@@ -27,6 +27,7 @@ from app.proxy.error_responses import (
     ErrorResponse,
     bad_request,
     control_closed,
+    hints_closed,
     host_closed,
     loop_detected,
     origin_closed,
@@ -35,6 +36,7 @@ from app.proxy.error_responses import (
 )
 from app.proxy.exchange import Exchange, Read, Shared
 from app.proxy.headers import joined
+from app.proxy.hints import heed, hints
 from app.proxy.loops import HOPS, Loops
 from app.proxy.model_request import ModelRequest, UnroutedRequest
 from app.proxy.owners import MAKERS, Owners
@@ -42,6 +44,7 @@ from app.proxy.queue import RequestQueue
 from app.proxy.realtime import model_of
 from app.proxy.request_heads import Fields, RequestHeads
 from app.routing.balancer import Balancer
+from app.routing.choice import Ask
 from app.telemetry.record import Record
 from app.upstream.pool import Pool
 
@@ -206,6 +209,8 @@ class Proxy:
                 return unauthorized()
             if key.models and not self._is_limited_by_model(request, fields, record.endpoint):
                 return path_closed()
+            if hints(fields) and not (key.hints or key.admin):
+                return hints_closed()
         try:
             own = "normal" if key is None else key.priority
             record.priority = lowered(own, fields.get(HEADER))
@@ -256,6 +261,16 @@ class Proxy:
         if path in self._routed_paths:
             return self._read(path, raw, address, fields)
         return UnroutedRequest(self._rewrites, path, raw, address)
+
+    def ask_of(self, path: str, raw: bytes, address: str, fields: Fields) -> Ask:
+        """Read what a request would want, with what its headers say of servers.
+
+        Raises:
+            BadRequest: it cannot be routed.
+        """
+        ask = self.read(path, raw, address, fields).ask
+        heed(ask, fields, self._balancer.fleet.servers)
+        return ask
 
     def _request_id(self, given: bytes | None) -> str:
         if given is not None and _REQUEST_ID.fullmatch(given):

@@ -91,6 +91,9 @@ MOST_CHARACTERS: Final = 16.0
 MOST_MODELS: Final = 200
 """Models whose characters per token are remembered."""
 
+HINT: Final = 30.0
+"""Seconds by which a server that a request would like may cost it more than another."""
+
 MEASURABLE: Final = 200
 """Fewest tokens whose reading tells something about a server's speed."""
 
@@ -532,7 +535,7 @@ class Balancer:
     def _recall(self, ask: Ask, tried: Collection[str], now: float) -> Choice | None:
         """Find who holds what a request continues; None: all servers must be looked at."""
         names = self.fleet.candidates(ask.model) if ask.routed else None
-        if names is None or self._unasked or not ask.works or ask.only:
+        if names is None or self._unasked or not ask.works or ask.only or ask.hinted:
             return None
         if self.tier_wait and len({self._backends[name].server.tier for name in names}) > 1:
             return None
@@ -590,12 +593,28 @@ class Balancer:
             return visit(ask, candidates, pin, now, tried)
         if self.tier_wait and now - (ask.since or now) < self.tier_wait:
             candidates = lowest_tier(ask, candidates, now, tried)
+        if ask.hinted:
+            candidates = self._liked(ask, candidates, tried, now)
         loadable = self._loadable if self.seconds.keeps_models else None
         choice = choose(ask, candidates, pin, now, tried, self.queued, self._by_seconds, loadable)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:
                 choice = Choice(first.server.name, first.served_name(ask.names), "overflow")
         return choice
+
+    def _liked(
+        self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str], now: float
+    ) -> Sequence[Backend]:
+        """Keep the servers that a request would like, unless another costs far less."""
+        takers = available(ask, candidates, now, tried)
+        costs = {s.server.name: self.cost(ask, s, now) for s in takers}
+        known = all(cost.read is not None for cost in costs.values())
+        seconds = {name: c.load + (c.read or 0.0 if known else 0.0) for name, c in costs.items()}
+        liked = [s for s in takers if ask.likes(s.server.name)]
+        if not liked:
+            return candidates
+        least = min(seconds.values())
+        return [s for s in liked if seconds[s.server.name] <= least + HINT] or candidates
 
     def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
         """Return why nobody was chosen."""

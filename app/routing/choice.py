@@ -80,12 +80,23 @@ class Ask:
         self.session = session
         # No fields: what the prompt may have, where it may be too long; since when it waits; the
         # server that it must go to, as that has what it continues; characters per token; since
-        # when it waits beside places that are held.
+        # when it waits beside places that are held; servers that it would like, or would not.
         self.tokens = 0
         self.since = 0.0
         self.only = ""
         self.characters = 4.0
         self.held_since = 0.0
+        self.prefer: tuple[str, ...] = ()
+        self.avoid: tuple[str, ...] = ()
+
+    @property
+    def hinted(self) -> bool:
+        """Whether it would like some servers better than others."""
+        return bool(self.prefer or self.avoid)
+
+    def likes(self, server: str) -> bool:
+        """Whether a server is one that it would like."""
+        return server in self.prefer if self.prefer else server not in self.avoid
 
     @property
     def holder(self) -> str:

@@ -82,6 +82,11 @@ class ApiKeySettings(BaseModel):
         description="Who goes first where requests wait: `interactive`, then `normal`, then "
         "`batch`. A request may lower its own by the header `x-balancer-priority`.",
     )
+    hints: bool = Field(
+        default=False,
+        description="Whether its requests may choose among servers by the headers "
+        "`x-balancer-prefer` and `x-balancer-avoid`.",
+    )
     expires: AwareDatetime | None = Field(
         default=None,
         description="When it opens nothing any more, with that time's zone; never, if not set.",
@@ -96,6 +101,7 @@ class ApiKeySettings(BaseModel):
             patterns,
             allowance=Allowance(self.request_max, self.requests_per_minute, self.tokens_per_minute),
             priority=self.priority,
+            hints=self.hints,
             expires=None if self.expires is None else self.expires.timestamp(),
         )
 
