@@ -88,6 +88,14 @@ def test_a_busy_state_is_shown(page: Page) -> None:
         assert fact in text
 
 
+def test_a_decision_tells_what_it_expected_and_what_came_true(page: Page) -> None:
+    page.show(BUSY)
+
+    text = page.text()
+    assert "cached prompt, after 12 s beside held places" in text
+    assert "2.5 s expected, 2.7 s measured" in text
+
+
 def test_a_change_is_shown_without_a_reload(page: Page) -> None:
     page.show(BUSY)
     page.browser.evaluate("window.same = true; document.querySelector('details').open = true")

@@ -111,6 +111,9 @@ def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower", **fact
         "client": client,
         "reason": "free_instance",
         "expected_share": None,
+        "held_seconds": 0.0,
+        "expected_seconds": None,
+        "first_token_seconds": None,
         "age_seconds": 12.4,
     } | facts
 
@@ -210,7 +213,13 @@ BUSY = state(
     ],
     decisions=[
         lease(
-            "太郎", "qwen3:8b", "workstation", reason="cached_prompt", slot=0, expected_share=0.93
+            *("太郎", "qwen3:8b", "workstation"),
+            reason="cached_prompt",
+            slot=0,
+            expected_share=0.93,
+            held_seconds=12.3,
+            expected_seconds=2.46,
+            first_token_seconds=2.71,
         ),
         lease("Alice"),
     ],

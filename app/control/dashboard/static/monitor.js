@@ -305,6 +305,10 @@ function totals(snapshot, stats) {
 }
 
 const CHANGES = { clock: "a time", hash: "a hash", tools: "the order of tools", moved: "a message's place", reasoning: "reasoning left out", other: "a text" };
+const brief = (seconds) => (seconds < 10 ? `${seconds.toFixed(1)} s` : age(seconds));
+const reason = (lease) => lease.reason.replace("_", " ") + (lease.held_seconds ? `, after ${brief(lease.held_seconds)} beside held places` : "");
+const firstToken = (lease) => [[lease.expected_seconds, "expected"], [lease.first_token_seconds, "measured"]]
+  .filter(([seconds]) => seconds !== null).map(([seconds, what]) => `${brief(seconds)} ${what}`).join(", ") || null;
 const placed = (lease) => (lease.slot === null ? lease.server : `${lease.server}, slot ${lease.slot}`);
 
 function show({ snapshot, stats }) {
@@ -328,11 +332,11 @@ function show({ snapshot, stats }) {
     [one.client, one.program || null, `${CHANGES[one.kind]}, message ${one.message + 1}`, one.advice, one.requests, compact(one.tokens), age(one.seconds)]);
   const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
   rows($("leases"), numbered, (lease) => lease.index, (lease) =>
-    [lease.client, lease.instance, placed(lease), lease.reason.replace("_", " "), age(lease.age_seconds)]);
+    [lease.client, lease.instance, placed(lease), reason(lease), age(lease.age_seconds)]);
   const decided = snapshot.decisions.slice(0, 12).map((lease, index) => ({ ...lease, index }));
   rows($("decisions"), decided, (lease) => lease.index, (lease) =>
-    [lease.client, lease.instance, placed(lease), lease.reason.replace("_", " "),
-      lease.expected_share ? percent(100 * lease.expected_share) : null, `${age(lease.age_seconds)} ago`]);
+    [lease.client, lease.instance, placed(lease), reason(lease),
+      lease.expected_share ? percent(100 * lease.expected_share) : null, firstToken(lease), `${age(lease.age_seconds)} ago`]);
   rows($("sticky"), [...snapshot.sticky].reverse(), (pin) => `${pin.model} ${pin.key}`, (pin) =>
     [pin.key, pin.ip, pin.model, pin.instance === pin.model ? pin.server : `${pin.server}, ${pin.instance}`,
       `${age(since(snapshot.now, pin.updated_at))} ago`]);
