@@ -46,6 +46,8 @@ class Result:
     """When the last response had ended, in seconds."""
     peak: int
     """The most that were at work on one server at once."""
+    beside: list[tuple[float, float]]
+    """Seconds that each request waited beside one free slot, and those of its own reading."""
 
     def every(self) -> list[float]:
         return sorted(x for waits in self.first.values() for x in waits)
@@ -82,6 +84,7 @@ class _Play:
         )
         self.queue = RequestQueue(self.balancer, capacity=10_000, timeout=1e9)
         self.cached = self.prompts = 0
+        self.beside: list[tuple[float, float]] = []
 
     async def play(self, seed: int) -> Result:
         for name in self.servers:
@@ -96,7 +99,13 @@ class _Play:
         for one in self.conversations:
             first.setdefault(one.kind, []).extend(one.waits)
         peak = max(server.peak for server in self.servers.values())
-        return Result(self.cached / self.prompts, first, self.loop.time(), peak)
+        return Result(self.cached / self.prompts, first, self.loop.time(), peak, self.beside)
+
+    def _beside(self, since: float) -> float:
+        """Tell for how long one slot was free while a request has waited."""
+        now = self.loop.time()
+        slots = (slot for server in self.servers.values() for slot in server.slots)
+        return max(slot.unused(since, now) for slot in slots)
 
     async def _report(self) -> None:
         """Have the servers tell each second what they are at."""
@@ -123,7 +132,8 @@ class _Play:
             ask = Ask(MODEL, (MODEL,), one.name, one.name, request.prompt)
             lease = await placed(self.balancer, self.queue, ask)
             server = self.servers[lease.server]
-            number, held = server.begin(one, request, lease.slot)
+            self.beside.append((self._beside(asked_at), request.blocks * READ))
+            number, held = server.begin(one, request, lease.slot, self.loop.time())
             self.cached += held
             self.prompts += request.blocks
             reading = (request.blocks - held) * READ

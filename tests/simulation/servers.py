@@ -1,6 +1,6 @@
 """A modelled llama.cpp server: slots, and a memory of prompts that have left them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tests.simulation.conversations import Conversation, Request
@@ -20,6 +20,13 @@ class Slot:
     blocks: int = 0
     busy: bool = False
     used_at: float = 0.0
+    free: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when nobody had it."""
+
+    def unused(self, since: float, now: float) -> float:
+        """Tell for how many seconds on end nobody has had it, of those since then."""
+        spans = [*self.free, (self.used_at, now)] if not self.busy else self.free
+        return max((end - max(since, begin) for begin, end in spans if end > since), default=0.0)
 
 
 class ModelledServer:
@@ -33,7 +40,7 @@ class ModelledServer:
         self._kept: list[tuple[Conversation, int]] = []
 
     def begin(
-        self, conversation: Conversation, request: Request, number: int | None
+        self, conversation: Conversation, request: Request, number: int | None, now: float
     ) -> tuple[int, int]:
         """Take a request; return the slot that it has, and how many blocks are cached."""
         if number is None or self.slots[number].busy:
@@ -49,6 +56,7 @@ class ModelledServer:
                 self._kept.append((slot.owner, slot.blocks))
             while sum(blocks for _, blocks in self._kept) > self._ram:
                 self._kept.pop(0)
+        slot.free.append((slot.used_at, now))
         slot.owner, slot.blocks, slot.busy = conversation, request.blocks, True
         self.peak = max(self.peak, sum(slot.busy for slot in self.slots))
         return number, held

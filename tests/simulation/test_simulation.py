@@ -1,6 +1,8 @@
 """More conversations than slots: holding places for them keeps their prompts in the caches."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.simulation.__main__ import conversations
 from tests.simulation.conversations import possible
@@ -32,3 +34,26 @@ def test_where_every_conversation_has_a_slot_nothing_is_lost() -> None:
 @pytest.mark.parametrize("hold", [0.0, 30.0])
 def test_no_server_gets_more_than_its_slots(hold: float) -> None:
     assert play(6, 12, hold).peak == 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    agents=st.integers(1, 8),
+    chats=st.integers(0, 8),
+    servers=st.integers(1, 3),
+    slots=st.integers(1, 2),
+    ram=st.sampled_from([0, 500, 2000]),
+    hold=st.sampled_from([0.0, 5.0, 30.0]),
+    seed=st.integers(0, 100),
+)
+def test_nobody_waits_beside_a_free_slot_for_longer_than_it_may_be_held(
+    agents: int, chats: int, servers: int, slots: int, ram: int, hold: float, seed: int
+) -> None:
+    talk = conversations(agents, chats, seed)
+    for one in talk:
+        del one.requests[8:]
+    result = run(talk, Fleetwide(servers, slots, ram), seed, hold_max=hold)
+
+    for waited, reading in result.beside:
+        assert waited <= (hold + reading if hold else 0.0) + 0.1
+    assert result.peak <= slots
