@@ -24,6 +24,7 @@ from app.routing.costs import Cost, best_placement, cost_here
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
+from app.routing.model_turns import ModelTurns
 from app.routing.observations import (
     CacheReuse,
     ContextSeen,
@@ -106,7 +107,7 @@ class Balancer:
     `on_room` is called when a place may have become free, `on_change` when a server's status
     has changed, with what it was before; `queued` tells how many requests wait for a model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
-    For `hold_max`, `wait_max` and `pinned` see `Seconds`.
+    For `hold_max` and `wait_max` see `Seconds`, for `pinned` see `ModelTurns`.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
     a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
     of `model`.
@@ -164,7 +165,8 @@ class Balancer:
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
         """Seconds that a request waits for a server of a lower tier."""
-        self.seconds = Seconds(hold_max, wait_max, pinned)
+        self.seconds = Seconds(hold_max, wait_max)
+        self._model_turns = ModelTurns(self.seconds, pinned)
         self._leaving: list[Backend] = []
         """Servers that were removed while they were at work."""
         self._backends = {name: self._begin(server) for name, server in fleet.servers.items()}
@@ -197,7 +199,8 @@ class Balancer:
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
         self.tier_wait = tier_wait
-        self.seconds.change(hold_max, wait_max, pinned)
+        self.seconds.change(hold_max, wait_max)
+        self._model_turns.change(pinned)
         self._pins.ttl = sticky_ttl
         before = self._backends
         self._backends = {name: self._go_on(server) for name, server in fleet.servers.items()}
@@ -367,10 +370,10 @@ class Balancer:
     def _loadable(
         self, ask: Ask, ready: Sequence[Backend], room: Sequence[Backend], now: float
     ) -> Sequence[Backend]:
-        """Leave out who keeps what is in memory; see `Seconds.loadable`."""
+        """Leave out who keeps what is in memory; see `ModelTurns`."""
         for backend in ready:
             if backend.memory.next or backend.must_load(ask.names):
-                return self.seconds.loadable(ask, ready, room, self.queued, now)
+                return self._model_turns.loadable(ask, ready, room, self.queued, now)
         return room
 
     def _want(self, ask: Ask, now: float) -> None:
@@ -595,7 +598,7 @@ class Balancer:
             candidates = lowest_tier(ask, candidates, now, tried)
         if ask.hinted:
             candidates = self._liked(ask, candidates, tried, now)
-        loadable = self._loadable if self.seconds.keeps_models else None
+        loadable = self._loadable if self._model_turns.matters else None
         choice = choose(ask, candidates, pin, now, tried, self.queued, self._by_seconds, loadable)
         if choice is None and self._overflow == "first":
             for first in available(ask, candidates, now, tried, full=True)[:1]:

@@ -8,14 +8,13 @@ prompt, while that is sooner than reading it elsewhere. Both have bounds.
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
 from app.routing.backend import Backend
 from app.routing.choice import Ask, Choice, choice_of, effort_to_load
 from app.routing.costs import Tally, reading, unread
-from app.routing.model_memory import Readiness
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Match, Placement, PromptCache, Slot
 
@@ -36,9 +35,6 @@ LEAST_TURN: Final = 20.0
 
 YIELD: Final = 1.0
 """Seconds after which a conversation that had its turn looks whether others took its place."""
-
-PROMISED: Final = 3.0
-"""Seconds after which a model that was to be loaded next, and is asked for no more, is not."""
 
 STRETCH: Final = 3.0
 """A request waits beside held places for so many times its own work at the most."""
@@ -69,16 +65,11 @@ class Seconds:
     """Weighs places in seconds.
 
     `hold_max` bounds how long a place is held, 0 for never; `wait_max` how long a request waits
-    beside one. Both are in seconds. `pinned` tells which models stay in memory where they are.
+    beside one. Both are in seconds.
     """
 
-    def __init__(
-        self,
-        hold_max: float,
-        wait_max: float = math.inf,
-        pinned: Callable[[str], bool] | None = None,
-    ) -> None:
-        self.change(hold_max, wait_max, pinned)
+    def __init__(self, hold_max: float, wait_max: float = math.inf) -> None:
+        self.change(hold_max, wait_max)
         self.again_at = math.inf
         """When it may be worth to look again, on the monotonic clock."""
         self.held = False
@@ -90,17 +81,9 @@ class Seconds:
         self._usual: float | None = None
         self._writing: dict[str, float] = {}  # seconds, by client
 
-    def change(
-        self, hold_max: float, wait_max: float, pinned: Callable[[str], bool] | None
-    ) -> None:
+    def change(self, hold_max: float, wait_max: float) -> None:
         """Weigh by other bounds from now on."""
         self.hold_max, self.wait_max = hold_max, wait_max
-        self.pinned = pinned
-
-    @property
-    def keeps_models(self) -> bool:
-        """Whether anything keeps a model in memory that another could take the place of."""
-        return self.hold_max > 0 or self.pinned is not None
 
     def note_pause(self, seconds: float) -> None:
         """Take in how long a conversation has paused."""
@@ -147,7 +130,7 @@ class Seconds:
         places = self._places(ask, prompt, room, waiting, now)
         if not places:
             if not self.held:
-                self._wait_until(now + YIELD)
+                self.wait_until(now + YIELD)
             return None
         tier = min(place.backend.server.tier for place in places)
         best = min(places, key=lambda place: _rank(place, ask, tier))
@@ -155,96 +138,11 @@ class Seconds:
             wait = home.place_seconds * (1 + waiting // servers)
             longest = ask.since + min(best.unread, self.wait_max)
             if best.unread > wait and now < longest:
-                self._wait_until(longest)
+                self.wait_until(longest)
                 return None
         return choice_of(best.backend, best.instance, best.placement)
 
-    def loadable(
-        self,
-        ask: Ask,
-        ready: Sequence[Backend],
-        room: Sequence[Backend],
-        queued: Callable[[str], int],
-        now: float,
-    ) -> Sequence[Backend]:
-        """Leave out servers that would have to unload what they keep for now.
-
-        A model stays while it is in use, and then for the usual pause, but not longer than the
-        patience of a request for another. Then one server takes no more requests for its own,
-        and as soon as those have ended it is the place to load the other. What is `pinned` stays
-        while there is any other server. `queued` tells how many requests wait for a model.
-        """
-        for backend in ready:
-            memory = backend.memory
-            if memory.next and now - memory.next_at > PROMISED:
-                memory.keep()  # who asked for it waits no more
-        names = ask.names
-        swapping = [s for s in ready if s.memory.swaps and s.readiness(names) is Readiness.SWAP]
-        others = [s for s in room if s not in swapping]
-        if others or len(swapping) < len(ready):
-            return others
-        for backend in swapping:
-            if backend.memory.next in backend.offered(names):
-                return self._once_quiet(backend, room, now)
-        free = [s for s in swapping if not self._is_pinned(s)] or swapping
-        due = [s for s in free if now >= self._kept_until(s, ready, ask, queued, now)]
-        best = min(due, key=lambda s: (s.ledger.total, s.memory.unused_since()), default=None)
-        out = None if best is None else self._first_out(best)
-        if best is None or out is None:
-            return []
-        if self.looks:
-            return [best]
-        best.memory.make_way(out, best.offered(names)[0], now)
-        return self._once_quiet(best, room, now)
-
-    def _once_quiet(
-        self, backend: Backend, room: Sequence[Backend], now: float
-    ) -> Sequence[Backend]:
-        """Return the server that is to load a model, once nobody uses the one that leaves."""
-        if not self.looks:
-            backend.memory.next_at = now
-        if any(backend.ledger.on(name) for name in backend.memory.leaving):
-            self._wait_until(now + YIELD)
-            return []
-        return [backend] if backend in room else []
-
-    def _is_pinned(self, backend: Backend) -> bool:
-        """Whether all that a server could unload stays where it is."""
-        return backend.memory.oldest(self.pinned) is None and backend.memory.oldest() is not None
-
-    def _first_out(self, backend: Backend) -> str | None:
-        return backend.memory.oldest(self.pinned) or backend.memory.oldest()
-
-    def _kept_until(
-        self,
-        backend: Backend,
-        ready: Sequence[Backend],
-        ask: Ask,
-        queued: Callable[[str], int],
-        now: float,
-    ) -> float:
-        """Return until when a server keeps what it has in memory."""
-        memory = backend.memory
-        name = self._first_out(backend)
-        if name is None:  # what it has there is being loaded, or about to be
-            until = now + YIELD
-        else:
-            again = memory.load_seconds((name,))
-            until = math.inf
-            others = [s for s in ready if s is not backend]
-            if any(s.readiness((name,)) is Readiness.READY for s in others) or not self.hold_max:
-                until = now  # it is elsewhere, too
-            elif not (backend.ledger.on(name) or queued(backend.model_of(name))):
-                longest = min(self.hold_max, again)
-                held = memory.used_at(name) + longest
-                until = held if self._usual_pause() <= longest else now
-            work = memory.load_seconds(backend.offered(ask.names)) + WRITING
-            until = min(until, ask.since + self._patience(work))
-        if now < until:
-            self._wait_until(until)
-        return until
-
-    def _patience(self, work: float) -> float:
+    def patience(self, work: float) -> float:
         """Return how many seconds a request waits at the most beside what is held."""
         return min(self.wait_max, max(LEAST_PATIENCE, STRETCH * work))
 
@@ -282,19 +180,21 @@ class Seconds:
     ) -> bool:
         """Whether a slot stays empty for the conversation that has just left it."""
         longest = min(self.hold_max, cost)
-        pause = median(slot.pauses) if slot.pauses else self._usual_pause()
+        pause = median(slot.pauses) if slot.pauses else self.usual_pause()
         if pause > longest:
             return False
         work += self._writing.get(ask.holder, WRITING)
-        patience = ask.since + self._patience(work)
+        patience = ask.since + self.patience(work)
         until = min(slot.used_at + longest, self._turn_end(slot, backend, ask), patience)
         if now >= until:
             return False
-        self._wait_until(until)
-        slot.held_for = cost
+        self.wait_until(until)
+        if not self.looks:
+            slot.held_for = cost
         return True
 
-    def _usual_pause(self) -> float:
+    def usual_pause(self) -> float:
+        """Return how long conversations pause, in seconds: half of them for less."""
         if self._usual is None:
             self._usual = median(self._pauses) if self._pauses else GUESSED_PAUSE
         return self._usual
@@ -303,7 +203,8 @@ class Seconds:
         size = 0 if slot.prompt is None else slot.prompt.size
         return slot.turn_since + max(LEAST_TURN, TURN * reading(size, backend, ask))
 
-    def _wait_until(self, at: float) -> None:
+    def wait_until(self, at: float) -> None:
+        """Have a request wait beside a free place, and look again at that time."""
         self.held = True
         self.again_at = min(self.again_at, at)
 

@@ -1,0 +1,119 @@
+"""More models than memory: which server unloads one for another, and when.
+
+Requests for a loaded model are served together: where models took turns with each request, servers
+would do little but load. As with slots, a model is kept within bounds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from app.routing.backend import Backend
+from app.routing.choice import Ask
+from app.routing.model_memory import Readiness
+from app.routing.seconds import WRITING, YIELD, Seconds
+
+PROMISED: Final = 3.0
+"""Seconds after which a model that was to be loaded next, and is asked for no more, is not."""
+
+
+class ModelTurns:
+    """Keeps models in memory by the bounds of `seconds`; what is `pinned` stays where it is."""
+
+    def __init__(self, seconds: Seconds, pinned: Callable[[str], bool] | None = None) -> None:
+        self._seconds = seconds
+        self._pinned = pinned
+
+    @property
+    def matters(self) -> bool:
+        """Whether any model is kept."""
+        return self._seconds.hold_max > 0 or self._pinned is not None
+
+    def change(self, pinned: Callable[[str], bool] | None) -> None:
+        """Keep other models where they are from now on."""
+        self._pinned = pinned
+
+    def loadable(
+        self,
+        ask: Ask,
+        ready: Sequence[Backend],
+        room: Sequence[Backend],
+        queued: Callable[[str], int],
+        now: float,
+    ) -> Sequence[Backend]:
+        """Leave out servers that would have to unload what they keep for now.
+
+        A model stays while it is in use, and then for the usual pause, but not longer than the
+        patience of a request for another. Then one server takes no more requests for its own,
+        and as soon as those have ended it is the place to load the other. What is `pinned` stays
+        while there is any other server. `queued` tells how many requests wait for a model.
+        """
+        for backend in ready:
+            memory = backend.memory
+            if memory.next and now - memory.next_at > PROMISED:
+                memory.keep()  # who asked for it waits no more
+        names = ask.names
+        swapping = [s for s in ready if s.memory.swaps and s.readiness(names) is Readiness.SWAP]
+        others = [s for s in room if s not in swapping]
+        if others or len(swapping) < len(ready):
+            return others
+        for backend in swapping:
+            if backend.memory.next in backend.offered(names):
+                return self._once_quiet(backend, room, now)
+        free = [s for s in swapping if not self._is_pinned(s)] or swapping
+        due = [s for s in free if now >= self._kept_until(s, ready, ask, queued, now)]
+        best = min(due, key=lambda s: (s.ledger.total, s.memory.unused_since()), default=None)
+        out = None if best is None else self._first_out(best)
+        if best is None or out is None:
+            return []
+        if self._seconds.looks:
+            return [best]
+        best.memory.make_way(out, best.offered(names)[0], now)
+        return self._once_quiet(best, room, now)
+
+    def _once_quiet(
+        self, backend: Backend, room: Sequence[Backend], now: float
+    ) -> Sequence[Backend]:
+        """Return the server that is to load a model, once nobody uses the one that leaves."""
+        if not self._seconds.looks:
+            backend.memory.next_at = now
+        if any(backend.ledger.on(name) for name in backend.memory.leaving):
+            self._seconds.wait_until(now + YIELD)
+            return []
+        return [backend] if backend in room else []
+
+    def _is_pinned(self, backend: Backend) -> bool:
+        """Whether all that a server could unload stays where it is."""
+        return backend.memory.oldest(self._pinned) is None and backend.memory.oldest() is not None
+
+    def _first_out(self, backend: Backend) -> str | None:
+        return backend.memory.oldest(self._pinned) or backend.memory.oldest()
+
+    def _kept_until(
+        self,
+        backend: Backend,
+        ready: Sequence[Backend],
+        ask: Ask,
+        queued: Callable[[str], int],
+        now: float,
+    ) -> float:
+        """Return until when a server keeps what it has in memory."""
+        memory = backend.memory
+        seconds, name = self._seconds, self._first_out(backend)
+        if name is None:  # what it has there is being loaded, or about to be
+            seconds.wait_until(now + YIELD)
+            return math.inf
+        again = memory.load_seconds((name,))
+        until = math.inf
+        others = [s for s in ready if s is not backend]
+        if any(s.readiness((name,)) is Readiness.READY for s in others) or not seconds.hold_max:
+            until = now  # it is elsewhere, too
+        elif not (backend.ledger.on(name) or queued(backend.model_of(name))):
+            longest = min(seconds.hold_max, again)
+            held = memory.used_at(name) + longest
+            until = held if seconds.usual_pause() <= longest else now
+        work = memory.load_seconds(backend.offered(ask.names)) + WRITING
+        until = min(until, ask.since + seconds.patience(work))
+        if now < until:
+            seconds.wait_until(until)
+        return until
