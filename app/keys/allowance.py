@@ -79,8 +79,9 @@ class Allowance:
         """
         if self.request_max is not None and self.in_flight >= self.request_max:
             return 0.0  # nobody knows how long the others take
-        waits = (self._requests.wait(now), self._tokens.wait(now, self._reserved))
-        longest = max((wait for wait in waits if wait is not None), default=None)
+        longest, wait = self._requests.wait(now), self._tokens.wait(now, self._reserved)
+        if longest is None or (wait is not None and wait > longest):
+            longest = wait
         if longest is not None:
             return longest
         self._requests.count(now)
