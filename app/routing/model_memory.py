@@ -46,11 +46,12 @@ class ModelMemory:
         """The one for which they do, until it is asked for."""
         self.next_at = 0.0
         """When that was said last, in seconds."""
+        self._staying: set[str] = set()
+        """Those that others have left for, though they were not used for longer."""
         self._loaded: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._asked: set[str] = set()
         self._used: OrderedDict[str, float] = OrderedDict()
-        self._since: dict[str, float] = {}
         self._loads: dict[str, float] = {}  # since when
         self._most = 1
         self._seconds: float | None = None
@@ -69,14 +70,13 @@ class ModelMemory:
         gone = self._loaded - loaded
         if gone and (report.starting or loaded - self._loaded) and len(loaded) <= self._most:
             self.swaps = True
+            last = max(self.used_at(name) for name in gone)
+            self._staying |= {x for x in loaded & self._loaded if self.used_at(x) < last}
+        self._staying -= gone
         self.swaps = self.swaps or report.kind.swaps
         self._loaded, self._starting = loaded, report.starting
         self._most = max(self._most, len(loaded))
         self._note_loads(report.asked_at)
-        for name in loaded:
-            self._since.setdefault(name, report.asked_at)
-        for name in self._since.keys() - loaded:
-            del self._since[name]
         self.leaving &= loaded
         if not self.next and not (self._asked | report.starting) - loaded:
             self.leaving.clear()  # all that was asked for is there: there was room
@@ -87,7 +87,7 @@ class ModelMemory:
         self._loaded = self._starting = frozenset()
         self._asked.clear()
         self._loads.clear()
-        self._since.clear()
+        self._staying.clear()
         self.leaving.clear()
         self.next = ""
 
@@ -126,7 +126,8 @@ class ModelMemory:
             for name in self._loaded
             if name not in self.leaving and not (stays is not None and stays(name))
         ]
-        return min(there, key=self.used_at, default=None)
+        moving = [name for name in there if name not in self._staying]
+        return min(moving or there, key=self.used_at, default=None)
 
     def used_at(self, instance: str) -> float:
         """Return when an instance was used last, in seconds; 0 for never."""
@@ -136,10 +137,6 @@ class ModelMemory:
         """Return when the model was used last that would have to go for another."""
         oldest = self.oldest()
         return 0.0 if oldest is None else self.used_at(oldest)
-
-    def since(self, instance: str) -> float:
-        """Return since when an instance is in memory, in seconds."""
-        return self._since.get(instance, 0.0)
 
     def make_way(self, out: str, instance: str, now: float) -> None:
         """Give one no more requests, so that another is loaded once those at work have ended."""

@@ -215,3 +215,16 @@ def test_a_turn_of_a_model_is_counted() -> None:
 
     assert house.balancer.seconds.tally.turns == {"slot": 0, "model": 1}
     assert house.balancer.seconds.tally.held == PATIENCE
+
+
+def test_a_model_that_stays_whatever_is_loaded_is_not_the_one_that_leaves() -> None:
+    house = House()
+    house.shows("PC1", "m-a", "m-c")
+    house.place("m-c", "carol").release()
+    house.clock.tick(60)
+    house.place("m-a").release()
+    house.shows("PC1", "m-c", starting=frozenset({"m-b"}))
+    house.shows("PC1", "m-b", "m-c")
+    house.place("m-b", "bob")
+
+    assert house.balancer.place(house.ask("m-a")) is Refusal.HELD
