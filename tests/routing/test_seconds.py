@@ -181,6 +181,7 @@ def test_whoever_asks_has_a_place_in_the_end_and_no_server_two_at_once(
         house.clock.tick(pause)
         turns[who] += 1
         asked, since = house.ask(who, turns[who]), house.clock.now
+        house.balancer.seconds.again_at = math.inf  # that of an earlier step is nobody's
         placed = house.balancer.place(asked)
         while placed is Refusal.HELD:
             again = house.balancer.seconds.again_at
