@@ -11,7 +11,10 @@ from tests.fakes.sockets import SSE, Message, Visit, chunk, ok, post
 
 pytestmark = pytest.mark.anyio
 
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":300,"completion_tokens":1}}\n\n'
+USAGE = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":300,"completion_tokens":1,'
+    b'"prompt_tokens_details":{"cached_tokens":0}}}\n\n'
+)
 
 
 class OneSlot:
@@ -51,13 +54,18 @@ def asking(who: str, turns: int) -> bytes:
     )
 
 
-ALICE, BOB = "10.0.0.1", "10.0.0.2"
+ALICE, BOB, CAROL = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+
+BEFORE = [ALICE, CAROL, ALICE, ALICE]
 
 
 async def _come_back(balancer: Running) -> None:
-    """Have a conversation pause shortly, so that it is known to come back soon."""
-    for turns in (4, 5):
-        assert (await balancer.ask(asking(ALICE, turns))).status == 200
+    """Have a conversation pause shortly, so that it is known to come back soon.
+
+    Another has its slot in between: what leaves it is shown to be lost.
+    """
+    for turns, who in enumerate(BEFORE, 4):
+        assert (await balancer.ask(asking(who, turns))).status == 200
 
 
 async def test_a_slot_is_held_for_who_comes_back_soon() -> None:
@@ -66,10 +74,10 @@ async def test_a_slot_is_held_for_who_comes_back_soon() -> None:
         await _come_back(balancer)
         bob = asyncio.create_task(balancer.ask(asking(BOB, 5)))
         await balancer.until(lambda: _waiting(balancer))
-        assert (await balancer.ask(asking(ALICE, 6))).status == 200
+        assert (await balancer.ask(asking(ALICE, 8))).status == 200
         assert (await bob).status == 200
 
-    assert server.order == [ALICE, ALICE, ALICE, BOB]
+    assert server.order == [*BEFORE, ALICE, BOB]
 
 
 async def test_a_slot_is_given_on_when_nobody_comes_back_in_time() -> None:
@@ -77,7 +85,7 @@ async def test_a_slot_is_given_on_when_nobody_comes_back_in_time() -> None:
     async with server.host.running(), balancing({"A": server.host}) as balancer:
         await _come_back(balancer)
         bob = await balancer.ask(asking(BOB, 5))
-        await balancer.until(lambda: len(balancer.events("request")) == 3)
+        await balancer.until(lambda: len(balancer.events("request")) == 5)
         waited = balancer.events("request")[-1]["queue_wait_ms"]
 
     assert bob.status == 200
@@ -94,7 +102,7 @@ async def test_nothing_is_held_where_that_is_off_or_nobody_may_wait(
         bob = await balancer.ask(asking(BOB, 5))
 
     assert bob.status == 200
-    assert server.order == [ALICE, ALICE, BOB]
+    assert server.order == [*BEFORE, BOB]
 
 
 async def _waiting(balancer: Running) -> bool:
