@@ -1,7 +1,7 @@
 """Which models a server has in memory, as far as it tells, and how long each takes to load."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -108,9 +108,11 @@ class ModelMemory:
         if len(self._used) > MOST_INSTANCES:
             self._used.popitem(last=False)
 
-    def readiness(self, instances: Iterable[str]) -> Readiness:
+    def readiness(self, instances: Sequence[str]) -> Readiness:
         """Return how far it is from having one of the instances of a model in memory."""
-        names = [name for name in instances if name not in self.leaving]
+        names = instances
+        if self.leaving:
+            names = [name for name in instances if name not in self.leaving]
         if not self._loaded.isdisjoint(names):
             return Readiness.READY
         if not (self._asked.isdisjoint(names) and self._starting.isdisjoint(names)):
