@@ -196,6 +196,15 @@ def closed_port() -> int:
         return port
 
 
+@contextlib.contextmanager
+def refusing() -> Iterator[int]:
+    """Hold a port on which nothing listens, so that nobody else gets it meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        yield port
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Let everything else go on until a condition holds."""
     while not condition():

@@ -20,6 +20,7 @@ from tests.fakes.sockets import (
     listening,
     ok,
     post,
+    refusing,
     until,
 )
 from tests.fakes.stack import relaying
@@ -89,11 +90,12 @@ async def test_a_refused_connection_is_no_error_while_another_server_is_there() 
 
 async def test_all_servers_refusing_is_a_bad_gateway_and_leaves_nothing_in_flight() -> None:
     """The count once leaked with every connect error."""
-    async with relaying(closed_port(), closed_port(), request_max=1) as stack:
-        for _ in range(5):
-            answer = await stack.ask(chat())
-            assert answer.status == 502
-            assert "127.0.0.1" not in answer.body.decode()
+    with refusing() as one, refusing() as two:
+        async with relaying(one, two, request_max=1) as stack:
+            for _ in range(5):
+                answer = await stack.ask(chat())
+                assert answer.status == 502
+                assert "127.0.0.1" not in answer.body.decode()
 
     assert stack.records[0].failures == ("A", "B")
     assert stack.in_flight == 0
