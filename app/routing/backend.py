@@ -365,6 +365,11 @@ class Backend:
         """How long the load of a model takes, in seconds, as measured."""
         return self.memory.load_seconds(self.offered(names))
 
+    def load_left(self, names: tuple[str, ...], now: float) -> float:
+        """Return in how many seconds a model that is being loaded will be in memory."""
+        begun = self.memory.begun(self.offered(names), now)
+        return max(0.0, self.load_seconds(names) - (now - begun))
+
     def note(self, instance: str, now: float) -> None:
         """Note that a request goes to an instance, which is loaded for it if need be."""
         if self.self_report is not None and self.self_report.loaded is not None:
@@ -390,6 +395,5 @@ class Backend:
         first = min((service - age if age < service else age for age in ages), default=0.0)
         wait = first + ahead * service / (self.ledger.limit or 1)
         if self.readiness(names) is Readiness.LOADING:
-            begun = self.memory.begun(self.offered(names), now)
-            wait += max(0.0, self.load_seconds(names) - (now - begun))
+            wait += self.load_left(names, now)
         return wait

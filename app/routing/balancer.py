@@ -329,19 +329,24 @@ class Balancer:
             return False
         now = self._clock()
         self._estimate(ask)
-        self.seconds.looks = True
-        choice = self._recall(ask, tried, now) or self._choose(ask, tried, now)[1]
-        self.seconds.looks = False
+        choice = self._recall(ask, tried, now) or self._look(ask, tried, now)[1]
         return choice is not None and choice.reason in ("cached_prompt", "remembered_prompt")
 
     def consider(self, ask: Ask) -> tuple[Sequence[Backend], Choice | None]:
         """Return who might get a request and who would, and send nothing anywhere."""
         self._estimate(ask)
         self.seconds.held = False
+        return self._look(ask, (), self._clock())
+
+    def _look(
+        self, ask: Ask, tried: Collection[str], now: float
+    ) -> tuple[Sequence[Backend], Choice | None]:
+        """Choose, but let nothing come of it."""
         self.seconds.looks = True
-        considered = self._choose(ask, (), self._clock())
-        self.seconds.looks = False
-        return considered
+        try:
+            return self._choose(ask, tried, now)
+        finally:
+            self.seconds.looks = False
 
     def _by_seconds(
         self, ask: Ask, prompt: Prompt, room: Sequence[Backend], found: Placement, now: float
@@ -651,8 +656,6 @@ class Balancer:
         self._retries.earn()
         ledger, placement = backend.ledger, choice.placement
         occupancy = change = expected = None
-        if ask.held_since:
-            self._end_hold(ask, backend, placement, now)
         if placement is not None and ask.prompt is not None:
             expected = self._expect(ask, ask.prompt, backend, placement, now)
             change = placement.change(ask.prompt)
@@ -684,7 +687,8 @@ class Balancer:
             lease.prediction = occupancy.prediction
         lease.change = change
         lease.expected = expected
-        lease.held = now - ask.held_since if ask.held_since else 0.0
+        if ask.held_since:
+            self._end_hold(lease, ask, backend, placement, now)
         ledger.enter(lease)
         self.version += 1
         backend.note(choice.instance, now)
@@ -703,11 +707,12 @@ class Balancer:
         return cost_here(backend, ask, placement, now).first_token
 
     def _end_hold(
-        self, ask: Ask, backend: Backend, placement: Placement | None, now: float
+        self, lease: Lease, ask: Ask, backend: Backend, placement: Placement | None, now: float
     ) -> None:
         """Count how long a request waited beside held places, and whose it took."""
         tally = self.seconds.tally
-        tally.held += now - ask.held_since
+        lease.held = now - ask.held_since
+        tally.held += lease.held
         if backend.must_load(ask.names):
             tally.turns["model"] += 1
         elif placement is not None and placement.match is Match.EVICTS:

@@ -37,7 +37,7 @@ class Tally:
     held: float = 0.0
     """Seconds that requests have waited beside places that were held."""
     saved: float = 0.0
-    """Seconds of reading and loading again that held places have saved."""
+    """Seconds of reading again that held places have saved."""
     turns: dict[str, int] = field(default_factory=lambda: {"slot": 0, "model": 0})
     """How often one that had waited beside a held place took it from another."""
     expected: dict[str, float] = field(default_factory=dict)
@@ -76,8 +76,7 @@ def cost_here(
     if readiness >= Readiness.ROOM:
         load = backend.load_seconds(names)
     elif readiness is Readiness.LOADING and not backend.ledger.full:
-        begun = backend.memory.begun(backend.offered(names), now)
-        load = max(0.0, backend.load_seconds(names) - (now - begun))
+        load = backend.load_left(names, now)
     if readiness is Readiness.SWAP and (out := backend.memory.oldest()) is not None:
         others = backend.memory.load_seconds((out,))
     prompt = ask.prompt

@@ -6,21 +6,21 @@ import pytest
 
 from tests.fakes.model_host import ModelHost
 from tests.fakes.process import balancing
-from tests.fakes.sockets import chat
+from tests.fakes.sockets import bearer, post
 
 pytestmark = pytest.mark.anyio
 
 HEADERS = ("x-balancer-prefer", "x-balancer-avoid")
 
-KEYS: dict[str, dict[str, object]] = {
-    "alice": {"key": "sk-alice-0123456789", "hints": True},
-    "bob": {"key": "sk-bob-0123456789abc"},
-}
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+
+ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789abc"
+
+KEYS = {"alice": {"key": ALICE, "hints": True}, "bob": BOB}
 
 
-def asking(*lines: bytes) -> bytes:
-    head, end, body = chat("m").partition(b"\r\n\r\n")
-    return b"\r\n".join([head, *lines]) + end + body
+def asking(*headers: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
+    return post(BODY, path, *headers)
 
 
 async def test_a_hint_is_heeded_and_goes_no_further() -> None:
@@ -36,9 +36,7 @@ async def test_a_hint_is_heeded_and_goes_no_further() -> None:
 
         unknown = await balancer.ask(asking(b"x-balancer-prefer: PC9"))
         explained = await balancer.ask(
-            asking(b"x-balancer-prefer: PC2").replace(
-                b"/v1/chat/completions", b"/llmhealth-explain", 1
-            )
+            asking(b"x-balancer-prefer: PC2", path=b"/llmhealth-explain")
         )
 
     assert json.loads(explained.body)["choice"]["server"] == "PC2"
@@ -59,9 +57,8 @@ async def test_with_api_keys_a_hint_takes_one_that_allows_it() -> None:
         balancing({"PC1": one, "PC2": two}, ready=False, api_keys=json.dumps(KEYS)) as balancer,
     ):
         statuses = []
-        for name in ("alice", "bob"):
-            bearer = f"authorization: Bearer {KEYS[name]['key']}".encode()
-            response = await balancer.ask(asking(bearer, b"x-balancer-prefer: PC2"))
+        for key in (ALICE, BOB):
+            response = await balancer.ask(asking(bearer(key), b"x-balancer-prefer: PC2"))
             statuses.append(response.status)
 
     assert statuses == [200, 403]

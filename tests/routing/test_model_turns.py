@@ -45,6 +45,13 @@ class House:
     def ask(self, model: str, client: str = "alice") -> Ask:
         return Ask(model, (model,), client, client)
 
+    def outwait(self, model: str, other: str) -> tuple[Lease, Ask]:
+        """Have a model at work until the patience of a request for another has ended."""
+        lease, waiting = self.place(model), self.ask(other, "bob")
+        self.balancer.place(waiting)
+        self.clock.tick(PATIENCE)
+        return lease, waiting
+
     def place(self, model: str, client: str = "alice") -> Lease:
         lease = self.balancer.place(self.ask(model, client))
         assert isinstance(lease, Lease), lease
@@ -70,10 +77,7 @@ def test_it_waits_while_others_wait_for_the_loaded_one() -> None:
 
 def test_once_its_patience_has_ended_the_loaded_one_gets_nothing_more() -> None:
     house = House()
-    lease = house.place("m-a")
-    waiting = house.ask("m-b", "bob")
-    house.balancer.place(waiting)
-    house.clock.tick(PATIENCE)
+    lease, waiting = house.outwait("m-a", "m-b")
 
     assert house.balancer.place(waiting) is Refusal.HELD, "m-a is at work still"
     assert house.balancer.place(house.ask("m-a", "carol")) is Refusal.HELD
@@ -84,10 +88,7 @@ def test_once_its_patience_has_ended_the_loaded_one_gets_nothing_more() -> None:
 
 def test_who_gives_up_leaves_the_server_to_the_model_that_it_has() -> None:
     house = House()
-    house.place("m-a")
-    waiting = house.ask("m-b", "bob")
-    house.balancer.place(waiting)
-    house.clock.tick(PATIENCE)
+    _, waiting = house.outwait("m-a", "m-b")
     house.balancer.place(waiting)
     assert house.balancer.place(house.ask("m-a", "carol")) is Refusal.HELD
 
@@ -186,10 +187,7 @@ def test_the_only_server_unloads_even_what_is_pinned() -> None:
 @pytest.mark.parametrize("look", ["consider", "holds"])
 def test_who_only_looks_changes_nothing(look: str) -> None:
     house = House()
-    house.place("m-a")
-    waiting = house.ask("m-b", "bob")
-    house.balancer.place(waiting)
-    house.clock.tick(PATIENCE)
+    _, waiting = house.outwait("m-a", "m-b")
 
     getattr(house.balancer, look)(waiting)
     assert isinstance(house.balancer.place(house.ask("m-a", "carol")), Lease)
@@ -206,10 +204,7 @@ def test_a_server_that_must_load_tells_what_that_costs() -> None:
 
 def test_a_turn_of_a_model_is_counted() -> None:
     house = House()
-    lease = house.place("m-a")
-    waiting = house.ask("m-b", "bob")
-    house.balancer.place(waiting)
-    house.clock.tick(PATIENCE)
+    lease, waiting = house.outwait("m-a", "m-b")
     lease.release()
     assert isinstance(house.balancer.place(waiting), Lease)
 

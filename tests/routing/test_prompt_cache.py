@@ -147,43 +147,36 @@ def past(server: Server, prompt: Prompt) -> Placement:
     return placement
 
 
-def test_a_server_that_lost_a_prompt_and_has_shown_none_is_believed_to_hold_half_at_most() -> None:
+def crowded(lost: int, shown: int | None = None) -> Server:
+    """Ask a server without slots for eight prompts; it has held one of them, and lost another."""
     server = Server(None)
     for number in range(8):
         server.asked(turn(f"guest {number}"))
-    lost = past(server, turn("guest 0", 2)).rank
-    assert lost is not None
+    ranks = {number: past(server, turn(f"guest {number}", 2)).rank for number in range(8)}
+    for one, held in ((shown, True), (lost, False)):
+        if one is not None:
+            rank = ranks[one]
+            assert rank is not None
+            server.prompt_cache.correct(rank, held=held)
+    return server
 
-    server.prompt_cache.correct(lost, held=False)
+
+def test_a_server_that_lost_a_prompt_and_has_shown_none_is_believed_to_hold_half_at_most() -> None:
+    server = crowded(lost=0)
 
     believed = [past(server, turn(f"guest {n}", 2)).match is Match.REMEMBERED for n in range(8)]
     assert believed == [False] * 5 + [True] * 3
 
 
 def test_a_server_s_memory_is_believed_to_end_between_what_it_held_and_what_it_lost() -> None:
-    server = Server(None)
-    for number in range(8):
-        server.asked(turn(f"guest {number}"))
-    shown, lost = (past(server, turn(f"guest {number}", 2)).rank for number in (7, 0))
-    assert shown is not None
-    assert lost is not None
-
-    server.prompt_cache.correct(shown, held=True)
-    server.prompt_cache.correct(lost, held=False)
+    server = crowded(shown=7, lost=0)
 
     believed = [past(server, turn(f"guest {n}", 2)).match is Match.REMEMBERED for n in range(8)]
     assert believed == [False] * 2 + [True] * 6
 
 
 def test_what_was_lost_is_not_there_again_when_others_have_come_back() -> None:
-    server = Server(None)
-    for number in range(8):
-        server.asked(turn(f"guest {number}"))
-    shown, lost = (past(server, turn(f"guest {number}", 2)).rank for number in (7, 0))
-    assert shown is not None
-    assert lost is not None
-    server.prompt_cache.correct(shown, held=True)
-    server.prompt_cache.correct(lost, held=False)
+    server = crowded(shown=7, lost=0)
     for number in range(4, 8):
         server.prompt_cache._forget_past(turn(f"guest {number}").base)
 
