@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-HEADERS: Final = (
+HEADERS: Final[tuple[bytes, ...]] = (
     b"x-openwebui-chat-id",
     b"x-claude-code-session-id",
     b"session-id",
@@ -11,7 +11,7 @@ HEADERS: Final = (
 )
 """Of conversations: Open WebUI's, Claude Code's, Codex's, and one that many write."""
 
-MEMBERS: Final = ("prompt_cache_key", "user")
+MEMBERS: Final[tuple[str, ...]] = ("prompt_cache_key", "user")
 """Of a body (https://platform.openai.com/docs/api-reference/chat/create)."""
 
 USER: Final = b"x-openwebui-user-id"

@@ -2,18 +2,25 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from typing import Final
+
+LATE: Final = 1.0
+"""Seconds by which a pin may stand too far ahead in the order: to move one costs more than to
+refresh it."""
 
 
 class Pin:
     """Where a client's last request for a model went, `at` so many seconds."""
 
-    __slots__ = ("address", "at", "instance", "server")
+    __slots__ = ("address", "at", "instance", "placed_at", "server")
 
     def __init__(self, server: str, instance: str, address: str, at: float) -> None:
         self.server = server
         self.instance = instance
         self.address = address
         self.at = at
+        self.placed_at = at
+        """Since when it has stood where it does among the others."""
 
 
 class Pins:
@@ -47,7 +54,13 @@ class Pins:
         """Set or refresh a pin."""
         key = pin.address, client, model
         pins = self._pins
-        pins.pop(key, None)
+        past = pins.get(key)
+        if past is not None:
+            same = past.server == pin.server and past.instance == pin.instance
+            if same and pin.at - past.placed_at < LATE:
+                past.at = pin.at
+                return
+            del pins[key]
         pins[key] = pin
         if len(pins) > self._capacity:
             del pins[next(iter(pins))]

@@ -63,3 +63,15 @@ def test_the_table_is_bounded_and_drops_the_pin_unused_for_longest() -> None:
         sticky.put(client, "m", pin(at))
 
     assert [client for client, _, _ in sticky.items(4)] == ["alice", "carol"]
+
+
+def test_a_pin_refreshed_in_short_steps_outlives_one_that_is_not() -> None:
+    sticky = Pins(ttl=180, capacity=2)
+    sticky.put("alice", "m", pin(0))
+    sticky.put("bob", "m", pin(0.1))
+    for step in range(1, 30):
+        sticky.put("alice", "m", pin(step / 10))
+
+    sticky.put("carol", "m", pin(3))
+
+    assert [client for client, _, _ in sticky.items(3)] == ["alice", "carol"]
