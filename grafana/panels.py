@@ -37,6 +37,8 @@ STATES: Words = {
     3: ("loading", "blue"),
     4: ("draining", "purple"),
     5: ("ejected", "yellow"),
+    6: ("asleep", "text"),
+    7: ("waking", "blue"),
 }
 
 
@@ -134,6 +136,9 @@ BUSY = 'state="busy"'
 INVALID = 'state="invalid"'
 LOADING = 'state="loading"'
 DRAINING = 'state="draining"'
+EJECTED = 'state="ejected"'
+ASLEEP = 'state="asleep"'
+WAKING = 'state="waking"'
 
 
 def build(dashboard: Dashboard) -> Json:

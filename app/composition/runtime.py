@@ -39,6 +39,7 @@ from app.telemetry.reloads import Reloads
 from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
+from app.upstream.waker import Waker
 
 
 class Runtime:
@@ -63,6 +64,7 @@ class Runtime:
             settings.fleet(), clock=time.monotonic, chance=random.random, **_rules(settings)
         )
         self.balancer.on_change = logs.server_changed
+        self.waker = Waker(self.balancer, logs.task_failed)
         self.pools: dict[str, Pool] = {}
         """The connections to each server."""
         self._left: list[Pool] = []
@@ -168,6 +170,7 @@ class Runtime:
                 "event loop lag": self.meters.watch_event_loop(),
                 "dns": roster.names.watch(lambda: roster.written.servers),
                 "machines": roster.joined.watch(),
+                "sleep": self.waker.watch(),
             }.items()
         ]
         try:
@@ -219,6 +222,7 @@ class Runtime:
             "linger": settings.cancel_timeout,
         }
         servers = self.balancer.fleet.servers
+        self.waker.servers = settings.servers
         doors = {
             name: (servers[name].model_base, servers[name].address, told.own_headers, told.trust)
             for name, told in settings.servers.items()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from app.discovery.server_body import FILES, read_server
+from app.discovery.server_body import OURS, read_server
 from app.settings import ServerSettings, Settings, SettingsError
 from app.settings.listening import bracketed, is_loopback
 from app.telemetry import logs
@@ -25,7 +25,7 @@ MEMORY: Final = 600.0
 MOST_SERVERS: Final = 1000
 """Servers of all agents together."""
 
-FORBIDDEN: Final = FILES | {"forward_credentials", "tier"}
+FORBIDDEN: Final = OURS | {"forward_credentials", "tier"}
 """What an agent has no say in: our clients' credentials, our files, and who comes first."""
 
 log: Final = structlog.get_logger(__name__)

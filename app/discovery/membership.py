@@ -13,7 +13,7 @@ import structlog
 from app.discovery import mdns
 from app.discovery.joined_servers import RENEWAL, SILENCE
 from app.discovery.model_servers import PORTS, ModelServer, found
-from app.discovery.server_body import FILES
+from app.discovery.server_body import OURS
 from app.settings import ServerSettings, Settings
 from app.settings.listening import published_port, reached_at
 from app.settings.schema import AUTO
@@ -189,7 +189,7 @@ class Membership:
 
 def _described(told: ServerSettings) -> dict[str, Any]:
     """Write a server of the settings, with the keys that the balancer needs."""
-    body = told.model_dump(mode="json", exclude_unset=True, exclude={*FILES})
+    body = told.model_dump(mode="json", exclude_unset=True, exclude={*OURS})
     if told.api_key is not None:
         body["api_key"] = told.api_key.get_secret_value()
     if told.headers:

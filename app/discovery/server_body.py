@@ -5,8 +5,10 @@ from typing import Final
 
 from app.settings import ServerSettings, Settings, SettingsError, validated
 
-FILES: Final = frozenset({"api_key_file", "ca_file", "client_cert", "client_key"})
-"""Fields that name files of this machine, which others have no business with."""
+OURS: Final = frozenset(
+    {"api_key_file", "ca_file", "client_cert", "client_key", "wake", "sleep", "sleep_after"}
+)
+"""Fields that name files and commands of this machine, which others have no business with."""
 
 
 def read_server(
@@ -15,7 +17,7 @@ def read_server(
     settings: Settings,
     *,
     kinds: Collection[str] = (),
-    forbidden: Collection[str] = FILES,
+    forbidden: Collection[str] = OURS,
 ) -> ServerSettings:
     """Validate a server as BALANCER_SERVERS would have it, but for what is `forbidden`.
 

@@ -13,7 +13,10 @@ from app.proxy.turns import Turns
 from app.routing.balancer import Balancer, Refusal
 from app.routing.ledger import Lease
 
-WAIT: Final = (Refusal.FULL, Refusal.BEING_LEFT, Refusal.HELD, Refusal.UNASKED)
+WAIT: Final = (
+    *(Refusal.FULL, Refusal.BEING_LEFT, Refusal.HELD),
+    *(Refusal.WAKING, Refusal.UNASKED),
+)
 """What passes."""
 
 PASSED_LIMIT: Final = 8
@@ -197,9 +200,16 @@ class RequestQueue:
         self.hand_out()
 
     def _time_out(self, request: QueuedRequest) -> None:
-        ahead = self._ahead(request)
+        turn: Turn = request.place()
+        if turn is Refusal.WAKING:  # a machine takes longer to wake than others wait for a place
+            loop = asyncio.get_running_loop()
+            request.timer = loop.call_later(self._timeout, self._time_out, request)
+            return
+        if not isinstance(turn, Lease):
+            ahead = self._ahead(request)
+            turn = QueueTimeout(ahead, self._expected(ahead))
         self._remove(request)
-        self._end_wait(request, QueueTimeout(ahead, self._expected(ahead)))
+        self._end_wait(request, turn)
 
     def _ahead(self, request: QueuedRequest) -> int:
         """Count the requests that will be served before one."""

@@ -13,8 +13,9 @@ from app.routing.model_memory import MOST_INSTANCES, ModelMemory, Readiness, smo
 from app.routing.observations import ONLY, SelfReport
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt_cache import PromptCache, Slot
+from app.routing.sleep import Sleep
 
-Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected"]
+Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected", "asleep", "waking"]
 
 
 class Change(NamedTuple):
@@ -48,6 +49,7 @@ class Backend:
         self.changed: Change | None = None
         """The last change of its status; None while it is as it was at the start."""
         self.memory = ModelMemory()
+        self.sleep = Sleep()
         self.service_seconds: float | None = None
         """How long a request takes, in seconds, as measured."""
         self._numbered = numbered
@@ -91,6 +93,8 @@ class Backend:
         """One word for people and for the snapshot."""
         if self.draining:
             return "draining"
+        if self.asleep:
+            return "waking" if self.sleep.state == "waking" else "asleep"
         if self.health.healthy and self.ejection.ejected:
             return "ejected"
         return "loading" if self.loading and self.health.healthy else self.health.status
@@ -108,7 +112,19 @@ class Backend:
     @property
     def accepting(self) -> bool:
         """Whether it may get requests where it has room, or where that does not matter."""
-        return not self.draining and not self.loading
+        return not (self.draining or self.loading or self.asleep)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it must be woken before it takes requests."""
+        if not self.server.wakes or self.sleep.state == "failed":
+            return False
+        return self.health.down or self.sleep.state == "falling"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody has work there, we or others, or it does not say so yet."""
+        return bool(self.ledger.total) or bool(self.ledger.foreign) or self.status != "idle"
 
     @property
     def names_slots(self) -> bool:
@@ -173,6 +189,14 @@ class Backend:
         self._contexts.clear()
         self._forget_others()
         self._forget_caches()
+
+    def look_at_sleep(self, now: float) -> None:
+        """Note that it has fallen asleep, or woken."""
+        if self.sleep.state == "falling":
+            if self.health.down:
+                self.sleep.state = "settled"
+        elif self.sleep.state != "settled" and not self.health.down:
+            self.sleep.end(now)
 
     def note_context(self, instance: str, tokens: int) -> None:
         """Note how many tokens the context of an instance has; the last ones are remembered."""

@@ -40,6 +40,7 @@ from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING, Match, Occupancy, Placement, PromptCache, Slot
 from app.routing.seconds import Seconds
+from app.routing.sleep import State
 
 
 class Refusal(Enum):
@@ -51,6 +52,8 @@ class Refusal(Enum):
     """What it continues is at a full server, whose request for a client that left ends: wait."""
     HELD = "held"
     """A place is held for whom it is cheaper, or the prompt is at a server that is full: wait."""
+    WAKING = "waking"
+    """A server that may take the request is being woken: wait."""
     UNASKED = "unasked"
     """A server that may take the request was not asked for its models yet: wait."""
     DOWN = "down"
@@ -105,7 +108,8 @@ class Balancer:
     It is synchronous: choosing a server and booking the lease are one step, so no race can
     pass a limit. `clock` tells seconds on a monotonic clock, `chance` gives numbers from 0 to 1.
     `on_room` is called when a place may have become free, `on_change` when a server's status
-    has changed, with what it was before; `queued` tells how many requests wait for a model.
+    has changed, with what it was before, `on_wake` when a server is to be woken; `queued` tells
+    how many requests wait for a model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
     For `hold_max` and `wait_max` see `Seconds`, for `pinned` see `ModelTurns`.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
@@ -134,6 +138,7 @@ class Balancer:
         self.fleet = fleet
         self.on_room: Callable[[], None] = lambda: None
         self.on_change: Callable[[Backend, Status], None] = lambda *_: None
+        self.on_wake: Callable[[Backend], None] = lambda _: None
         self.queued: Callable[[str], int] = lambda _: 0
         self.ejections: Counter[tuple[str, Fault]] = Counter()
         """Ejections, by server and what for."""
@@ -279,7 +284,7 @@ class Balancer:
                 self._want(ask, now)
                 if self.seconds.held and not ask.held_since:
                     ask.held_since = now
-                return self._refusal(ask, candidates, tried)
+                return self._refusal(ask, candidates, tried, now)
         if not ask.works:
             # Its end says nothing about the server: one that cannot count serves all the same.
             return _lease(ask, choice, now, lambda _: None)
@@ -314,7 +319,8 @@ class Balancer:
             backend = self._backends[name]
             if name in self._unasked or name in self._new:
                 return True
-            if backend.health.healthy and not backend.draining and not backend.lacks(ask.names):
+            up = backend.health.healthy or backend.asleep
+            if up and not backend.draining and not backend.lacks(ask.names):
                 return True
         return False
 
@@ -473,6 +479,7 @@ class Balancer:
             case SelfReport():
                 self._observe_report(backend, observation)
         self._compare_context(backend, context)
+        backend.look_at_sleep(self._clock())
         self._note_change(backend, before, reason)
         self.on_room()
 
@@ -524,12 +531,15 @@ class Balancer:
         yield from self._backends.values()
 
     def listing(self, ttl: float) -> list[Backend]:
-        """List the servers that are up, or were within the last `ttl` seconds."""
+        """List the servers that are up, or were within the last `ttl` seconds, or sleep."""
         now = self._clock()
         return [
             backend
             for backend in self._backends.values()
-            if backend.health.healthy or backend.changed is None or now - backend.changed.at < ttl
+            if backend.health.healthy
+            or backend.asleep
+            or backend.changed is None
+            or now - backend.changed.at < ttl
         ]
 
     def backend(self, server: str) -> Backend:
@@ -624,18 +634,48 @@ class Balancer:
         least = min(seconds.values())
         return [s for s in liked if seconds[s.server.name] <= least + HINT] or candidates
 
-    def _refusal(self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str]) -> Refusal:
-        """Return why nobody was chosen."""
+    def _refusal(
+        self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str], now: float
+    ) -> Refusal:
+        """Return why nobody was chosen; where it pays, a server is woken."""
         if self.seconds.held:
             return Refusal.HELD
         unasked = self._unasked | self._new
         if ask.routed and any(s.server.name in unasked for s in candidates):
             return Refusal.UNASKED
+        if any(s.asleep for s in candidates) and self._wake(ask, candidates, tried, now):
+            return Refusal.WAKING
         if able(ask, candidates, tried):
             return Refusal.FULL
         if any(s.listed(ask.names) for s in candidates):
             return Refusal.DOWN
         return Refusal.UNKNOWN
+
+    def _wake(
+        self, ask: Ask, candidates: Sequence[Backend], tried: Collection[str], now: float
+    ) -> bool:
+        """Wake a server where that is sooner than all others; tell whether one is being woken."""
+        asleep = [s for s in able(ask, candidates, tried) if s.asleep and not s.draining]
+        waking = [s for s in asleep if s.sleep.state == "waking"]
+        settled = [s for s in asleep if s.sleep.state == "settled"]
+        awake = available(ask, candidates, now, tried, full=True)
+        costs = {s.server.name: self.cost(ask, s, now) for s in (*awake, *asleep)}
+        seconds = {name: cost.wait + cost.load for name, cost in costs.items()}
+        waits = [seconds[s.server.name] for s in (*awake, *waking)]
+        best = min(settled, key=lambda s: seconds[s.server.name], default=None)
+        if best is not None and seconds[best.server.name] < min(waits, default=math.inf):
+            best.sleep.begin(now)
+            self._note_change(best, "asleep", "request")
+            self.on_wake(best)
+            return True
+        return bool(waking)
+
+    def settle(self, backend: Backend, state: State, reason: str) -> None:
+        """Note what is known of a server by whoever wakes it and has it sleep."""
+        before = backend.status
+        backend.sleep.state = state
+        self._note_change(backend, before, reason)
+        self.on_room()
 
     def _choose_fallback(
         self, ask: Ask, tried: Collection[str], now: float
@@ -692,6 +732,7 @@ class Balancer:
         ledger.enter(lease)
         self.version += 1
         backend.note(choice.instance, now)
+        backend.sleep.used_at = now
         if not backend.ejection.quiet:
             backend.ejection.booked(lease, now)
         self.decisions.append(lease)

@@ -16,7 +16,7 @@ class Cost(NamedTuple):
     """What a server costs a request, and others, in seconds; None for what is not known."""
 
     wait: float
-    """Until there is a place."""
+    """Until there is a place, and the server is awake."""
     load: float
     """Until the model is in memory."""
     read: float | None
@@ -71,7 +71,10 @@ def cost_here(
     """Tell what a server costs a request that gets this place there, behind so many others."""
     names = ask.names
     readiness = backend.readiness(names)
-    wait = backend.expected_wait(now, ahead, names) if backend.ledger.full else 0.0
+    if backend.asleep:
+        wait = backend.sleep.seconds_left(now) + ahead * backend.place_seconds
+    else:
+        wait = backend.expected_wait(now, ahead, names) if backend.ledger.full else 0.0
     load = others = 0.0
     if readiness >= Readiness.ROOM:
         load = backend.load_seconds(names)

@@ -42,6 +42,8 @@ class Server:
     """How many tokens a prompt there may have, if it does not tell."""
     listed_only: bool = False
     """Whether it gets no requests but for models that it lists: no setting names it."""
+    wakes: bool = False
+    """Whether it can be woken where it does not respond."""
 
     def name_there(self, name: str) -> str:
         """Return what a model is called there."""

@@ -22,8 +22,9 @@ from pydantic import (
 from app.routing.fleet import Server
 from app.settings.listening import bracketed
 from app.settings.mistakes import mistake
+from app.settings.signal import Mac, Signal
 from app.settings.trust import Trust
-from app.settings.values import Port, from_json, from_secret_json, from_servers_json, lower
+from app.settings.values import Port, Seconds, from_json, from_secret_json, from_servers_json, lower
 from app.settings.variables import plain
 
 
@@ -244,6 +245,29 @@ class ServerSettings(BaseModel):
         examples=[{"qwen3:8b": "Qwen/Qwen3-8B"}],
     )
 
+    mac: Mac | None = Field(
+        default=None,
+        description="Address of the machine's network card: it is woken by a magic packet.",
+        examples=["52:54:00:12:34:56"],
+    )
+    wake: Signal | None = Field(
+        default=None,
+        description="What wakes the machine, beside the packet: a `command` of the balancer's "
+        "machine, or a `url` that gets a `POST`.",
+        examples=[{"command": "ipmitool -H 192.168.1.9 power on"}],
+    )
+    sleep: Signal | None = Field(
+        default=None,
+        description="What puts the machine to sleep: a `command`, or a `url` that gets a `POST`.",
+        examples=[{"command": "ssh tower systemctl suspend"}],
+    )
+    sleep_after: Seconds | None = Field(
+        default=None,
+        description="Seconds without any request, or other load of its GPUs, after which it is "
+        "put to sleep.",
+        examples=[1800],
+    )
+
     _address: str | None = PrivateAttr(default=None)
     _listed_only: bool = PrivateAttr(default=False)
 
@@ -270,12 +294,26 @@ class ServerSettings(BaseModel):
             except (OSError, UnicodeDecodeError) as error:
                 raise mistake(f"`api_key_file` cannot be read: {error}") from None
             object.__setattr__(self, "api_key", _token(SecretStr(text)))
+        self._check_sleep()
         if self.trust != Trust():
             try:
                 self.trust.context()
             except ValueError as error:
                 raise mistake(str(error)) from None
         return self
+
+    def _check_sleep(self) -> None:
+        if (self.sleep is None) != (self.sleep_after is None):
+            raise mistake("must have both `sleep` and `sleep_after`, or none of them")
+        if self.sleep is not None and not self.wakes:
+            raise mistake("would not wake again: set `mac` or `wake`, too")
+        if self.by_dns and self.wakes:
+            raise mistake("cannot be woken: its address may stand for several servers")
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it can be woken."""
+        return self.mac is not None or self.wake is not None
 
     @property
     def by_dns(self) -> bool:
@@ -349,4 +387,5 @@ class ServerSettings(BaseModel):
             requests_per_hour=self.requests_per_hour,
             address=self._address,
             listed_only=self._listed_only,
+            wakes=self.wakes,
         )

@@ -15,6 +15,10 @@ from app.telemetry.instrument import label
 
 NO_MODEL = "none"
 STATES: tuple[Status, ...] = get_args(Status)
+SLEEPLESS = tuple(state for state in STATES if state not in ("asleep", "waking"))
+"""Those of a server that cannot be woken."""
+SERVING: tuple[Status, ...] = ("idle", "busy", "asleep", "waking")
+"""States in which a server gets requests, if only once it is awake."""
 
 
 class StateCollector:
@@ -79,7 +83,7 @@ class StateCollector:
         for backend in backends:
             name, window, ledger = backend.server.name, backend.health, backend.ledger
             up.add_metric([name], float(window.healthy))
-            for possible in STATES:
+            for possible in STATES if backend.server.wakes else SLEEPLESS:
                 state.add_metric([name, possible], float(backend.status == possible))
                 changes.add_metric([name, possible], backend.entered[possible])
             counts: Counter[str] = Counter({model_of(x): 0 for x in backend.models or ()})
@@ -119,10 +123,10 @@ class StateCollector:
         yield from (handled, queue)
 
     def _served(self, backends: Iterable[Backend]) -> Metric:
-        able = {s.server.name for s in backends if s.status in ("idle", "busy")}
+        able = {s.server.name for s in backends if s.status in SERVING}
         served = self._gauge(
             "model_servers_available",
-            "Servers that may get a configured model's requests: valid, loaded and not draining.",
+            "Servers that may get a configured model's requests: up and not draining, or asleep.",
             "model",
         )
         for pattern in self._balancer.fleet.patterns:

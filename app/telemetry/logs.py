@@ -139,6 +139,12 @@ def server_changed(backend: Backend, before: Status) -> None:
             log.info("server.loading", **about)
         case "draining":
             log.info("server.draining", **about)
+        case "asleep":
+            log.info("server.asleep", **about)
+        case "waking":
+            log.info("server.waking", **about)
+        case _ if before in ("asleep", "waking"):
+            log.info("server.up", **about, before=before)
         case _ if before not in ("idle", "busy"):
             log.warning("server.up", **about, before=before)
 

@@ -2,12 +2,15 @@
 
 from grafana.panels import (
     ALL_UP,
+    ASLEEP,
     BUSY,
     DRAINING,
+    EJECTED,
     INVALID,
     LOADING,
     SERVER,
     STATES,
+    WAKING,
     Dashboard,
     Panel,
     Row,
@@ -17,9 +20,9 @@ from grafana.panels import (
     rate,
 )
 
-STATE = " + ".join(
-    f"{number} * max by (instance, server) ({metric('server_state', SERVER, state)})"
-    for number, state in enumerate((BUSY, INVALID, LOADING, DRAINING), 1)
+STATE = " or ".join(
+    f"{number} * {metric('server_state', SERVER, state)}"
+    for number, state in enumerate((BUSY, INVALID, LOADING, DRAINING, EJECTED, ASLEEP, WAKING), 1)
 )
 
 SERVERS = Dashboard(
@@ -33,8 +36,8 @@ SERVERS = Dashboard(
             (
                 Panel(
                     "State",
-                    "As each balancer sees it. Invalid, loading and draining servers get no requests. Busy is what the machine says of its GPUs.",
-                    {"{{server}}, {{instance}}": STATE},
+                    "As each balancer sees it. Invalid, loading and draining servers get no requests; those asleep are woken for some. Busy is what the machine says of its GPUs.",
+                    {"{{server}}, {{instance}}": f"max by (instance, server) ({STATE})"},
                     "state-timeline",
                     width=16,
                     words=STATES,

@@ -236,6 +236,8 @@ STEERED = state(
     backend("tower", "draining", total_inflight=1, model_inflight={"gpt-oss:20b": 1}),
     backend("workstation", "loading", kind="llamacpp", slots=[slot(0)]),
     backend("attic", loaded=["qwen3:8b"], kind="ollama"),
+    backend("cellar", "asleep", last=None),
+    backend("loft", "waking", last=None),
     drain=True,
 )
 LONG_NAMES = state(

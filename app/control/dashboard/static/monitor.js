@@ -140,7 +140,7 @@ async function drain(name, method) {
   if (!answer.ok) alert((await answer.json()).error.message);
 }
 
-const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone" };
+const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone", asleep: "asleep", waking: "wakes up" };
 
 function serverCard(node, backend, { now, drain: mayDrain }) {
   node.dataset.status = backend.status;
@@ -280,10 +280,12 @@ function totals(snapshot, stats) {
   const flying = snapshot.backends.reduce((sum, backend) => sum + backend.total_inflight, 0);
   const cached = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.cache, 0);
   const worked = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.work, 0);
-  const well = snapshot.backends.filter((backend) => backend.status !== "invalid").length;
+  const those = (...statuses) => snapshot.backends.filter((backend) => statuses.includes(backend.status)).length;
+  const asleep = those("asleep", "waking");
+  const well = snapshot.backends.length - asleep - those("invalid");
   const waiting = Object.entries(queue.by_model).map(([model, count]) => `${model}: ${count}`).join(", ");
   const items = [
-    ["Servers up", well, `of ${snapshot.backends.length}`],
+    ["Servers up", well, `of ${snapshot.backends.length}${asleep ? `, ${asleep} asleep` : ""}`],
     ["In flight", flying, ""],
     ["Waiting", queue.waiting, queue.waiting ? `longest ${age(queue.oldest_wait_seconds)}` : `of at most ${queue.max}`, waiting],
     ["Requests, last hour", stats.total_requests, ""],
