@@ -287,7 +287,9 @@ def main() -> None:
     parser.add_argument("--name", default="PC1")
     parser.add_argument("--models", default="qwen3:8b", help="names, separated by commas")
     parser.add_argument("--slots", type=int, default=1, help="of each model")
-    parser.add_argument("--ram", type=int, default=0, help="prompts kept that left their slots")
+    parser.add_argument(
+        "--ram", type=int, default=0, help="tokens kept of prompts that left their slots"
+    )
     parser.add_argument("--prefill", type=float, default=math.inf, help="tokens per second")
     parser.add_argument("--decode", type=float, default=math.inf, help="tokens per second")
     asked = parser.parse_args()

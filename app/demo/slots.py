@@ -32,14 +32,15 @@ def _common(tokens: Sequence[str], prompt: Sequence[str]) -> int:
 
 
 class Slots:
-    """A model's slots, and the last prompts that had to leave them, which are kept in RAM.
+    """A model's slots, and the last prompts that had to leave them, of `ram` tokens in all.
 
     Who takes a slot has made sure that it is free.
     """
 
     def __init__(self, count: int, ram: int = 0) -> None:
         self._slots = [Slot(number) for number in range(count)]
-        self._ram: deque[list[str]] = deque(maxlen=ram)
+        self._ram: deque[list[str]] = deque()
+        self._most = ram
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
@@ -81,10 +82,14 @@ class Slots:
         """
         kept = slot.knows(prompt)
         saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
-        if kept < len(slot.tokens) / 2:
-            self._ram.append(slot.tokens.copy())
+        left = slot.tokens
         if _common(saved, prompt) > kept:
-            slot.tokens = saved.copy()
+            self._ram.remove(saved)
+            slot.tokens = saved
+        if kept < len(left) / 2:
+            self._ram.append(left.copy())
+        while self._ram and sum(map(len, self._ram)) > self._most:
+            self._ram.popleft()
 
     def give_back(self, slot: Slot, now: float) -> None:
         """Free a slot; its cache stays."""

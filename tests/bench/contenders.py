@@ -100,8 +100,8 @@ global
 defaults
     mode http
     timeout connect 5s
-    timeout client 300s
-    timeout server 300s
+    timeout client 1200s
+    timeout server 1200s
     option http-keep-alive
     http-reuse always
 frontend f

@@ -78,7 +78,7 @@ def test_the_slot_that_is_wanted_is_taken_whatever_others_know() -> None:
 
 
 def test_a_prompt_that_left_its_slot_comes_back_from_ram() -> None:
-    slots = Slots(1, ram=1)
+    slots = Slots(1, ram=6)
     for prompt in ("abcdef", "uvwxyz"):
         slot, _ = slots.take(prompt)
         slot.tokens = list(prompt)

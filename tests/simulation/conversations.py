@@ -38,6 +38,8 @@ class Request:
     shared: int
     """How many its prompt has in common with the one before."""
     prompt: Prompt
+    texts: list[tuple[str, int]]
+    """Of each message, how it begins, and its blocks; its role stands in the first line."""
 
 
 @dataclass
@@ -60,10 +62,10 @@ class _Text:
 
     def __init__(self, name: str, system: int, kind: str) -> None:
         self._name = name
-        self._messages = [(_words(f"system\n{kind} ", system), system)]
+        self._messages = [(f"system\n{kind} ", system)]
         self._count = 0
 
-    def go_on(self, shared: int, new: int) -> Prompt:
+    def go_on(self, shared: int, new: int) -> list[tuple[str, int]]:
         kept: list[tuple[str, int]] = []
         blocks = 0
         for text, length in self._messages:
@@ -75,14 +77,17 @@ class _Text:
         for length in (shared - blocks, new - max(0, blocks - shared)):
             if length > 0:
                 self._count += 1
-                kept.append((_words(f"user\n{self._name} {self._count} ", length), length))
+                kept.append((f"user\n{self._name} {self._count} ", length))
         self._messages = kept
-        return Prompt([text for text, _ in kept], opening=1)
+        return kept.copy()
 
 
-def _words(start: str, blocks: int) -> str:
-    """Write so many blocks of text."""
-    length = blocks * BLOCK * CHARACTERS
+def _prompt(texts: list[tuple[str, int]]) -> Prompt:
+    return Prompt([words(start, BLOCK * CHARACTERS * blocks) for start, blocks in texts], opening=1)
+
+
+def words(start: str, length: int) -> str:
+    """Write a text of so many characters."""
     return (start * (length // len(start) + 1))[:length]
 
 
@@ -101,8 +106,9 @@ def _agent(name: str, recorded: dict[str, Any], longest: int) -> Conversation:
     last: float | None = None
     for at, tokens, shared, new in recorded["requests"][:longest]:
         pause = 0.0 if last is None else min(LONGEST_PAUSE, max(0.0, at - last))
-        prompt = text.go_on(shared, len(new))
-        requests.append(Request(pause, tokens, shared + len(new), shared, prompt))
+        texts = text.go_on(shared, len(new))
+        blocks = shared + len(new)
+        requests.append(Request(pause, tokens, blocks, shared, _prompt(texts), texts))
         last = at
     return Conversation(name, "agent", system, requests)
 
@@ -120,8 +126,8 @@ def _chat(name: str, chance: random.Random) -> Conversation:
         shared, new = (0, blocks) if turn == 0 else (blocks, chance.randint(4, 9))
         blocks = shared + new
         pause = 0.0 if turn == 0 else chance.uniform(10, 60)
-        prompt = text.go_on(shared, new)
-        requests.append(Request(pause, chance.randint(80, 400), blocks, shared, prompt))
+        texts, tokens = text.go_on(shared, new), chance.randint(80, 400)
+        requests.append(Request(pause, tokens, blocks, shared, _prompt(texts), texts))
     return Conversation(name, "chat", system, requests)
 
 

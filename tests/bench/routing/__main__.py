@@ -11,7 +11,7 @@ from pathlib import Path
 from app.demo.model_server import ModelServer
 from tests.bench.routing.contenders import NAMES, OURS, installed, running
 from tests.bench.routing.play import Result, play
-from tests.bench.routing.scenarios import SCENARIOS, Scenario
+from tests.bench.routing.scenarios import RECORDED, SCENARIOS, Scenario
 from tests.fakes.balancer import free_port
 from tests.fakes.llama_cpp import llama_cpp, write_tiny_model
 from tests.fakes.serving import serving
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     names = [name for name in asked.contenders.split(",") if installed(name)]
     missed: list[str] = []
-    for scenario in SCENARIOS:
+    for scenario in (*SCENARIOS, *RECORDED):
         if scenario.name in asked.scenarios.split(","):
             print(f"\n### {scenario.name}: {scenario.about}\n{HEAD}", flush=True)
             results = {}

@@ -12,6 +12,7 @@ import httpx
 
 from tests.bench.contenders import CONTENDERS
 from tests.bench.contenders import Contender as Proxy
+from tests.bench.routing.play import PATIENCE
 from tests.fakes.balancer import eventually, free_port
 
 OURS = "llama-balancer"
@@ -74,7 +75,7 @@ def _environment(port: int, model: str, upstreams: Sequence[int], slots: int) ->
         "BALANCER_PORT": str(port),
         "BALANCER_SERVERS": json.dumps(servers),
         "BALANCER_MODELS": json.dumps({model: list(servers)}),
-        "BALANCER_QUEUE_TIMEOUT": "120",
+        "BALANCER_QUEUE_TIMEOUT": str(PATIENCE),
         "BALANCER_PROBE_INTERVAL": "0.2",
         "BALANCER_LOG_LEVEL": "warning",
     }
@@ -98,7 +99,7 @@ def _command(name: str, port: int, upstreams: Sequence[int], slots: int, folder:
                 for upstream in upstreams
             )
             text = file.read_text().replace(f"    server s 127.0.0.1:{upstreams[0]}", servers)
-            balance = "backend b\n    balance leastconn\n    timeout queue 120s"
+            balance = f"backend b\n    balance leastconn\n    timeout queue {PATIENCE:g}s"
             file.write_text(text.replace("backend b", balance))
             return command
         case "vllm-router" | "sglang-router":

@@ -12,8 +12,8 @@ from app.demo.completion import Completion
 from app.demo.prose import tokens_of
 from tests.bench.routing.scenarios import Conversation, Scenario, conversations
 
-ANSWER = 24
-"""Tokens of a response."""
+PATIENCE = 1200.0
+"""Seconds that a client waits."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ async def play(url: str, model: str, scenario: Scenario) -> Result:
     result = Result()
     begun = time.monotonic()
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
         await asyncio.gather(
             *(_hold(client, model, one, result) for one in conversations(scenario))
         )
@@ -72,11 +72,12 @@ async def _hold(
     known: list[str] = []
     waits = result.waits.setdefault(conversation.name, [])
     await asyncio.sleep(conversation.pause())
-    for _ in range(conversation.scenario.turns):
+    for _ in range(conversation.turns):
         body = {
             "model": model,
+            "max_tokens": conversation.tokens,
+            "ignore_eos": conversation.scenario.agents is not None,
             "messages": conversation.ask(),
-            "max_tokens": ANSWER,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
