@@ -275,6 +275,7 @@ class _Rules(TypedDict):
     hold_max: float
     wait_max: float
     pinned: Callable[[str], bool] | None
+    saved_prompts: int
 
 
 def _rules(settings: Settings) -> _Rules:
@@ -290,6 +291,7 @@ def _rules(settings: Settings) -> _Rules:
         "hold_max": settings.hold_max,
         "wait_max": settings.queue_timeout / 2,  # so that nobody times out beside a held place
         "pinned": _pinned(settings.pin_models),
+        "saved_prompts": settings.saved_prompts,
     }
 
 

@@ -50,11 +50,13 @@ from app.routing.catalog import listed, offered
 from app.routing.ledger import Fault as ServerFault
 from app.routing.ledger import Lease
 from app.routing.observations import CacheReuse, ContextSeen, ProbeFailed
+from app.routing.saved_prompts import SlotFiles
 from app.telemetry.record import Fault, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
 from app.upstream.errors import Broken, OutOfSockets, Unreachable, UpstreamError
 from app.upstream.pool import Pool
+from app.upstream.slot_files import act
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be repeated (RFC 9110 section 9.2.2)."""
@@ -600,15 +602,27 @@ class Exchange:
     # The server's connection
 
     def _send(self, pool: Pool, *, fresh: bool = False) -> None:
-        connection = None if fresh else pool.kept(repeatable=self._repeatable)
+        lease = self._lease
+        files = None if lease is None or fresh else lease.files
+        connection = None if fresh or files else pool.kept(repeatable=self._repeatable)
         if connection is not None:
             self._send_over(connection)
             return
         self.state = State.DIALLING
         if self._streams_body:
             self._client.pause()
-        self._dialling = asyncio.get_running_loop().create_task(pool.dial())
+        dial = pool.dial() if lease is None or not files else self._prepare(pool, lease, files)
+        self._dialling = asyncio.get_running_loop().create_task(dial)
         self._dialling.add_done_callback(self._on_dialled)
+
+    async def _prepare(self, pool: Pool, lease: Lease, files: SlotFiles) -> Connection:
+        """Have the server save what the request's slot holds, and restore what it shall hold."""
+        balancer, slot = self._shared.balancer, lease.slot
+        if files.save and slot is not None:
+            balancer.note_saved(lease, await act(pool, slot, "save", files.save))
+        if files.restore and slot is not None:
+            balancer.note_restored(lease, await act(pool, slot, "restore", files.restore))
+        return await pool.connect(repeatable=self._repeatable)
 
     def _on_dialled(self, dialling: "asyncio.Task[Connection]") -> None:
         self._dialling = None

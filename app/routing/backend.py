@@ -13,6 +13,7 @@ from app.routing.model_memory import MOST_INSTANCES, ModelMemory, Readiness, smo
 from app.routing.observations import ONLY, SelfReport
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt_cache import PromptCache, Slot
+from app.routing.saved_prompts import SavedPrompts
 from app.routing.sleep import Sleep
 
 Status = Literal["idle", "busy", "loading", "draining", "invalid", "ejected", "asleep", "waking"]
@@ -38,6 +39,7 @@ class Backend:
         stale_after: float = 180.0,
         *,
         numbered: bool = True,
+        saved_prompts: int = 0,
         index: PrefixIndex[Slot | PromptCache] | None = None,
     ) -> None:
         self.server = server
@@ -50,6 +52,7 @@ class Backend:
         """The last change of its status; None while it is as it was at the start."""
         self.memory = ModelMemory()
         self.sleep = Sleep()
+        self.saved = SavedPrompts(saved_prompts)
         self.service_seconds: float | None = None
         """How long a request takes, in seconds, as measured."""
         self._numbered = numbered
@@ -73,7 +76,13 @@ class Backend:
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def change(
-        self, server: Server, limit: int | None, *, stale_after: float, numbered: bool
+        self,
+        server: Server,
+        limit: int | None,
+        *,
+        stale_after: float,
+        numbered: bool,
+        saved_prompts: int,
     ) -> None:
         """Take in what the settings say of it now; what is known of it stays."""
         if server.models != self.server.models:
@@ -84,6 +93,7 @@ class Backend:
         self.ledger.hourly = server.requests_per_hour
         self._stale_after = stale_after
         self._numbered = numbered
+        self.saved.most = saved_prompts
         self._offers = {}
 
     # What it tells
@@ -245,6 +255,7 @@ class Backend:
             stale_after=self._stale_after,
             server=self.server.name,
             index=self._index,
+            saved=self.saved,
         )
 
     def keep(self, instance: str, prompt_cache: PromptCache) -> None:

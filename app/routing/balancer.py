@@ -20,7 +20,7 @@ from app.routing.choice import (
     recall,
     visit,
 )
-from app.routing.costs import Cost, best_placement, cost_here
+from app.routing.costs import Cost, best_placement, cost_here, reading
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
@@ -39,7 +39,8 @@ from app.routing.pins import Pin, Pins
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import WORTH_KEEPING, Match, Occupancy, Placement, PromptCache, Slot
-from app.routing.seconds import Seconds
+from app.routing.saved_prompts import SlotFiles
+from app.routing.seconds import NEGLIGIBLE, Seconds
 from app.routing.sleep import State
 
 
@@ -112,6 +113,7 @@ class Balancer:
     how many requests wait for a model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
     For `hold_max` and `wait_max` see `Seconds`, for `pinned` see `ModelTurns`.
+    `saved_prompts` is how many prompts a server keeps in files that can.
     `overflow="first"` sends what finds everything full to the first server; `adopt_slots` takes
     a server's slots for its limit where it has none; `numbered` takes `model-2` for an instance
     of `model`.
@@ -133,6 +135,7 @@ class Balancer:
         hold_max: float = 0.0,
         wait_max: float = math.inf,
         pinned: Callable[[str], bool] | None = None,
+        saved_prompts: int = 0,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.fleet = fleet
@@ -168,6 +171,7 @@ class Balancer:
         self._adopt_slots = adopt_slots
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
+        self._saved_prompts = saved_prompts
         self.tier_wait = tier_wait
         """Seconds that a request waits for a server of a lower tier."""
         self.seconds = Seconds(hold_max, wait_max)
@@ -192,6 +196,7 @@ class Balancer:
         hold_max: float,
         wait_max: float,
         pinned: Callable[[str], bool] | None,
+        saved_prompts: int,
     ) -> None:
         """Take other settings from now on. What is known of a server that stays is kept.
 
@@ -203,6 +208,7 @@ class Balancer:
         self._adopt_slots = adopt_slots
         self._numbered = numbered
         self._window_length, self._rise, self._fall = window_length, rise, fall
+        self._saved_prompts = saved_prompts
         self.tier_wait = tier_wait
         self.seconds.change(hold_max, wait_max)
         self._model_turns.change(pinned)
@@ -237,6 +243,7 @@ class Balancer:
             ),
             stale_after=self._pins.ttl,
             numbered=self._numbered,
+            saved_prompts=self._saved_prompts,
             index=self._index,
         )
 
@@ -258,7 +265,13 @@ class Balancer:
             fall=self._fall,
             anew=server.health_base != known.server.health_base,
         )
-        known.change(server, limit, stale_after=self._pins.ttl, numbered=self._numbered)
+        known.change(
+            server,
+            limit,
+            stale_after=self._pins.ttl,
+            numbered=self._numbered,
+            saved_prompts=self._saved_prompts,
+        )
         return known
 
     def await_answers(self) -> None:
@@ -695,8 +708,9 @@ class Balancer:
         backend = self._backends[choice.server]
         self._retries.earn()
         ledger, placement = backend.ledger, choice.placement
-        occupancy = change = expected = None
+        occupancy = change = expected = files = None
         if placement is not None and ask.prompt is not None:
+            files = self._files(ask, ask.prompt, backend, placement, now)
             expected = self._expect(ask, ask.prompt, backend, placement, now)
             change = placement.change(ask.prompt)
             backend.keep(choice.instance, placement.prompt_cache)
@@ -708,6 +722,7 @@ class Balancer:
             now = self._clock()
             if occupancy is not None:
                 occupancy.end(now, worked=lease.worked)
+            backend.saved.give_back(lease.files)
             if self._backends.get(backend.server.name) is not backend:
                 backend.went_away()  # it was removed: nobody will look into its caches
                 self.on_room()
@@ -725,6 +740,7 @@ class Balancer:
         if occupancy is not None:
             lease.occupancy = occupancy
             lease.prediction = occupancy.prediction
+        lease.files = files
         lease.change = change
         lease.expected = expected
         if ask.held_since:
@@ -737,6 +753,62 @@ class Balancer:
             backend.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
+
+    def _files(
+        self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float
+    ) -> SlotFiles | None:
+        """Tell what is to be saved of a slot, or restored into it, before it gets a prompt."""
+        slot, cache = placement.slot, placement.prompt_cache
+        report = backend.self_report
+        if slot is None or report is None or not report.kind.saves_slots:
+            return None
+        if placement.match is Match.CONTINUES or not (ask.takes_slot and backend.names_slots):
+            return None
+        ask.characters = self.characters_of(ask)
+        remembered = placement.match is Match.REMEMBERED
+        restore = cache.take_file(placement.continued) if remembered else ""
+        files = SlotFiles(restore, placement.known)
+        before = slot.prompt
+        if before is None or prompt.changes(before):
+            return files if restore else None
+        lost = cache.lost_by_evicting(slot, now, placement.continued)
+        if restore and lost:  # the server keeps nothing of what a file replaces
+            lost = before.size
+        pays = reading(lost, backend, ask) > max(NEGLIGIBLE, backend.saved.seconds(before.size))
+        if pays and backend.saved.usable(now):
+            files.save, files.saving = cache.name_file(), before
+        return files if files.save or restore else None
+
+    def note_saved(self, lease: Lease, seconds: float | None) -> None:
+        """Note how long it took to save what a slot held; None: it was not saved."""
+        backend, files = self._backends.get(lease.server), lease.files
+        if backend is None or files is None or files.saving is None:
+            return
+        name, files.save = files.save, ""
+        if seconds is None:
+            backend.saved.rest(self._clock())
+            backend.saved.free(name)
+        else:
+            files.seconds += seconds
+            backend.saved.note_saving(files.saving.size, seconds)
+            backend.prompt_cache(lease.instance).note_file(files.saving.base, name)
+
+    def note_restored(self, lease: Lease, seconds: float | None) -> None:
+        """Note how long it took to restore what a slot shall hold; None: it was not restored."""
+        backend, files = self._backends.get(lease.server), lease.files
+        if backend is None or files is None:
+            return
+        name, files.restore = files.restore, ""
+        backend.saved.free(name)
+        if seconds is None:
+            lease.prediction = None
+            return
+        files.seconds += seconds
+        backend.saved.note_restoring(files.restoring, seconds)
+        if lease.prediction is not None:
+            lease.prediction.rank = None  # it says nothing of the server's memory
+        if files.saving is not None:
+            backend.prompt_cache(lease.instance).lose(files.saving.base)
 
     def _expect(
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float

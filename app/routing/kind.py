@@ -10,6 +10,8 @@ class Kind:
     name: str
     names_slots: bool = False
     """Whether a request may name the slot that it shall go to."""
+    saves_slots: bool = False
+    """Whether what a slot holds can be saved into a file, and restored from it."""
     cache_block: int = 0
     """Its cache holds whole blocks of so many tokens: a prompt's last one may be missing."""
     asks_usage: bool = False

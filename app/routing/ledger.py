@@ -8,6 +8,7 @@ from typing import Final, Literal, Self
 from app.routing.observations import CacheReuse
 from app.routing.prompt_cache import Occupancy, Prediction
 from app.routing.prompt_change import PromptChange
+from app.routing.saved_prompts import SlotFiles
 
 Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 """What a server did wrong with a request that reached it."""
@@ -29,6 +30,7 @@ class Lease:
         "client",
         "expected",
         "fault",
+        "files",
         "held",
         "instance",
         "lingers",
@@ -71,6 +73,8 @@ class Lease:
         """What the server's cache is believed to hold."""
         self.occupancy: Occupancy | None = None
         """Its prompt in that cache, until it is released."""
+        self.files: SlotFiles | None = None
+        """What is to be done with its slot before."""
         self.change: PromptChange | None = None
         """What changed in the conversation, so that its prompt is read again."""
         self.reading_seconds: float | None = None

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from app.routing.prefix_index import PrefixIndex
 from app.routing.prompt import Prompt
 from app.routing.prompt_change import PromptChange, find_change, find_dropped
+from app.routing.saved_prompts import SavedPrompts
 
 WORTH_KEEPING: Final = 256
 """Prompts shorter than this, in characters, are read again faster than they are looked for."""
@@ -119,7 +120,7 @@ class Rank(NamedTuple):
 class Past:
     """A prompt that has left its slot."""
 
-    __slots__ = ("depth", "pauses", "size", "used_at", "wanted_at")
+    __slots__ = ("depth", "file", "in_memory", "pauses", "size", "used_at", "wanted_at")
 
     def __init__(self, size: int, used_at: float, pauses: list[float]) -> None:
         self.size = size
@@ -131,6 +132,10 @@ class Past:
         """When a request that continues it was waiting last."""
         self.depth = size
         """The most characters that have ever stood between it and the newest, its own included."""
+        self.in_memory = True
+        """Whether the server may hold it in RAM."""
+        self.file = ""
+        """The file that it was saved in, if it was."""
 
 
 class Placement:
@@ -243,8 +248,10 @@ class PromptCache:
         stale_after: float,
         server: str = "",
         index: "PrefixIndex[Slot | PromptCache]",
+        saved: SavedPrompts | None = None,
     ) -> None:
         self.server = server
+        self.saved = SavedPrompts(0) if saved is None else saved
         self._index = index
         self.slots: list[Slot] = []
         self.shown = 0
@@ -268,9 +275,13 @@ class PromptCache:
             self.slots = [kept.get(number) or Slot(number, self) for number in numbers]
 
     def forget(self) -> None:
-        """Believe that nothing is held: the server was away."""
-        for base in list(self._past):
-            self._forget_past(base)
+        """Believe that nothing is held but in files: the server was away."""
+        for base, past in list(self._past.items()):
+            if past.file:
+                past.in_memory = False
+            else:
+                self._forget_past(base)
+        self.saved.begin_anew()
         for slot in self.slots:
             self._put(slot, None)
 
@@ -303,7 +314,7 @@ class PromptCache:
         superseded = self._superseded(prompt, free) if free else None
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
-        if rank is not None and self._believes(rank):
+        if rank is not None and self._has(base, rank):
             place = superseded or victim
             return Placement(self, Match.REMEMBERED, place, prompt.prefixes[base], 0.0, base, rank)
         if superseded is not None and superseded.prompt is not None:
@@ -316,7 +327,7 @@ class PromptCache:
     def holds(self, prompt: Prompt) -> int:
         """Count the characters of a prompt that are believed to be held outside of slots."""
         base = self._recall(prompt)
-        return prompt.prefixes[base] if base and self._believes(self._rank(base)) else 0
+        return prompt.prefixes[base] if base and self._has(base, self._rank(base)) else 0
 
     def free(self, elsewhere: Collection[int] = ()) -> list[Slot]:
         """List the slots that nobody has."""
@@ -335,8 +346,8 @@ class PromptCache:
             return size
         behind, lost = 0, 0
         for base, past in reversed(self._past.items()):
-            if base == coming or past.depth >= self.lost_from:
-                continue  # it leaves, or is lost already
+            if base == coming or past.depth >= self.lost_from or past.file:
+                continue  # it leaves, is lost already, or can be restored
             behind += past.size
             wanted = max(past.used_at, past.wanted_at)
             if behind + size > self.lost_from and now - wanted < self._stale_after:
@@ -412,6 +423,43 @@ class PromptCache:
             self.shown = int(0.9 * rank.characters)
             self.lost_from = float(rank.characters)
 
+    # Files
+
+    def take_file(self, base: int) -> str:
+        """Return the file from which a prompt must be restored; empty where there is none."""
+        past = self._past.get(base)
+        if past is None or not past.file or (past.in_memory and self._believes(self._rank(base))):
+            return ""
+        file, past.file = past.file, ""
+        return file
+
+    def name_file(self) -> str:
+        """Return a name for a new file, if need be the oldest one's; empty where there is none."""
+        name = self.saved.name()
+        oldest = None if name else next((x for x in self._past.values() if x.file), None)
+        if oldest is not None:
+            name, oldest.file = oldest.file, ""
+        return name
+
+    def note_file(self, base: int, file: str) -> None:
+        """Note that a prompt was saved."""
+        past = self._past.get(base)
+        if past is None:
+            self.saved.free(file)  # it is in a slot again, or forgotten
+        else:
+            past.file = file
+
+    def lose(self, base: int) -> None:
+        """Note that a prompt went from its slot to nowhere: another was put into it."""
+        past = self._past.get(base)
+        if past is not None:
+            past.in_memory = False
+
+    def _has(self, base: int, rank: Rank) -> bool:
+        """Whether a prompt of the past is believed to be held, in memory or in a file."""
+        past = self._past[base]
+        return bool(past.file) or (past.in_memory and self._believes(rank))
+
     def _believes(self, rank: Rank) -> bool:
         """Whether a prompt of the past is believed to be held."""
         known = self.shown or rank.prompts < GUESSED_DEPTH
@@ -483,7 +531,7 @@ class PromptCache:
 
     def _forget_past(self, base: int) -> None:
         if base in self._past:
-            del self._past[base]
+            self.saved.free(self._past.pop(base).file)
             self._index.discard(base, self)
 
     def _put(self, slot: Slot, prompt: Prompt | None) -> None:

@@ -168,7 +168,7 @@ class Seconds:
                 continue
             for other in free:
                 lost = cache.lost_by_evicting(other, now, placement.continued)
-                cost = reading(lost, backend, ask)
+                cost = backend.saved.cost(lost, reading(lost, backend, ask), now)
                 if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, work, now):
                     continue
                 there = placement if other is slot else placement.at(other, now)

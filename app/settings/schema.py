@@ -151,6 +151,14 @@ class Settings(BaseSettings):
         "are, while any other server can load what is asked for.",
         examples=[["qwen3-coder.*"]],
     )
+    saved_prompts: int = Field(
+        default=8,
+        ge=0,
+        le=1000,
+        description="How many prompts that leave their slots each llama.cpp server with "
+        "`--slot-save-path` saves in files, where that is sooner than to read them again; 0 for "
+        "none.",
+    )
     queue_timeout: Seconds = Field(default=30, description="Longest wait in the queue, in seconds.")
     queue_max: int = Field(
         default=100, ge=0, description="How many requests may wait in the queue."

@@ -263,6 +263,8 @@ def _tell_lease(lease: Lease, facts: dict[str, object]) -> None:
         facts["expected_first_token_ms"] = _ms(lease.expected)
     if lease.held:
         facts["held_ms"] = _ms(lease.held)
+    if lease.files is not None and lease.files.seconds:
+        facts["slot_files_ms"] = _ms(lease.files.seconds)
     if (change := lease.change) is not None:
         facts["prompt_change"] = change.kind
         facts["changed_message"] = change.message

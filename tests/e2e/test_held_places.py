@@ -24,6 +24,8 @@ class OneSlot:
         self.host = ModelHost(self._handle, probe=self._probe)
 
     async def _handle(self, visit: Visit, message: Message) -> bytes | None:
+        if message.start.startswith("POST /slots/"):
+            return status(501)  # it saves none
         await asyncio.sleep(0.25)  # it reads
         return SSE + event() + chunk(USAGE) + STREAM_END
 
@@ -42,7 +44,8 @@ class OneSlot:
     def order(self) -> list[str]:
         """Who was served, in order."""
         bodies = [json.loads(message.body) for message in self.host.seen]
-        return [body["messages"][0]["content"].split()[0] for body in bodies]
+        said = [body["messages"] for body in bodies if "messages" in body]
+        return [messages[0]["content"].split()[0] for messages in said]
 
 
 def asking(who: str, turns: int) -> bytes:

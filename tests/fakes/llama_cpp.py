@@ -80,15 +80,26 @@ def write_tiny_model(path: Path, seed: int = 1) -> None:
 
 @contextlib.contextmanager
 def llama_cpp(
-    model: Path, port: int, *, alias: str = "tiny", slots: int = 2, sleep_after: int = -1
+    model: Path,
+    port: int,
+    *,
+    alias: str = "tiny",
+    slots: int = 2,
+    sleep_after: int = -1,
+    files: Path | None = None,
+    ram: int = 8192,
+    context: int = CONTEXT,
 ) -> Iterator[str]:
     """Run the server as a process of its own; gives its address once it answers.
 
-    It falls asleep after so many idle seconds, unless that is negative.
+    It falls asleep after so many idle seconds, unless that is negative; saves slots in `files`, if
+    that is set; keeps so many MiB of prompts in RAM; and has so many tokens of context for each.
     """
     command = [sys.executable, "-m", "tests.fakes.llama_cpp", "--model", str(model)]
     command += ["--port", str(port), "--alias", alias, "--slots", str(slots)]
-    command += ["--sleep-after", str(sleep_after)]
+    command += ["--sleep-after", str(sleep_after), "--ram", str(ram)]
+    command += ["--context", str(context)]
+    command += [] if files is None else ["--files", f"{files}/"]
     url = f"http://127.0.0.1:{port}"
     log = model.with_suffix(f".{port}.log")
     with (
@@ -123,7 +134,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     params.hostnames = ["127.0.0.1"]
     params.port = arguments.port
     params.n_parallel = arguments.slots
-    params.n_ctx = CONTEXT * arguments.slots
+    params.n_ctx = arguments.context * arguments.slots
     params.n_predict = 32
     params.sampling.temp = 0.0
     params.cpuparams.n_threads = 1
@@ -131,6 +142,8 @@ def _serve(arguments: argparse.Namespace) -> None:
     params.endpoint_slots = True
     params.endpoint_metrics = True
     params.sleep_idle_seconds = arguments.sleep_after
+    params.slot_save_path = arguments.files
+    params.cache_ram_mib = arguments.ram
     params.warmup = False
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
@@ -144,4 +157,7 @@ if __name__ == "__main__":
     parser.add_argument("--alias", default="tiny")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--sleep-after", type=int, default=-1)
+    parser.add_argument("--context", type=int, default=CONTEXT)
+    parser.add_argument("--files", default="")
+    parser.add_argument("--ram", type=int, default=8192)
     _serve(parser.parse_args())

@@ -14,4 +14,5 @@ RULES: Final[dict[str, Any]] = {
     "hold_max": 0.0,
     "wait_max": 1.0,
     "pinned": None,
+    "saved_prompts": 0,
 }

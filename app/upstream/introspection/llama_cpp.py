@@ -35,7 +35,7 @@ class LlamaCpp(Introspector):
     Others' requests are then seen by its metrics, where these do not keep it awake as well.
     """
 
-    kind = Kind("llamacpp", names_slots=True)
+    kind = Kind("llamacpp", names_slots=True, saves_slots=True)
     path = "/props"
 
     def __init__(self, server: str) -> None:
