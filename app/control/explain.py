@@ -71,7 +71,7 @@ def _candidate(
         "has_model": None if backend.models is None else not lacks,
         "context": backend.context_of(ask.names),
         "fits": backend.holds(ask.names, ask.tokens),
-        "must_load": backend.must_load(ask.names),
+        "must_load": backend.must_load(ask.names, ask.context),
         "seconds": _seconds(cost),
         "in_flight": ledger.total,
         "in_flight_of_others": ledger.foreign,

@@ -152,6 +152,7 @@ class ModelRequest:
             works=api.works,
             session=session,
         )
+        self.ask.context = _context(api, get)
         if len(raw) > LARGE and isinstance(body, Body):
             body.keep("model", "chat_template_kwargs", OPTIONS)
 
@@ -169,6 +170,7 @@ class ModelRequest:
             session=ask.session,
         )
         other.prefer, other.avoid = ask.prefer, ask.avoid
+        other.context = ask.context
         return other
 
     def take(self, ask: Ask) -> None:
@@ -314,3 +316,15 @@ def username_finder(pattern: re.Pattern[str]) -> Callable[[str], str | None]:
         return name[:128] or None
 
     return find
+
+
+def _context(api: Api, get: Callable[[str], object]) -> int:
+    """Read how many tokens of context a request wants, as Ollama's may say; 0 where it does not.
+
+    https://github.com/ollama/ollama/blob/main/docs/modelfile.md#valid-parameters-and-values
+    """
+    if not api.streams:  # as Ollama's do
+        return 0
+    options = get("options")
+    wanted = options.get("num_ctx") if isinstance(options, dict) else None
+    return wanted if isinstance(wanted, int) and wanted > 0 else 0

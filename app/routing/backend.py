@@ -73,6 +73,8 @@ class Backend:
         self._stale_after = stale_after
         self._prompt_caches: OrderedDict[str, PromptCache] = OrderedDict()
         self._contexts: dict[str, int] = {}
+        self._asked_contexts: dict[str, int] = {}  # by the last request, by instance
+        self._usual_contexts: dict[str, int] = {}  # where requests do not say
         self._offers: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def change(
@@ -176,6 +178,8 @@ class Backend:
             self._take_in_slots(report.slots)
         for instance, tokens in report.contexts.items():
             self.note_context(instance, tokens)
+            if self._asked_contexts.get(instance) == 0:
+                self._usual_contexts[instance] = tokens
         ours = self.ledger.recent()
         asked = self.memory.report(report, self.ledger.by_instance())
         if report.loaded is not None and asked is not None:
@@ -197,6 +201,7 @@ class Backend:
         self.self_report = None
         self.memory.forget()
         self._contexts.clear()
+        self._asked_contexts.clear()
         self._forget_others()
         self._forget_caches()
 
@@ -380,8 +385,8 @@ class Backend:
 
     # What it has in memory
 
-    def readiness(self, names: tuple[str, ...]) -> Readiness:
-        """Return how far the server is from having the model in memory."""
+    def readiness(self, names: tuple[str, ...], context: int = 0) -> Readiness:
+        """Return how far the server is from having the model in memory, with such a context."""
         report = self.self_report
         if report is None or report.loaded is None:
             return Readiness.READY
@@ -389,12 +394,25 @@ class Backend:
         if self._one_model and not report.loaded:
             return Readiness.ASLEEP
         found = self.memory.readiness(offered)
+        if found <= Readiness.LOADING and self.reloads(offered, context):
+            return Readiness.SWAP
         asleep = found is Readiness.READY and report.asleep.issuperset(offered)
         return Readiness.ASLEEP if asleep else found
 
-    def must_load(self, names: tuple[str, ...]) -> bool:
+    def must_load(self, names: tuple[str, ...], context: int = 0) -> bool:
         """Whether it is known to hold the model neither in memory nor on its way there."""
-        return self.readiness(names) >= Readiness.ROOM
+        return self.readiness(names, context) >= Readiness.ROOM
+
+    def reloads(self, instances: tuple[str, ...], context: int) -> bool:
+        """Whether it has the model, or loads it, and must load it again for such a context.
+
+        A context of 0 is what the server takes where requests do not say.
+        """
+        if not self._asked_contexts:
+            return False
+        instance = instances[0]
+        wanted = context or self._usual_contexts.get(instance, 0)
+        return bool(wanted) and self._contexts.get(instance, wanted) != wanted
 
     def load_seconds(self, names: tuple[str, ...]) -> float:
         """How long the load of a model takes, in seconds, as measured."""
@@ -405,10 +423,18 @@ class Backend:
         begun = self.memory.begun(self.offered(names), now)
         return max(0.0, self.load_seconds(names) - (now - begun))
 
-    def note(self, instance: str, now: float) -> None:
+    def note(self, instance: str, now: float, context: int = 0) -> None:
         """Note that a request goes to an instance, which is loaded for it if need be."""
-        if self.self_report is not None and self.self_report.loaded is not None:
-            self.memory.note(instance, now)
+        report = self.self_report
+        if report is None or report.loaded is None:
+            return
+        self.memory.note(instance, now)
+        if report.kind.reloads:
+            if len(self._asked_contexts) >= MOST_INSTANCES:
+                self._asked_contexts.clear()
+            self._asked_contexts[instance] = context
+            if context:
+                self.note_context(instance, context)
 
     def note_end(self, instance: str, now: float) -> None:
         """Note that a request has ended that went to an instance."""

@@ -396,7 +396,7 @@ class Balancer:
     ) -> Sequence[Backend]:
         """Leave out who keeps what is in memory; see `ModelTurns`."""
         for backend in ready:
-            if backend.memory.next or backend.must_load(ask.names):
+            if backend.memory.next or backend.must_load(ask.names, ask.context):
                 return self._model_turns.loadable(ask, ready, room, self.queued, now)
         return room
 
@@ -747,7 +747,7 @@ class Balancer:
             self._end_hold(lease, ask, backend, placement, now)
         ledger.enter(lease)
         self.version += 1
-        backend.note(choice.instance, now)
+        backend.note(choice.instance, now, ask.context)
         backend.sleep.used_at = now
         if not backend.ejection.quiet:
             backend.ejection.booked(lease, now)
@@ -826,7 +826,7 @@ class Balancer:
         tally = self.seconds.tally
         lease.held = now - ask.held_since
         tally.held += lease.held
-        if backend.must_load(ask.names):
+        if backend.must_load(ask.names, ask.context):
             tally.turns["model"] += 1
         elif placement is not None and placement.match is Match.EVICTS:
             tally.turns["slot"] += 1

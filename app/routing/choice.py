@@ -80,7 +80,8 @@ class Ask:
         self.session = session
         # No fields: what the prompt may have, where it may be too long; since when it waits; the
         # server that it must go to, as that has what it continues; characters per token; since
-        # when it waits beside places that are held; servers that it would like, or would not.
+        # when it waits beside places that are held; servers that it would like, or would not; how
+        # long it wants the model's context, if it says.
         self.tokens = 0
         self.since = 0.0
         self.only = ""
@@ -88,6 +89,7 @@ class Ask:
         self.held_since = 0.0
         self.prefer: tuple[str, ...] = ()
         self.avoid: tuple[str, ...] = ()
+        self.context = 0
 
     @property
     def hinted(self) -> bool:
@@ -268,7 +270,7 @@ def _surely_able(backend: Backend, ask: Ask) -> bool:
     listed = backend.listed(ask.names)
     if ask.tokens and not backend.holds(ask.names, ask.tokens):
         return False
-    return bool(listed) and backend.ejection.quiet and not backend.must_load(ask.names)
+    return bool(listed) and backend.ejection.quiet and not backend.must_load(ask.names, ask.context)
 
 
 def choose(
@@ -324,7 +326,7 @@ def visit(
     if not ready:
         return None
     own = "" if pin is None else pin.server
-    best = min(ready, key=lambda s: (s.must_load(ask.names), s.server.name != own))
+    best = min(ready, key=lambda s: (s.must_load(ask.names, ask.context), s.server.name != own))
     return Choice(best.server.name, best.offered(ask.names)[0], "no_place")
 
 
@@ -341,7 +343,7 @@ def _not_ejected(backends: list[Backend], now: float) -> list[Backend]:
 def _spared(backend: Backend, ask: Ask, now: float) -> bool:
     """Whether others with room go first, unless the model is just being loaded there."""
     slows = backend.ejection.slows(backend.ledger.total, now)
-    return slows and backend.readiness(ask.names) is not Readiness.LOADING
+    return slows and backend.readiness(ask.names, ask.context) is not Readiness.LOADING
 
 
 def _worth_waiting(
@@ -352,9 +354,9 @@ def _worth_waiting(
     ahead: Callable[[str], int],
 ) -> bool:
     """Whether a full server that has the model will be free before another has loaded it."""
-    if not all(s.must_load(ask.names) for s in room):
+    if not all(s.must_load(ask.names, ask.context) for s in room):
         return False
-    full = [s for s in ready if s.ledger.full and not s.must_load(ask.names)]
+    full = [s for s in ready if s.ledger.full and not s.must_load(ask.names, ask.context)]
     if not full:
         return False
     before = ahead(ask.model)
@@ -398,7 +400,7 @@ def _sparing(ask: Ask, room: Sequence[Backend], now: float) -> Sequence[Backend]
         s for s in room if not all(_evicts(_slot(s, at, ask, now)) for at in s.offered(names))
     ]
     tier = min(s.server.tier for s in room)
-    ready = any(s.server.tier == tier and not s.must_load(names) for s in sparing)
+    ready = any(s.server.tier == tier and not s.must_load(names, ask.context) for s in sparing)
     return sparing if ready else room
 
 
@@ -445,7 +447,7 @@ def _where_it_was(pin: Pin, ask: Ask, room: Sequence[Backend], now: float) -> Ch
             s.server.name == pin.server
             and not s.lacks(ask.names)
             and pin.instance in s.offered(ask.names)
-            and not (s.must_load(ask.names) and s not in _first_to_load(ask, room))
+            and not (s.must_load(ask.names, ask.context) and s not in _first_to_load(ask, room))
         ):
             return _at(s, pin.instance, ask, "sticky", now)
     return None
@@ -468,7 +470,7 @@ def _first_to_load(ask: Ask, room: Sequence[Backend]) -> Sequence[Backend]:
 
 def effort_to_load(backend: Backend, ask: Ask) -> tuple[int, float]:
     """Rank a server by what must happen first; who unloads, by how long that was not used."""
-    readiness = backend.readiness(ask.names)
+    readiness = backend.readiness(ask.names, ask.context)
     return readiness, backend.memory.unused_since() if readiness is Readiness.SWAP else 0.0
 
 

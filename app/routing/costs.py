@@ -70,7 +70,7 @@ def cost_here(
 ) -> Cost:
     """Tell what a server costs a request that gets this place there, behind so many others."""
     names = ask.names
-    readiness = backend.readiness(names)
+    readiness = backend.readiness(names, ask.context)
     if backend.asleep:
         wait = backend.sleep.seconds_left(now) + ahead * backend.place_seconds
     else:
@@ -80,7 +80,9 @@ def cost_here(
         load = backend.load_seconds(names)
     elif readiness is Readiness.LOADING and not backend.ledger.full:
         load = backend.load_left(names, now)
-    if readiness is Readiness.SWAP and (out := backend.memory.oldest()) is not None:
+    again = backend.reloads(backend.offered(names), ask.context)
+    out = None if again or readiness is not Readiness.SWAP else backend.memory.oldest()
+    if out is not None:
         others = backend.memory.load_seconds((out,))
     prompt = ask.prompt
     if prompt is None or backend.prefill is None:

@@ -20,3 +20,5 @@ class Kind:
     """Whether a count of 0 cached tokens says nothing, because it tells 0 whatever was cached."""
     swaps: bool = False
     """Whether it has one model in memory, unless it has shown that there is room for more."""
+    reloads: bool = False
+    """Whether it loads a model again for a request that wants another length of its context."""

@@ -53,17 +53,17 @@ class ModelTurns:
             if memory.next and now - memory.next_at > PROMISED:
                 memory.keep()  # who asked for it waits no more
         names = ask.names
-        swapping = [s for s in ready if s.memory.swaps and s.readiness(names) is Readiness.SWAP]
+        swapping = [s for s in ready if _swaps(s, ask)]
         others = [s for s in room if s not in swapping]
         if others or len(swapping) < len(ready):
             return others
         for backend in swapping:
             if backend.memory.next in backend.offered(names):
                 return self._once_quiet(backend, room, now)
-        free = [s for s in swapping if not self._is_pinned(s)] or swapping
+        free = [s for s in swapping if not self._is_pinned(s, ask)] or swapping
         due = [s for s in free if now >= self._kept_until(s, ready, ask, queued, now)]
         best = min(due, key=lambda s: (s.ledger.total, s.memory.unused_since()), default=None)
-        out = None if best is None else self._first_out(best)
+        out = None if best is None else self._first_out(best, ask)
         if best is None or out is None:
             return []
         if self._seconds.looks:
@@ -82,11 +82,16 @@ class ModelTurns:
             return []
         return [backend] if backend in room else []
 
-    def _is_pinned(self, backend: Backend) -> bool:
+    def _is_pinned(self, backend: Backend, ask: Ask) -> bool:
         """Whether all that a server could unload stays where it is."""
+        if _again(backend, ask) is not None:
+            return False
         return backend.memory.oldest(self._pinned) is None and backend.memory.oldest() is not None
 
-    def _first_out(self, backend: Backend) -> str | None:
+    def _first_out(self, backend: Backend, ask: Ask) -> str | None:
+        again = _again(backend, ask)
+        if again is not None:
+            return again
         return backend.memory.oldest(self._pinned) or backend.memory.oldest()
 
     def _kept_until(
@@ -99,7 +104,7 @@ class ModelTurns:
     ) -> float:
         """Return until when a server keeps what it has in memory."""
         memory = backend.memory
-        seconds, name = self._seconds, self._first_out(backend)
+        seconds, name = self._seconds, self._first_out(backend, ask)
         if name is None:  # what it has there is being loaded, or about to be
             seconds.wait_until(now + YIELD)
             return math.inf
@@ -117,3 +122,17 @@ class ModelTurns:
         if now < until:
             seconds.wait_until(until)
         return until
+
+
+def _swaps(backend: Backend, ask: Ask) -> bool:
+    """Whether one model must leave for the one that is asked for, or be loaded again."""
+    if backend.readiness(ask.names, ask.context) is not Readiness.SWAP:
+        return False
+    leaves = backend.memory.leaving.issuperset(backend.offered(ask.names)[:1])
+    return backend.memory.swaps or leaves or _again(backend, ask) is not None
+
+
+def _again(backend: Backend, ask: Ask) -> str | None:
+    """Name the model if it is there, and must be loaded again for another context."""
+    offered = backend.offered(ask.names)
+    return offered[0] if backend.reloads(offered, ask.context) else None

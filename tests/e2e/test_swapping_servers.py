@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Message, Visit, chat, ok
+from tests.fakes.sockets import Message, Visit, chat, ok, post
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +39,26 @@ class SwapHost(ModelHost):
         state = "ready" if self.ready else "starting"
         running = [{"model": name, "state": state} for name in self.loads[-1:]]
         return ok(json.dumps({"running": running}).encode())
+
+
+class OllamaHost(SwapHost):
+    """Behaves as Ollama does: a request for another context loads the model again."""
+
+    async def work(self, visit: Visit, message: Message) -> bytes | None:
+        context = str(json.loads(message.body)["options"]["num_ctx"])
+        async with self._swapping:
+            if self.ready != context:
+                self.ready = ""
+                self.loads.append(context)
+                await asyncio.sleep(self._load_seconds)
+                self.ready = context
+        return ok(b'{"message":{"content":"hi"},"done":true}')
+
+    async def show(self, visit: Visit, message: Message) -> bytes | None:
+        if message.start.split()[1] != "/api/ps":
+            return self.list_models(message)
+        loaded = [{"name": "m", "model": "m", "context_length": int(self.ready or 0)}]
+        return ok(json.dumps({"models": loaded if self.ready else []}).encode())
 
 
 async def test_two_models_in_turn_are_loaded_once_each() -> None:
@@ -72,3 +92,18 @@ async def test_a_burst_for_three_models_loads_each_of_them_once() -> None:
     assert {response.status for response in responses} == {200}
     assert sorted(one.loads + two.loads) == ["a", "b", "c"]
     assert max(one.peak, two.peak) <= 2
+
+
+async def test_a_model_with_two_contexts_in_turn_is_loaded_once_with_each() -> None:
+    one, two = OllamaHost(0.2, ["m"]), OllamaHost(0.2, ["m"])
+    servers = {"A": one, "B": two}
+    async with one.running(), two.running(), balancing(servers, routed_paths="all") as balancer:
+        for number in range(12):
+            options = {"num_ctx": (8192, 32768)[number % 2]}
+            said = [{"role": "user", "content": "hi"}]
+            body = {"model": "m", "messages": said, "stream": False, "options": options}
+            address = f"x-forwarded-for: 10.0.0.{number}".encode()
+            response = await balancer.ask(post(json.dumps(body).encode(), b"/api/chat", address))
+            assert response.status == 200
+
+    assert sorted(one.loads + two.loads) == ["32768", "8192"]

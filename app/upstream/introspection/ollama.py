@@ -10,7 +10,7 @@ class Ollama(Introspector):
     """Tells which models are in memory."""
 
     # Its API for responses says 0 whatever was cached, and its others nothing.
-    kind = Kind("ollama", asks_usage=True, denies_cached_tokens=True)
+    kind = Kind("ollama", asks_usage=True, denies_cached_tokens=True, reloads=True)
     path = "/api/ps"
 
     @staticmethod
