@@ -19,6 +19,9 @@ _ANTHROPIC: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_
 _OLLAMA: Final = re.compile(rb'"(prompt_eval_count|eval_count)"\s*:\s*(\d{1,12})')
 """https://github.com/ollama/ollama/blob/main/docs/api.md"""
 
+_OLLAMA_READING: Final = re.compile(rb'"prompt_eval_duration"\s*:\s*(\d{1,15})')
+"""In nanoseconds."""
+
 _SPACE: Final = 0x20
 _COLON: Final = 0x3A
 _BRACE: Final = 0x7B
@@ -83,6 +86,19 @@ def read_usage(tail: bytes, opening: bytes = b"") -> Usage | None:
         return _usage(counts.get(b"prompt_eval_count"), None, counts.get(b"eval_count"))
     read, cached = _count(found.get("prompt_n")), _count(found.get("cache_n"))
     return _usage(None if read is None else read + (cached or 0), cached, found.get("predicted_n"))
+
+
+def read_seconds(tail: bytes) -> float | None:
+    """Read how long a server took to read the prompt, off the end of a response in JSON.
+
+    None where it does not tell: llama.cpp's server does in its `timings`, Ollama's API as well.
+    """
+    timings = _last_object(tail, b'"timings"')
+    if timings is not None:
+        told = timings.get("prompt_ms")
+        return told / 1000 if isinstance(told, int | float) and told > 0 else None
+    durations = _OLLAMA_READING.findall(tail)
+    return int(durations[-1]) / 1e9 if durations else None
 
 
 def _usage(prompt: object, cached: object, completion: object) -> Usage | None:

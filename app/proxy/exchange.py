@@ -1059,7 +1059,8 @@ class Exchange:
         usage = response.usage()
         if usage is None:
             return None
-        seconds = None if response.first_token is None else response.first_token - sent
+        first = response.first_token
+        seconds = response.reading_seconds if first is None else first - sent
         return CacheReuse(usage.prompt, usage.cached, seconds)
 
 

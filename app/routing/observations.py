@@ -115,7 +115,7 @@ class CacheReuse:
         self.cached = cached
         """Those of them that came from a cache; None where the server does not tell."""
         self.seconds = seconds
-        """From sending the request to the first token, where that was seen."""
+        """From sending the request to the first token, where that was seen or told."""
 
 
 Observation = ProbeFailed | HealthSeen | ModelsSeen | Introduced | SelfReport | ContextSeen

@@ -4,7 +4,7 @@ from time import monotonic
 from typing import Final
 
 from app.apis.first_tokens import has_token
-from app.apis.usage import CHARACTERS, Usage, read_usage
+from app.apis.usage import CHARACTERS, Usage, read_seconds, read_usage
 from app.telemetry.instrument import Series
 
 GAPS: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
@@ -23,6 +23,10 @@ EVENT_LIMIT: Final = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
 
 
+LONG: Final = 200
+"""Tokens from which on it is worth to know how long a server took to read them."""
+
+
 class ResponseReader:
     """Follows one response. It sees every piece, and holds none of them back.
 
@@ -39,6 +43,7 @@ class ResponseReader:
         "first_token",
         "gaps",
         "longest_gap",
+        "reading_seconds",
         "size",
         "streams",
         "tail",
@@ -53,6 +58,8 @@ class ResponseReader:
         """The last pieces, at whose end the usage stands."""
         self.first_token: float | None = None
         """On the monotonic clock."""
+        self.reading_seconds: float | None = None
+        """How long the server read the prompt, if it is no stream and tells, once it has ended."""
         self.gaps: Series | None = None
         """Seconds between one piece and the next, from the first token on; comments are none."""
         self.longest_gap = 0.0
@@ -82,7 +89,10 @@ class ResponseReader:
     def usage(self) -> Usage | None:
         """Return how many tokens it cost, once it has ended; None where it does not say."""
         if self.tail:
-            self._usage = read_usage(b"".join(self.tail), self._opening)
+            tail = b"".join(self.tail)
+            self._usage = usage = read_usage(tail, self._opening)
+            if usage is not None and not self.streams and usage.read >= LONG:
+                self.reading_seconds = read_seconds(tail)
             self.tail.clear()
         return self._usage
 

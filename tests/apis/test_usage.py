@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.apis.usage import Usage, read_usage
+from app.apis.usage import Usage, read_seconds, read_usage
 
 OPENAI = {
     "prompt_tokens": 10,
@@ -79,3 +79,18 @@ def test_braces_in_texts_and_objects_within_do_not_end_it() -> None:
 
 def test_what_is_cut_off_within_it_is_none() -> None:
     assert read_usage(b'{"usage": {"prompt_tokens": 3, "details": {"x": 1}') is None
+
+
+@pytest.mark.parametrize(
+    ("tail", "seconds"),
+    [
+        (b'{"usage": {"prompt_tokens": 3}, "timings": {"prompt_ms": 1250.5}}', 1.2505),
+        (b'{"timings": {"prompt_ms": 0}}', None),
+        (b'{"timings": {"prompt_ms": "long"}}', None),
+        (b'{"done": true, "prompt_eval_duration": 2500000000}', 2.5),
+        (b'{"usage": {"prompt_tokens": 3}}', None),
+        (b'{"message": "\\"timings\\": {\\"prompt_ms\\": 9}"}', None),
+    ],
+)
+def test_how_long_a_server_has_read_is_read_off_the_end(tail: bytes, seconds: float | None) -> None:
+    assert read_seconds(tail) == seconds

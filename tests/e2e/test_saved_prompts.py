@@ -30,22 +30,15 @@ class Conversation:
 
     def go_on(self) -> float:
         """Ask once more; return the part of the prompt that came from a cache."""
-        body = {
-            "model": "tiny",
-            "max_tokens": 4,
-            "messages": self._messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        body = {"model": "tiny", "max_tokens": 4, "messages": self._messages}
         response = httpx.post(f"{self._url}/v1/chat/completions", json=body, timeout=60)
         assert response.status_code == 200, response.text
-        told = [json.loads(x[6:]) for x in response.text.splitlines() if x.startswith("data: {")]
-        said = [c["delta"].get("content") or "" for one in told for c in one["choices"]]
+        told = response.json()
+        said, usage = told["choices"][0]["message"]["content"], told["usage"]
         self._messages += [
-            {"role": "assistant", "content": "".join(said)},
+            {"role": "assistant", "content": said},
             {"role": "user", "content": "go on"},
         ]
-        (usage,) = [one["usage"] for one in told if one.get("usage")]
         return float(usage["prompt_tokens_details"]["cached_tokens"] / usage["prompt_tokens"])
 
 
