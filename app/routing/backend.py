@@ -66,6 +66,7 @@ class Backend:
         """What it report of itself last; None where it cannot tell, or is away."""
         self.prefill: float | None = None
         """How many tokens of a prompt it reads in a second, as measured."""
+        self._reads_until = 0.0
         self.entered: Counter[Status] = Counter()
         """How often the server came into a state."""
         self._elsewhere: frozenset[int] = frozenset()
@@ -243,6 +244,20 @@ class Backend:
     def read_prompt(self, tokens: int, seconds: float) -> None:
         """Note how long it took to read so many tokens of a prompt."""
         self.prefill = smoothed(self.prefill, tokens / seconds)
+
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether it reads prompts beside each other: each of its slots does."""
+        return self.self_report is not None and self.self_report.slots is not None
+
+    def reads(self, seconds: float | None, now: float) -> None:
+        """Note for how many seconds it reads a prompt, after those that came before."""
+        if seconds is not None and not self.reads_at_once:
+            self._reads_until = max(now, self._reads_until) + seconds
+
+    def backlog(self, now: float) -> float:
+        """Return how many seconds it is believed to read before it comes to a new prompt."""
+        return max(0.0, self._reads_until - now)
 
     def complete(self, seconds: float) -> None:
         """Note how long a request took."""
@@ -438,6 +453,8 @@ class Backend:
 
     def note_end(self, instance: str, now: float) -> None:
         """Note that a request has ended that went to an instance."""
+        if not self.ledger.total:
+            self._reads_until = 0.0
         if self.self_report is not None and self.self_report.loaded is not None:
             self.memory.used(instance, now)
 

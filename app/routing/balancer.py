@@ -20,7 +20,7 @@ from app.routing.choice import (
     recall,
     visit,
 )
-from app.routing.costs import Cost, best_placement, cost_here, reading
+from app.routing.costs import NOTHING, Cost, best_placement, cost_here, reading
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
@@ -410,8 +410,10 @@ class Balancer:
     def _may_stay(self, ask: Ask, choice: Choice, now: float) -> bool:
         """Whether a conversation may go on where it is, without a look at who else waits."""
         placement = choice.placement
-        if not self.seconds.hold_max or placement is None or placement.slot is None:
+        if not self.seconds.hold_max or placement is None:
             return True
+        if placement.slot is None:
+            return self._backends[choice.server].backlog(now) <= NEGLIGIBLE
         if placement.match is not Match.CONTINUES:
             return False  # somebody may be about to come back to the slot
         if not self.queued(ask.model):
@@ -708,7 +710,8 @@ class Balancer:
         backend = self._backends[choice.server]
         self._retries.earn()
         ledger, placement = backend.ledger, choice.placement
-        occupancy = change = expected = files = None
+        occupancy = change = files = None
+        expected = NOTHING
         if placement is not None and ask.prompt is not None:
             files = self._files(ask, ask.prompt, backend, placement, now)
             expected = self._expect(ask, ask.prompt, backend, placement, now)
@@ -742,7 +745,9 @@ class Balancer:
             lease.prediction = occupancy.prediction
         lease.files = files
         lease.change = change
-        lease.expected = expected
+        lease.expected = expected.first_token
+        lease.alone = not ledger.total or backend.reads_at_once
+        backend.reads(expected.read, now)
         if ask.held_since:
             self._end_hold(lease, ask, backend, placement, now)
         ledger.enter(lease)
@@ -812,12 +817,12 @@ class Balancer:
 
     def _expect(
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float
-    ) -> float | None:
+    ) -> Cost:
         """Tell how many seconds the first token will take, where enough is known."""
         if backend.prefill is None or prompt.size < WORTH_KEEPING:
-            return None
+            return NOTHING
         ask.characters = self.characters_of(ask)
-        return cost_here(backend, ask, placement, now).first_token
+        return cost_here(backend, ask, placement, now)
 
     def _end_hold(
         self, lease: Lease, ask: Ask, backend: Backend, placement: Placement | None, now: float
@@ -856,7 +861,8 @@ class Balancer:
     def _measure(self, backend: Backend, lease: Lease, report: CacheReuse) -> int:
         """Learn how fast a server reads; return how many tokens it had to."""
         read = report.prompt - (report.cached or 0)
-        if report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
+        told = lease.alone or backend.prefill is None
+        if told and report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
             backend.read_prompt(read, report.seconds)
         speed = backend.prefill
         lease.reading_seconds = report.seconds or (speed and read / speed)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from app.routing.backend import Backend
 from app.routing.choice import Ask
@@ -28,6 +28,10 @@ class Cost(NamedTuple):
     def first_token(self) -> float | None:
         """Until the first token comes."""
         return None if self.read is None else self.wait + self.load + self.read
+
+
+NOTHING: Final = Cost(0.0, 0.0, None, None)
+"""Where nothing is known."""
 
 
 @dataclass
@@ -71,10 +75,11 @@ def cost_here(
     """Tell what a server costs a request that gets this place there, behind so many others."""
     names = ask.names
     readiness = backend.readiness(names, ask.context)
+    wait = backend.backlog(now)
     if backend.asleep:
         wait = backend.sleep.seconds_left(now) + ahead * backend.place_seconds
-    else:
-        wait = backend.expected_wait(now, ahead, names) if backend.ledger.full else 0.0
+    elif backend.ledger.full:
+        wait = max(wait, backend.expected_wait(now, ahead, names))
     load = others = 0.0
     if readiness >= Readiness.ROOM:
         load = backend.load_seconds(names)

@@ -26,6 +26,7 @@ class Lease:
 
     __slots__ = (
         "_let_go",
+        "alone",
         "change",
         "client",
         "expected",
@@ -81,6 +82,8 @@ class Lease:
         """How long the server read what was not in its cache: measured, or by its speed."""
         self.expected: float | None = None
         """Seconds to the first token, as they are expected."""
+        self.alone = True
+        """Whether the server reads nothing else before its prompt."""
         self.measured: float | None = None
         """Seconds that it took."""
         self.held = 0.0

@@ -344,6 +344,13 @@ class PromptCache:
         size = slot.prompt.size
         if size > self.lost_from:
             return size
+        return self.pushed_out(size, now, coming)
+
+    def pushed_out(self, size: int, now: float, coming: int = 0) -> int:
+        """Count the characters that the memory loses of prompts as it takes in so many.
+
+        What is `coming` leaves it, by its base.
+        """
         behind, lost = 0, 0
         for base, past in reversed(self._past.items()):
             if base == coming or past.depth >= self.lost_from or past.file:

@@ -56,7 +56,7 @@ class Place(NamedTuple):
     instance: str
     placement: Placement
     unread: float
-    """Seconds to read what is in no cache there."""
+    """Seconds to read what is in no cache there, and what others have read before it."""
     cost: float
     """Seconds that it costs those who come back."""
 
@@ -103,7 +103,9 @@ class Seconds:
             return False
         for backend in room:
             report = backend.self_report
-            if backend.prefill is None or report is None or report.slots is None:
+            if backend.prefill is None or report is None:
+                return False
+            if report.slots is None and report.active is None:
                 return False
         return True
 
@@ -134,7 +136,8 @@ class Seconds:
             return None
         tier = min(place.backend.server.tier for place in places)
         best = min(places, key=lambda place: _rank(place, ask, tier))
-        if home is not None and best.backend is not home:
+        away = home is not None and best.backend is not home
+        if home is not None and away and (home.ledger.full or best.placement.slot is not None):
             wait = home.place_seconds * (1 + waiting // servers)
             longest = ask.since + min(best.unread, self.wait_max)
             if best.unread > wait and now < longest:
@@ -158,9 +161,16 @@ class Seconds:
                 continue
             work = reading(unread(prompt, placement), backend, ask)
             slot = placement.slot
-            if placement.match is Match.CONTINUES and slot is not None:
-                others = waiting and crowded
-                if not (others and self.turn_is_over(slot, backend, ask, now)):
+            if slot is None:  # it reads one after another: others wait meanwhile
+                first = work + backend.backlog(now)
+                lost = cache.pushed_out(prompt.size, now, placement.continued)
+                others = backend.ledger.total + backend.ledger.foreign
+                cost = others * work + reading(lost, backend, ask)
+                found.append(Place(backend, instance, placement, first, cost))
+                continue
+            if placement.match is Match.CONTINUES:
+                wanted = waiting and crowded
+                if not (wanted and self.turn_is_over(slot, backend, ask, now)):
                     found.append(Place(backend, instance, placement, work, 0.0))
                 continue
             if placement.match is Match.CHANGED:

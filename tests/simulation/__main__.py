@@ -1,12 +1,17 @@
 """`make simulate`: who gets a place, and what that costs all others, in seconds."""
 
 import argparse
+import copy
 import random
+from collections.abc import Callable, Sequence
 from statistics import mean
 
+from tests.simulation.batching import batch
 from tests.simulation.conversations import Conversation, agents, chats, possible
 from tests.simulation.run import Fleetwide, Result, mean_of, quantile, run
 from tests.simulation.swapping import Demand, Swapped, swap
+
+Talk = list[Conversation]
 
 SCENARIOS = {
     "16 agents, no RAM cache": (16, 0, 0),
@@ -17,6 +22,12 @@ SCENARIOS = {
     "60 chats, no RAM cache": (0, 60, 0),
 }
 """Agents, chats, and blocks of RAM, on four servers of two slots."""
+
+BATCHES = {
+    "12 agents and 40 chats": (12, 40, 16_000),
+    "32 agents": (32, 0, 16_000),
+}
+"""Agents, chats, and blocks of memory, on four servers without slots, as vLLM's."""
 
 SWAPS = {
     "3 models of 4 clients, loads of 20 s": Demand(),
@@ -42,25 +53,40 @@ def main() -> None:
     parser.add_argument("--scenarios", default="", help="a part of their names")
     parser.add_argument("--hold", type=float, action="append", help="BALANCER_HOLD_MAX, in seconds")
     asked = parser.parse_args()
+    holds, seeds = asked.hold or (0.0, 30.0), range(asked.seeds)
     print(HEAD)
     for name, (agent_count, chat_count, ram) in SCENARIOS.items():
         if asked.scenarios in name:
-            for hold in asked.hold or (0.0, 30.0):
-                results, best = [], []
-                for seed in range(asked.seeds):
-                    talk = conversations(agent_count, chat_count, seed)
-                    best.append(possible(talk))
-                    results.append(run(talk, Fleetwide(ram=ram), seed, hold_max=hold))
-                print(row(name, hold, results, mean(best)), flush=True)
+            talks = [conversations(agent_count, chat_count, n) for n in seeds]
+            _play(name, talks, holds, _on_slots(ram))
+    print(HEAD.replace("on 8 slots", "on 4 servers without slots"))
+    for name, (agent_count, chat_count, memory) in BATCHES.items():
+        if asked.scenarios in name:
+            talks = [conversations(agent_count, chat_count, n) for n in seeds]
+            _play(name, talks, holds, _without_slots(memory))
     print(SWAPS_HEAD)
     for name, demand in SWAPS.items():
         if asked.scenarios in name:
-            for hold in asked.hold or (0.0, 30.0):
-                swaps = [
-                    swap(demand, 2, seed, hold_max=hold, wait_max=150.0)
-                    for seed in range(asked.seeds)
-                ]
+            for hold in holds:
+                swaps = [swap(demand, 2, n, hold_max=hold, wait_max=150.0) for n in seeds]
                 print(swaps_row(name, hold, swaps), flush=True)
+
+
+def _play(
+    name: str, talks: list[Talk], holds: Sequence[float], play: Callable[[Talk, int, float], Result]
+) -> None:
+    for hold in holds:
+        again = [copy.deepcopy(talk) for talk in talks]
+        played = [play(talk, n, hold) for n, talk in enumerate(again)]
+        print(row(name, hold, played, mean(map(possible, talks))), flush=True)
+
+
+def _on_slots(ram: int) -> Callable[[Talk, int, float], Result]:
+    return lambda talk, seed, hold: run(talk, Fleetwide(ram=ram), seed, hold_max=hold)
+
+
+def _without_slots(memory: int) -> Callable[[Talk, int, float], Result]:
+    return lambda talk, seed, hold: batch(talk, 4, memory, seed, hold_max=hold)
 
 
 def conversations(agent_count: int, chat_count: int, seed: int) -> list[Conversation]:
