@@ -5,22 +5,18 @@ Their memory holds so many blocks of prompts, and those unused for longest leave
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 from app.proxy import queue
-from app.proxy.queue import RequestQueue
-from app.routing.balancer import Balancer
-from app.routing.choice import Ask
-from app.routing.fleet import Fleet, Server
-from app.routing.observations import CacheReuse, Introduced, ModelsSeen, SelfReport
+from app.routing.fleet import Server
+from app.routing.ledger import Lease
+from app.routing.observations import CacheReuse, SelfReport
 from tests.fakes.kinds import VLLM
 from tests.simulation.conversations import BLOCK, Conversation, Request
-from tests.simulation.placing import placed
-from tests.simulation.run import MODEL, Result
+from tests.simulation.run import Play, Result
 from tests.simulation.servers import READ, WRITE
 from tests.simulation.virtual_loop import VirtualLoop
 
@@ -61,7 +57,7 @@ def batch(
         return loop.run_until_complete(play.play(seed))
 
 
-class _Batch:
+class _Batch(Play):
     def __init__(
         self,
         conversations: Sequence[Conversation],
@@ -70,53 +66,24 @@ class _Batch:
         loop: VirtualLoop,
         rules: dict[str, Any],
     ) -> None:
-        self.loop = loop
-        self.conversations = conversations
-        self.servers = {f"PC{n}": BatchingServer(f"PC{n}", memory) for n in range(servers)}
-        known = [Server(name, f"http://{name}") for name in self.servers]
-        self.balancer = Balancer(
-            Fleet.of(known, {".*": [*self.servers]}), clock=loop.time, sticky_ttl=180.0, **rules
-        )
-        self.queue = RequestQueue(self.balancer, capacity=10_000, timeout=1e9)
-        self.cached = self.prompts = 0
+        names = [f"PC{number}" for number in range(servers)]
+        super().__init__(conversations, [Server(n, f"http://{n}") for n in names], loop, rules)
+        self.servers = {name: BatchingServer(name, memory) for name in names}
 
-    async def play(self, seed: int) -> Result:
-        for name in self.servers:
-            self.balancer.observe(ModelsSeen(name, [MODEL]))
-            self.balancer.observe(Introduced(name))
-        reporting = asyncio.create_task(self._report())
-        chance = random.Random(seed)
-        talks = [self._talk(one, chance.random() * 30) for one in self.conversations]
-        await asyncio.gather(*talks)
-        reporting.cancel()
-        first: dict[str, list[float]] = {}
-        for one in self.conversations:
-            first.setdefault(one.kind, []).extend(one.waits)
-        peak = max(server.peak for server in self.servers.values())
-        return Result(self.cached / self.prompts, first, self.loop.time(), peak, [])
+    def peak(self) -> int:
+        return max(server.peak for server in self.servers.values())
 
-    async def _report(self) -> None:
-        while True:
-            for server in self.servers.values():
-                self.balancer.observe(
-                    SelfReport(server.name, VLLM, active=server.active, asked_at=self.loop.time())
-                )
-            await asyncio.sleep(1.0)
+    def reports(self) -> Iterator[SelfReport]:
+        for server in self.servers.values():
+            yield SelfReport(server.name, VLLM, active=server.active, asked_at=self.loop.time())
 
-    async def _talk(self, one: Conversation, begin: float) -> None:
-        await asyncio.sleep(begin)
-        for request in one.requests:
-            await asyncio.sleep(request.pause)
-            asked_at = self.loop.time()
-            ask = Ask(MODEL, (MODEL,), one.name, one.name, request.prompt)
-            lease = await placed(self.balancer, self.queue, ask)
-            server = self.servers[lease.server]
-            held = await server.read(one, request)
-            self.cached += held
-            self.prompts += request.blocks
-            one.waits.append(self.loop.time() - asked_at)
-            await asyncio.sleep(request.tokens * WRITE)
-            server.active -= 1
-            lease.succeeded = True
-            lease.reuse = CacheReuse(request.blocks * BLOCK, held * BLOCK, one.waits[-1])
-            lease.release()
+    async def serve(
+        self, lease: Lease, one: Conversation, request: Request, asked_at: float
+    ) -> CacheReuse:
+        server = self.servers[lease.server]
+        held = await server.read(one, request)
+        first = self.loop.time() - asked_at
+        one.waits.append(first)
+        await asyncio.sleep(request.tokens * WRITE)
+        server.active -= 1
+        return CacheReuse(request.blocks * BLOCK, held * BLOCK, first)
