@@ -155,6 +155,11 @@ class Backend:
         )
 
     @property
+    def saves_slots(self) -> bool:
+        """Whether it may save into files what its slots hold."""
+        return self.self_report is not None and self.self_report.kind.saves_slots
+
+    @property
     def asks_usage(self) -> bool:
         """Whether its streams must be asked for their usage."""
         return self.self_report is not None and self.self_report.kind.asks_usage

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Final, Literal
 
+from app.routing import slot_files
 from app.routing.backend import Backend, Change, Status
 from app.routing.budget import RetryBudget
 from app.routing.choice import (
@@ -20,7 +21,7 @@ from app.routing.choice import (
     recall,
     visit,
 )
-from app.routing.costs import NOTHING, Cost, best_placement, cost_here, reading
+from app.routing.costs import NOTHING, Cost, best_placement, cost_here
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
@@ -763,57 +764,22 @@ class Balancer:
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float
     ) -> SlotFiles | None:
         """Tell what is to be saved of a slot, or restored into it, before it gets a prompt."""
-        slot, cache = placement.slot, placement.prompt_cache
-        report = backend.self_report
-        if slot is None or report is None or not report.kind.saves_slots:
-            return None
-        if placement.match is Match.CONTINUES or not (ask.takes_slot and backend.names_slots):
+        if placement.match is Match.CONTINUES or not backend.saves_slots:
             return None
         ask.characters = self.characters_of(ask)
-        remembered = placement.match is Match.REMEMBERED
-        restore = cache.take_file(placement.continued) if remembered else ""
-        files = SlotFiles(restore, placement.known)
-        before = slot.prompt
-        if before is None or prompt.changes(before):
-            return files if restore else None
-        lost = cache.lost_by_evicting(slot, now, placement.continued)
-        if restore and lost:  # the server keeps nothing of what a file replaces
-            lost = before.size
-        pays = reading(lost, backend, ask) > max(NEGLIGIBLE, backend.saved.seconds(before.size))
-        if pays and backend.saved.usable(now):
-            files.save, files.saving = cache.name_file(), before
-        return files if files.save or restore else None
+        return slot_files.files_for(ask, prompt, backend, placement, now)
 
     def note_saved(self, lease: Lease, seconds: float | None) -> None:
         """Note how long it took to save what a slot held; None: it was not saved."""
-        backend, files = self._backends.get(lease.server), lease.files
-        if backend is None or files is None or files.saving is None:
-            return
-        name, files.save = files.save, ""
-        if seconds is None:
-            backend.saved.rest(self._clock())
-            backend.saved.free(name)
-        else:
-            files.seconds += seconds
-            backend.saved.note_saving(files.saving.size, seconds)
-            backend.prompt_cache(lease.instance).note_file(files.saving.base, name)
+        backend = self._backends.get(lease.server)
+        if backend is not None:
+            slot_files.note_saved(backend, lease, seconds, self._clock())
 
     def note_restored(self, lease: Lease, seconds: float | None) -> None:
         """Note how long it took to restore what a slot shall hold; None: it was not restored."""
-        backend, files = self._backends.get(lease.server), lease.files
-        if backend is None or files is None:
-            return
-        name, files.restore = files.restore, ""
-        backend.saved.free(name)
-        if seconds is None:
-            lease.prediction = None
-            return
-        files.seconds += seconds
-        backend.saved.note_restoring(files.restoring, seconds)
-        if lease.prediction is not None:
-            lease.prediction.rank = None  # it says nothing of the server's memory
-        if files.saving is not None:
-            backend.prompt_cache(lease.instance).lose(files.saving.base)
+        backend = self._backends.get(lease.server)
+        if backend is not None:
+            slot_files.note_restored(backend, lease, seconds)
 
     def _expect(
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float

@@ -333,16 +333,18 @@ class PromptCache:
         """List the slots that nobody has."""
         return [x for x in self.slots if not x.busy and self.open_to_its_own(x, elsewhere)]
 
-    def lost_by_evicting(self, slot: Slot, now: float, coming: int = 0) -> int:
+    def lost_by_evicting(
+        self, slot: Slot, now: float, coming: int = 0, *, kept: bool = True
+    ) -> int:
         """Count the characters that somebody must read again if a slot is given to another.
 
-        The prompt that leaves the slot stays in the server's memory, from which the oldest goes,
-        and so does the one that is `coming`, by its base.
+        The prompt that leaves the slot stays in the server's memory if that is `kept`; from there
+        the oldest goes, and so does the one that is `coming`, by its base.
         """
         if slot.prompt is None or not self._lives(slot, now):
             return 0
         size = slot.prompt.size
-        if size > self.lost_from:
+        if not kept or size > self.lost_from:
             return size
         return self.pushed_out(size, now, coming)
 

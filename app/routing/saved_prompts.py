@@ -15,14 +15,14 @@ class SlotFiles:
     Both name files, and are empty where nothing is to be done; so many characters are `restoring`.
     """
 
-    __slots__ = ("restore", "restoring", "save", "saving", "seconds")
+    __slots__ = ("leaving", "restore", "restoring", "save", "seconds")
 
     def __init__(self, restore: str, restoring: int) -> None:
         self.restore = restore
         self.restoring = restoring
         self.save = ""
-        self.saving: Prompt | None = None
-        """The prompt that is saved."""
+        self.leaving: Prompt | None = None
+        """The prompt that leaves the slot."""
         self.seconds = 0.0
         """How long it took."""
 

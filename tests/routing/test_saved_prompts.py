@@ -146,3 +146,18 @@ def test_what_was_to_be_done_for_a_request_that_ended_before_leaves_its_name() -
         lease.worked = False
         lease.release()
         house.reports()
+
+
+def test_what_a_file_replaces_is_believed_to_be_nowhere() -> None:
+    house = House()
+    house.serve("alice")
+    house.serve("bob")
+    house.works = False
+    lease = house.place("alice")
+    assert lease.files is not None
+    house.balancer.note_saved(lease, None)
+    house.balancer.note_restored(lease, 0.1)
+    lease.release()
+    house.reports()
+    house.balancer.backend("A").prompt_cache("m").correct(Rank(0, 10**6), held=True)
+    assert house.place("bob").reason == "evicted_prompt"
