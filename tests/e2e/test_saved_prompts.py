@@ -9,15 +9,13 @@ import httpx
 import pytest
 
 from tests.fakes.balancer import balancer, eventually, free_port
-from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
+from tests.fakes.llama_cpp import AVAILABLE, LONGEST, llama_cpp, write_tiny_model
 from tests.fakes.model_host import STREAM_END, ModelHost, event, status
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, ok
 
 LENGTH = 11_000
 """Characters of a prompt that takes seconds to read, some of them two tokens."""
-
-CONTEXT = 16_000
 
 
 class Conversation:
@@ -50,7 +48,7 @@ def test_conversations_that_share_one_slot_come_back_even_after_a_restart(tmp_pa
     write_tiny_model(model)
 
     def server() -> AbstractContextManager[str]:
-        return llama_cpp(model, port, slots=1, files=files, ram=0, context=CONTEXT)
+        return llama_cpp(model, port, slots=1, files=files, ram=0, context=LONGEST)
 
     settings = {"A": {"addr": f"http://127.0.0.1:{port}", "request_max": 1}}
     with balancer(settings, {".*": ["A"]}, ready=False) as running:

@@ -18,6 +18,9 @@ AVAILABLE = find_spec("xllamacpp") is not None and find_spec("gguf") is not None
 CONTEXT = 4096
 """Tokens, in each slot."""
 
+LONGEST = 4 * CONTEXT
+"""Tokens for which the model is made."""
+
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -25,12 +28,15 @@ TEMPLATE = (
 PATIENCE = 30.0
 
 
-def write_tiny_model(path: Path, seed: int = 1) -> None:
-    """Write a llama model that speaks gibberish in ASCII: half a megabyte, a token per byte."""
+def write_tiny_model(path: Path, seed: int = 1, layers: int = 2) -> None:
+    """Write a llama model that speaks gibberish in ASCII: half a megabyte, a token per byte.
+
+    With more layers it reads more slowly.
+    """
     import gguf
     import numpy as np
 
-    width, hidden, layers, heads = 64, 128, 2, 4
+    width, hidden, heads = 64, 128, 4
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
     rng = np.random.default_rng(seed)
@@ -43,7 +49,7 @@ def write_tiny_model(path: Path, seed: int = 1) -> None:
     output[printable] = rng.normal(0.0, 1.0, (95, width))
 
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(CONTEXT * 4)
+    writer.add_context_length(LONGEST)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(hidden)

@@ -13,7 +13,7 @@ from tests.bench.routing.contenders import NAMES, OURS, installed, running
 from tests.bench.routing.play import Result, play
 from tests.bench.routing.scenarios import RECORDED, SCENARIOS, Scenario
 from tests.fakes.balancer import free_port
-from tests.fakes.llama_cpp import llama_cpp, write_tiny_model
+from tests.fakes.llama_cpp import CONTEXT, LONGEST, llama_cpp, write_tiny_model
 from tests.fakes.serving import serving
 
 HEAD = """
@@ -49,12 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Result:
     if real:
         with contextlib.ExitStack() as stack:
-            scenario = replace(scenario, system=100, question=30)  # a token is a byte there
+            # A token is a byte there.
+            scenario = replace(scenario, system=100, question=30, block=8, pace=10.0)
+            ram = 8192 if scenario.ram else 0
+            context = CONTEXT if scenario.agents is None else LONGEST
             model = folder / "tiny.gguf"
-            write_tiny_model(model)
+            write_tiny_model(model, layers=2 if scenario.agents is None else 8)
             ports = [free_port() for _ in scenario.speeds]
             for port in ports:
-                stack.enter_context(llama_cpp(model, port, slots=scenario.slots))
+                server = llama_cpp(model, port, slots=scenario.slots, ram=ram, context=context)
+                stack.enter_context(server)
             url = stack.enter_context(running(name, "tiny", ports, scenario.slots, folder))
             return asyncio.run(play(url, "tiny", scenario))
     with fleet(scenario) as (servers, ports):

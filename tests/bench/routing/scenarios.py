@@ -1,5 +1,6 @@
 """Who asks what of which fleet."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -25,11 +26,13 @@ class Scenario:
     """Conversations on a fleet of four servers.
 
     A conversation has so many `turns`, each with `question` words beside what was said before,
-    and pauses of up to `think` seconds between them; or they are recorded, so many `agents` and the
-    rest chats, at their own pace. Prompts begin with `system` words, the
+    and pauses of up to `think` seconds between them. Prompts begin with `system` words, the
     same for all where they are `shared`. With `growing`, the first conversation is an agent
     that says all in one message, which gets longer. A server keeps `ram` tokens of prompts that
     had to leave their slots, as llama.cpp does.
+
+    Or the conversations are recorded, so many `agents`, and chats for the rest. They have `block`
+    characters to a block, and so many times their `pace`.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Scenario:
     think: float = 1.5
     ram: int = 0
     agents: int | None = None
+    block: int = 0
+    pace: float = 1.0
     speeds: tuple[Speed, ...] = (Speed(PREFILL, DECODE),) * 4
 
     @property
@@ -101,6 +106,7 @@ RECORDED = tuple(
         turns=20,
         ram=ram * BLOCK_TOKENS,
         agents=agents,
+        block=BLOCK_TOKENS * CHARACTERS,
         speeds=(Speed(1000 / SCALE, 50 / SCALE),) * 4,
     )
     for name, about, conversations, agents, ram in (
@@ -176,11 +182,11 @@ class Recorded(Conversation):
         return max(1, self.requests[self._asked].tokens // SCALE)
 
     def ask(self) -> list[dict[str, str]]:
-        length = BLOCK_TOKENS * CHARACTERS
+        length = self.scenario.block
         messages = []
         for start, blocks in self.requests[self._asked].texts:
             role, _, said = start.partition("\n")
-            messages.append({"role": role, "content": recorded.words(said, blocks * length)})
+            messages.append({"role": role, "content": _tokens(said, blocks * length)})
         self._asked += 1
         return messages
 
@@ -189,7 +195,7 @@ class Recorded(Conversation):
 
     def pause(self) -> float:
         at_end = self._asked == len(self.requests)
-        return 0.0 if at_end else self.requests[self._asked].pause
+        return 0.0 if at_end else self.requests[self._asked].pause / self.scenario.pace
 
 
 def conversations(scenario: Scenario) -> Iterator[Conversation]:
@@ -204,6 +210,14 @@ def conversations(scenario: Scenario) -> Iterator[Conversation]:
         address = "10.0.0.1" if scenario.one_address else f"10.0.0.{number + 1}"
         grows = scenario.growing and number == 0
         yield Conversation(f"{number}", address, random, scenario, system, grows)
+
+
+@functools.lru_cache(maxsize=1000)
+def _tokens(seed: str, length: int) -> str:
+    """Write so many characters, of which four are a token of a modelled server."""
+    random = Random(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return "".join(f" {''.join(random.choices(letters, k=3))}" for _ in range(length // 4))
 
 
 def _recorded(scenario: Scenario, agents: int) -> Iterator[Conversation]:
