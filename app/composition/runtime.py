@@ -65,6 +65,7 @@ class Runtime:
         )
         self.balancer.on_change = logs.server_changed
         self.waker = Waker(self.balancer, logs.task_failed)
+        self.waker.servers = settings.servers
         self.pools: dict[str, Pool] = {}
         """The connections to each server."""
         self._left: list[Pool] = []
@@ -148,6 +149,7 @@ class Runtime:
         self.roster.refresh()
         settings = self.settings
         fleet = settings.fleet()
+        self.waker.servers = settings.servers
         self.balancer.reconfigure(fleet, **_rules(settings))
         self._follow_servers(settings)
         self.meters.expect(fleet.servers)
@@ -222,7 +224,6 @@ class Runtime:
             "linger": settings.cancel_timeout,
         }
         servers = self.balancer.fleet.servers
-        self.waker.servers = settings.servers
         doors = {
             name: (servers[name].model_base, servers[name].address, told.own_headers, told.trust)
             for name, told in settings.servers.items()
