@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Two at once: most tests wait for what they have started.
+TEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
+
 # Programs take the compiled modules from there, and not those of the current folder.
 COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 
@@ -45,10 +48,10 @@ demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18
 	$(BIN)/python -m app.demo
 
 test: .venv/installed  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-compiled: .compiled/installed  ## the same of the compiled program, without the bundle's
-	$(COMPILED) $(BIN)/python -m pytest --import-mode=append --ignore=tests/bundle \
+	$(COMPILED) $(TEST) --import-mode=append --ignore=tests/bundle \
 	  -W 'ignore:the (type, exc, tb) signature of throw:DeprecationWarning'  # mypyc's, from 3.12 on
 
 test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine

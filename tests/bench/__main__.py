@@ -45,7 +45,7 @@ from tests.bench.table import (
     keys_table,
     table,
 )
-from tests.fakes.balancer import free_port
+from tests.fakes.ports import free_port
 
 CONNECTIONS = 16
 STREAMS = 200

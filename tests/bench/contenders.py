@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.bench.load import KEY
-from tests.fakes.balancer import free_port
+from tests.fakes.ports import free_port
 
 PATIENCE = 60.0
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.fakes.balancer import free_port
+from tests.fakes.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("balancer", "demo", "prometheus", "pc1", "pc2", "traffic")

@@ -11,7 +11,8 @@ from schemathesis import Case
 
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes.balancer import Running, balancer, free_port
+from tests.fakes.balancer import Running, balancer
+from tests.fakes.ports import free_port
 
 ADMIN = "admin-0123456789"
 with warnings.catch_warnings():  # GET and HEAD of a path have one name

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.balancer import balancer, free_port
+from tests.fakes.balancer import balancer
 from tests.fakes.browser import AVAILABLE, Browser, browser
 from tests.fakes.model_host import ModelHost, status, stream
+from tests.fakes.ports import free_port
 from tests.fakes.process import balancing
 from tests.fakes.sockets import Message, Visit, get, ok, post
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, bearer, chat, closed_port, post
+from tests.fakes.sockets import Message, Visit, bearer, chat, post
 
 pytestmark = pytest.mark.anyio
 
@@ -165,7 +166,7 @@ async def test_a_file_of_added_servers_that_is_torn_is_refused(tmp_path: Path, t
         sys.executable,
         "-m",
         "app",
-        env={"BALANCER_STATE_DIR": str(tmp_path), "BALANCER_PORT": str(closed_port())},
+        env={"BALANCER_STATE_DIR": str(tmp_path), "BALANCER_PORT": str(free_port())},
         stderr=asyncio.subprocess.PIPE,
     )
     _, told = await asyncio.wait_for(process.communicate(), 20)

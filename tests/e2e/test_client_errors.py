@@ -15,8 +15,9 @@ import openai
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete, status
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import SSE, Message, Visit, closed_port
+from tests.fakes.sockets import SSE, Message, Visit
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def failing() -> AsyncIterator[Running]:
         servers: dict[str, ModelHost | Mapping[str, object]] = {
             "A": host,
             "F": full.limited(1),
-            "D": {"addr": f"http://127.0.0.1:{closed_port()}"},
+            "D": {"addr": f"http://127.0.0.1:{free_port()}"},
         }
         async with balancing(
             servers,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.model_host import ModelHost
+from tests.fakes.ports import free_port
 from tests.fakes.process import balancing
-from tests.fakes.sockets import closed_port
 
 pytestmark = pytest.mark.anyio
 
@@ -82,7 +82,7 @@ async def test_an_agent_tells_of_the_model_servers_on_the_usual_ports() -> None:
     token = "what-machines-show"
     async with (
         host.running(port),
-        balancing({}, join_token=token, port=(at := closed_port())) as balancer,
+        balancing({}, join_token=token, port=(at := free_port())) as balancer,
         balancing({}, join=f"http://127.0.0.1:{at}", join_token=token, join_name="pc"),
     ):
 

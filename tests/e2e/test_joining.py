@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, bearer, chat, closed_port, post
+from tests.fakes.sockets import Message, Visit, bearer, chat, post
 
 pytestmark = pytest.mark.anyio
 
@@ -92,7 +93,7 @@ async def test_a_machine_joins_with_its_servers_and_leaves_when_it_is_stopped() 
 
 
 async def test_a_balancer_that_starts_after_the_machine_knows_it_soon() -> None:
-    host, port = ModelHost(), closed_port()
+    host, port = ModelHost(), free_port()
     async with host.running():
         own = json.dumps({"A": host.limited(1)})
         there: dict[str, Any] = {"port": port, "insecure": True, "join_token": TOKEN}

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from tests.fakes.model_host import ModelHost
+from tests.fakes.ports import free_port
 from tests.fakes.process import balancing
-from tests.fakes.sockets import Visit, chat, closed_port, get, listening
+from tests.fakes.sockets import Visit, chat, get, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +119,7 @@ async def test_servers_see_who_has_passed_a_request_on() -> None:
 
 async def test_a_circle_that_strips_via_ends_by_the_count() -> None:
     async with balancing(
-        {"A": {"addr": f"http://127.0.0.1:{closed_port()}"}}, ready=False
+        {"A": {"addr": f"http://127.0.0.1:{free_port()}"}}, ready=False
     ) as balancer:
         request = chat("m").replace(b"\r\n\r\n", b"\r\nx-balancer-hops: 10\r\n\r\n", 1)
         assert (await balancer.ask(request)).status == 508

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from tests.fakes.model_host import STREAM_END, ModelHost, complete, status
+from tests.fakes.ports import free_port
 from tests.fakes.process import balancing
-from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, closed_port, ok, post
+from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, ok, post
 
 pytestmark = pytest.mark.anyio
 
@@ -144,7 +145,7 @@ async def test_requests_of_the_first_second_wait_for_the_model_lists() -> None:
 
 async def test_a_server_that_is_away_holds_nobody_up_for_long() -> None:
     a = ModelHost(complete, ["a"])
-    away = {"addr": f"http://127.0.0.1:{closed_port()}"}
+    away = {"addr": f"http://127.0.0.1:{free_port()}"}
     async with a.running():
         servers: dict[str, ModelHost | dict[str, str]] = {"A": a, "B": away}
         async with balancing(servers, ready=False) as balancer, asyncio.timeout(3):

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.fakes.balancer import balancer, free_port
+from tests.fakes.balancer import balancer
 from tests.fakes.browser import AVAILABLE, Browser, browser
+from tests.fakes.ports import free_port
 from tests.fakes.snapshots import (
     BUSY,
     EMPTY,

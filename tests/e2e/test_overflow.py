@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.model_host import ModelHost
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, bearer, chat, closed_port, ok, post
+from tests.fakes.sockets import Message, Visit, bearer, chat, ok, post
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +84,7 @@ async def test_a_place_that_becomes_free_in_time_is_taken() -> None:
 async def test_nobody_waits_for_servers_that_are_down_nor_beside_a_full_queue() -> None:
     held, remote = Held(), ModelHost()
     async with held.host.running(), remote.running():
-        away: dict[str, object] = {"addr": f"http://127.0.0.1:{closed_port()}"}
+        away: dict[str, object] = {"addr": f"http://127.0.0.1:{free_port()}"}
         servers: dict[str, dict[str, object]] = {"A": own(held.host), "B": away}
         servers["C"] = cloud(remote)
         models = {"m": ["A", "C"], "other": ["B", "C"]}

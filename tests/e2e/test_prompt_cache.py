@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fakes.balancer import Running, balancer, eventually, free_port
+from tests.fakes.balancer import Running, balancer, eventually
 from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
+from tests.fakes.ports import free_port
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="xllamacpp has no wheel for this machine"),

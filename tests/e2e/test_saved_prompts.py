@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.fakes.balancer import balancer, eventually, free_port
+from tests.fakes.balancer import balancer, eventually
 from tests.fakes.llama_cpp import AVAILABLE, LONGEST, llama_cpp, write_tiny_model
 from tests.fakes.model_host import STREAM_END, ModelHost, event, status
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import SSE, Message, Visit, chat, chunk, ok
 

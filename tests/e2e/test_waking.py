@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete, stream
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, chat, closed_port, listening, ok
+from tests.fakes.sockets import Message, Visit, chat, listening, ok
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -31,7 +32,7 @@ class Machine:
         self.ready = asyncio.Event()
         self.ready.set()
         self._awake = awake
-        self._port = closed_port()
+        self._port = free_port()
         self._power = contextlib.AsyncExitStack()
 
     @contextlib.asynccontextmanager
@@ -175,7 +176,7 @@ async def test_a_machine_sleeps_on_while_another_has_room() -> None:
 
 
 async def test_a_command_that_fails_is_told_of() -> None:
-    server = {"addr": f"http://127.0.0.1:{closed_port()}", "wake": {"command": "false"}}
+    server = {"addr": f"http://127.0.0.1:{free_port()}", "wake": {"command": "false"}}
     async with (
         balancing({"A": server}, ready=False) as balancer,
         balancer.client() as client,
@@ -193,7 +194,7 @@ async def test_a_machine_is_woken_by_a_magic_packet() -> None:
         except PermissionError:
             pytest.skip("only root may listen at port 9")
         card.setblocking(False)
-        server = {"addr": f"http://127.0.0.1:{closed_port()}", "mac": MAC.upper()}
+        server = {"addr": f"http://127.0.0.1:{free_port()}", "mac": MAC.upper()}
         async with (
             balancing({"A": server}, ready=False) as balancer,
             balancer.client() as client,

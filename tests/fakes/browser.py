@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.fakes.balancer import free_port
+from tests.fakes.ports import free_port
 
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")

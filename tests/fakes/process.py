@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.fakes.model_host import ModelHost
-from tests.fakes.sockets import Message, Visit, closed_port, get
+from tests.fakes.ports import free_port
+from tests.fakes.sockets import Message, Visit, get
 
 PATIENCE = 20.0
 """Seconds after which a process that does not come to a state is given up."""
@@ -129,7 +130,7 @@ async def balancing(
     written as secrets are, to be changed there; `port`: where it listens.
     `settings` are the variables, in lower case and without their prefix.
     """
-    port = port or closed_port()
+    port = port or free_port()
     written = {
         name: {"addr": f"http://127.0.0.1:{one.port}"} if isinstance(one, ModelHost) else one
         for name, one in servers.items()

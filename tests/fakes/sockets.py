@@ -188,14 +188,6 @@ async def listening(
         raise faults[0]
 
 
-def closed_port() -> int:
-    """Find a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def refusing() -> Iterator[int]:
     """Hold a port on which nothing listens, so that nobody else gets it meanwhile."""

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.fakes.sockets import Message, answering, chat, chunk, closed_port, listening, ok, post
+from tests.fakes.ports import free_port
+from tests.fakes.sockets import Message, answering, chat, chunk, listening, ok, post
 from tests.fakes.stack import relaying
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
 
 async def test_an_error_before_the_end_of_the_body_is_the_last_on_its_connection() -> None:
     """What the client sent next was taken for the rest of the body, and never answered."""
-    async with relaying(closed_port(), max_body_bytes=100) as stack, stack.client() as client:
+    async with relaying(free_port(), max_body_bytes=100) as stack, stack.client() as client:
         await client.say(post(b"x" * 101, b"/v1/chat/completions", b"expect: 100-continue")[:-101])
         answer = await client.message()
         assert (answer.status, answer["connection"]) == (413, "close")
@@ -76,7 +77,7 @@ async def test_an_error_before_the_end_of_the_body_is_the_last_on_its_connection
 
 
 async def test_a_client_of_ollamas_own_api_is_told_in_its_form() -> None:
-    async with relaying(closed_port(), routed_paths=("/api/chat",)) as stack:
+    async with relaying(free_port(), routed_paths=("/api/chat",)) as stack:
         answer = await stack.ask(post(b'{"model":"m","messages":[]}', b"/api/chat"))
 
     assert answer.status == 502

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from app.routing.observations import ModelsSeen
+from tests.fakes.ports import free_port
 from tests.fakes.sockets import (
     SSE,
     Message,
@@ -14,7 +15,6 @@ from tests.fakes.sockets import (
     answering,
     chat,
     chunk,
-    closed_port,
     get,
     holding,
     listening,
@@ -78,7 +78,7 @@ async def test_without_servers_the_answer_says_how_to_configure_them() -> None:
 
 async def test_a_refused_connection_is_no_error_while_another_server_is_there() -> None:
     seen: list[Message] = []
-    async with listening(answering(ok(), seen)) as port, relaying(closed_port(), port) as stack:
+    async with listening(answering(ok(), seen)) as port, relaying(free_port(), port) as stack:
         for number in range(5):
             assert (await stack.ask(chat(client=f"c{number}"))).status == 200
 

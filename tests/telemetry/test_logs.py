@@ -13,7 +13,8 @@ from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
 from tests.fakes import records
-from tests.fakes.sockets import SSE, answering, chat, chunk, closed_port, get, listening, ok, post
+from tests.fakes.ports import free_port
+from tests.fakes.sockets import SSE, answering, chat, chunk, get, listening, ok, post
 from tests.fakes.stack import relaying
 
 
@@ -225,7 +226,7 @@ async def test_no_line_tells_what_a_client_said_or_was_told() -> None:
     async with (
         listening(answering(ok(secret.encode()))) as whole,
         listening(answering(broken)) as breaking,
-        relaying(whole, breaking, closed_port()) as stack,
+        relaying(whole, breaking, free_port()) as stack,
     ):
         for server in "ABC":
             stack.balancer.observe(ModelsSeen(server, [f"m-{server}"]))

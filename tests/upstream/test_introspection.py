@@ -16,10 +16,10 @@ from app.routing.observations import SelfReport
 from app.upstream.introspection.introspection import KINDS, LOOK_AGAIN, Introspection
 from app.upstream.introspection.llama_cpp import METRICS_LET_SLEEP
 from app.upstream.introspection.pages import Get, Silent
-from tests.fakes.balancer import free_port
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_CPP, LLAMA_SWAP, OLLAMA, VLLM
 from tests.fakes.llama_cpp import AVAILABLE, CONTEXT, llama_cpp, write_tiny_model
+from tests.fakes.ports import free_port
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,8 @@ import pytest
 from app.upstream.connection import Connection, Head
 from app.upstream.errors import TimedOut, Unreachable
 from app.upstream.pool import Pool
-from tests.fakes.sockets import Visit, answering, closed_port, listening, ok, until
+from tests.fakes.ports import free_port
+from tests.fakes.sockets import Visit, answering, listening, ok, until
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +109,7 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
 @pytest.mark.parametrize(
     ("base", "reason"),
     [
-        (f"http://127.0.0.1:{closed_port()}", "it refuses connections"),
+        ("http://127.0.0.1:{port}", "it refuses connections"),
         ("http://nowhere.invalid", "its name cannot be resolved"),
     ],
 )
@@ -116,7 +117,7 @@ async def test_no_connection_is_told_in_words_and_without_the_address(
     base: str, reason: str
 ) -> None:
     with pytest.raises(Unreachable) as failure:
-        await Pool(base).connect()
+        await Pool(base.format(port=free_port())).connect()
 
     assert str(failure.value) == reason
 

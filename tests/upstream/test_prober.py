@@ -17,7 +17,8 @@ from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 from app.upstream.server_probe import Pace, ServerProbe
 from tests.fakes.clock import Clock
-from tests.fakes.sockets import Message, Script, Visit, answering, closed_port, listening, ok, until
+from tests.fakes.ports import free_port
+from tests.fakes.sockets import Message, Script, Visit, answering, listening, ok, until
 
 pytestmark = pytest.mark.anyio
 
@@ -140,7 +141,7 @@ async def test_a_model_api_that_answers_below_500_is_alive(
 
 
 async def test_a_refused_connection_is_told_apart_from_a_bad_answer() -> None:
-    async with probing(closed_port()) as found:
+    async with probing(free_port()) as found:
         assert await found.probe() == [
             ProbeFailed("A", "health", unreachable=True),
             ProbeFailed("A", "models", unreachable=True),

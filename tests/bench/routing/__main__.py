@@ -12,8 +12,8 @@ from app.demo.model_server import ModelServer
 from tests.bench.routing.contenders import NAMES, OURS, installed, running
 from tests.bench.routing.play import Result, play
 from tests.bench.routing.scenarios import RECORDED, SCENARIOS, Scenario
-from tests.fakes.balancer import free_port
 from tests.fakes.llama_cpp import CONTEXT, LONGEST, llama_cpp, write_tiny_model
+from tests.fakes.ports import free_port
 from tests.fakes.serving import serving
 
 HEAD = """

@@ -13,7 +13,8 @@ import httpx
 from tests.bench.contenders import CONTENDERS
 from tests.bench.contenders import Contender as Proxy
 from tests.bench.routing.play import PATIENCE
-from tests.fakes.balancer import eventually, free_port
+from tests.fakes.balancer import eventually
+from tests.fakes.ports import free_port
 
 OURS = "llama-balancer"
 PROGRAMS: dict[str, Proxy] = {one.name: one for one in CONTENDERS}
