@@ -34,6 +34,7 @@ def _common(tokens: Sequence[str], prompt: Sequence[str]) -> int:
 class Slots:
     """A model's slots, and the last prompts that had to leave them, of `ram` tokens in all.
 
+    The very last is kept however long it is, if any are.
     Who takes a slot has made sure that it is free.
     """
 
@@ -86,9 +87,9 @@ class Slots:
         if _common(saved, prompt) > kept:
             self._ram.remove(saved)
             slot.tokens = saved
-        if kept < len(left) / 2:
+        if self._most and kept < len(left) / 2:
             self._ram.append(left.copy())
-        while self._ram and sum(map(len, self._ram)) > self._most:
+        while len(self._ram) > 1 and sum(map(len, self._ram)) > self._most:
             self._ram.popleft()
 
     def give_back(self, slot: Slot, now: float) -> None:

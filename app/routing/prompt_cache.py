@@ -531,10 +531,13 @@ class PromptCache:
             self._deepen()
 
     def _deepen(self) -> None:
-        """Note how far the newest prompt has pushed those before it: what is lost stays lost."""
+        """Note how far the newest prompt has pushed those before it: what is lost stays lost.
+
+        One that is larger than all the memory has pushed out everything else.
+        """
         behind = 0
         for past in reversed(self._past.values()):
-            if past.depth < self.lost_from:
+            if not behind or past.depth < self.lost_from:
                 behind += past.size
                 past.depth = max(past.depth, behind)
 

@@ -184,6 +184,16 @@ def test_what_was_lost_is_not_there_again_when_others_have_come_back() -> None:
     assert past(server, turn("guest 2", 2)).match is Match.REMEMBERED
 
 
+def test_a_prompt_larger_than_all_the_memory_pushes_out_everything_else() -> None:
+    server = crowded(shown=7, lost=0)
+    assert past(server, turn("guest 7", 2)).match is Match.REMEMBERED
+
+    server.asked(turn("giant", 60))
+    server.asked(turn("guest"))
+
+    assert past(server, turn("guest 7", 2)).match is Match.EMPTY
+
+
 def test_a_server_without_slots_is_believed_to_hold_the_last_prompts() -> None:
     server = Server(None)
     server.asked(turn("alice"))

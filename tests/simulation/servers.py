@@ -30,7 +30,10 @@ class Slot:
 
 
 class ModelledServer:
-    """Holds `ram` blocks of prompts outside of its slots, the oldest going first."""
+    """Holds `ram` blocks of prompts outside of its slots, the oldest going first.
+
+    As llama.cpp's server does, it keeps the last one however large that is.
+    """
 
     def __init__(self, name: str, slots: int, ram: int) -> None:
         self.name = name
@@ -54,7 +57,7 @@ class ModelledServer:
             self._kept = [k for k in self._kept if k[0] not in (conversation, slot.owner)]
             if slot.owner is not None and self._ram:
                 self._kept.append((slot.owner, slot.blocks))
-            while sum(blocks for _, blocks in self._kept) > self._ram:
+            while len(self._kept) > 1 and sum(blocks for _, blocks in self._kept) > self._ram:
                 self._kept.pop(0)
         slot.free.append((slot.used_at, now))
         slot.owner, slot.blocks, slot.busy = conversation, request.blocks, True
