@@ -50,11 +50,11 @@ def _measure(name: str, scenario: Scenario, folder: Path, *, real: bool) -> Resu
     if real:
         with contextlib.ExitStack() as stack:
             # A token is a byte there.
-            scenario = replace(scenario, system=100, question=30, block=8, pace=10.0)
+            scenario = replace(scenario, system=100, question=30, block=5, pace=10.0)
             ram = 8192 if scenario.ram else 0
             context = CONTEXT if scenario.agents is None else LONGEST
             model = folder / "tiny.gguf"
-            write_tiny_model(model, layers=2 if scenario.agents is None else 8)
+            write_tiny_model(model, layers=2 if scenario.agents is None else 4)
             ports = [free_port() for _ in scenario.speeds]
             for port in ports:
                 server = llama_cpp(model, port, slots=scenario.slots, ram=ram, context=context)

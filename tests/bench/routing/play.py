@@ -93,7 +93,7 @@ async def _hold(
                     if line.startswith("data: {"):
                         event = json.loads(line[6:])
                         usage = event.get("usage") or usage
-                        for choice in event["choices"]:
+                        for choice in event.get("choices", ()):  # an error has none
                             if text := choice["delta"].get("content"):
                                 first = first or time.monotonic()
                                 said += text
