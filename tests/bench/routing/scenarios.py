@@ -179,7 +179,7 @@ class Recorded(Conversation):
 
     @property
     def tokens(self) -> int:
-        return max(1, self.requests[self._asked].tokens // SCALE)
+        return max(1, int(self.requests[self._asked].tokens / SCALE / self.scenario.pace))
 
     def ask(self) -> list[dict[str, str]]:
         length = self.scenario.block
