@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Two at once: most tests wait for what they have started.
-TEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
+TEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadscope
 
 # Programs take the compiled modules from there, and not those of the current folder.
 COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled

@@ -1,6 +1,7 @@
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED: Final = {
     "test_compose.py": "engine",
@@ -18,9 +19,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, have those of a file run in one, one by one."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = SHARED.get(item.path.name, str(item.path))
-            item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadScopeScheduling):
+    """Has the tests of a file run in one process, and those of files that share something."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return SHARED.get(file.rpartition("/")[2], file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)
