@@ -78,16 +78,18 @@ class Slots:
     def _exchange(self, slot: Slot, prompt: Sequence[str]) -> None:
         """Save what a slot holds of another prompt, and load what the RAM holds of this one.
 
-        llama.cpp's server does not save what it keeps the better part of, named slot or not:
+        llama.cpp's server does neither where it keeps the better part of a slot, named or not:
         seen with a shared system prompt, whose conversations are lost while they are short.
         """
         kept = slot.knows(prompt)
+        if slot.tokens and 2 * kept >= len(slot.tokens):
+            return
         saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
         left = slot.tokens
         if _common(saved, prompt) > kept:
             self._ram.remove(saved)
             slot.tokens = saved
-        if self._most and kept < len(left) / 2:
+        if left and self._most:
             self._ram.append(left.copy())
         while len(self._ram) > 1 and sum(map(len, self._ram)) > self._most:
             self._ram.popleft()

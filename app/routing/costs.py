@@ -93,7 +93,9 @@ def cost_here(
     if prompt is None or backend.prefill is None:
         return Cost(wait, load, None, others or None)
     if placement is not None and placement.match is Match.EVICTS and placement.slot is not None:
-        lost = placement.prompt_cache.lost_by_evicting(placement.slot, now, placement.continued)
+        slot, cache = placement.slot, placement.prompt_cache
+        kept = not slot.drops_for(prompt)
+        lost = cache.lost_by_evicting(slot, now, placement.continued, kept=kept)
         others += reading(lost, backend, ask)
     return Cost(wait, load, reading(unread(prompt, placement), backend, ask), others)
 

@@ -92,6 +92,15 @@ class Slot:
         """Count the characters of a prompt that it holds."""
         return 0 if self.prompt is None else prompt.shared(self.prompt)
 
+    def drops_for(self, prompt: Prompt) -> bool:
+        """Whether what it holds is lost where it gets a prompt that repeats half of it, or more.
+
+        llama.cpp's server goes on with that half. It neither keeps the rest in memory, nor looks
+        there for the prompt.
+        """
+        held = self.prompt
+        return held is not None and 2 * prompt.repeated(held) >= held.size
+
     def placement(
         self, prompt: Prompt, _now: float, elsewhere: Collection[int] = ()
     ) -> "Placement | None":
@@ -314,8 +323,11 @@ class PromptCache:
         superseded = self._superseded(prompt, free) if free else None
         base = self._recall(prompt)
         rank = self._rank(base) if base else None
-        if rank is not None and self._has(base, rank):
-            place = superseded or victim
+        place = superseded or victim
+        if rank is not None and place is not None and place.drops_for(prompt):
+            others = [x for x in free if not x.drops_for(prompt)]
+            place = min(others, key=lambda x: self._sacrifice(x, now, brief=brief), default=None)
+        if rank is not None and (place or not self.slots) and self._has(base, rank):
             return Placement(self, Match.REMEMBERED, place, prompt.prefixes[base], 0.0, base, rank)
         if superseded is not None and superseded.prompt is not None:
             known = prompt.repeated(superseded.prompt)
@@ -388,7 +400,7 @@ class PromptCache:
             if not slot.busy:
                 slot.pauses = [*slot.pauses[-RECENT:], max(0.0, since - slot.used_at)]
         else:
-            if before is not None:
+            if before is not None and not slot.drops_for(prompt):
                 self._remember(before, slot.used_at, slot.pauses)
             slot.turn_since = now
             slot.pauses = []
@@ -429,8 +441,10 @@ class PromptCache:
             between = self.shown + share * (rank.characters - self.shown)
             self.lost_from = min(self.lost_from, between)
         else:
-            self.shown = int(0.9 * rank.characters)
-            self.lost_from = float(rank.characters)
+            # Its memory may have become smaller; or the prompt was lost for another reason.
+            between = (self.shown + rank.characters) / 2
+            self.shown = int(0.9 * between)
+            self.lost_from = between
 
     # Files
 

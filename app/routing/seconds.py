@@ -177,7 +177,10 @@ class Seconds:
                 found.append(Place(backend, instance, placement, work, 0.0))
                 continue
             for other in free:
-                lost = cache.lost_by_evicting(other, now, placement.continued)
+                drops = other.drops_for(prompt)
+                if drops and placement.match is Match.REMEMBERED:
+                    continue  # it would not be looked for
+                lost = cache.lost_by_evicting(other, now, placement.continued, kept=not drops)
                 cost = backend.saved.cost(lost, reading(lost, backend, ask), now)
                 if cost > NEGLIGIBLE and self._is_held(other, backend, ask, cost, work, now):
                     continue

@@ -25,7 +25,8 @@ def files_for(
         return files if restore else None
     files.leaving = before
     # The server keeps nothing of what a file replaces.
-    lost = cache.lost_by_evicting(slot, now, placement.continued, kept=not restore)
+    kept = not restore and not slot.drops_for(prompt)
+    lost = cache.lost_by_evicting(slot, now, placement.continued, kept=kept)
     pays = reading(lost, backend, ask) > max(NEGLIGIBLE, backend.saved.seconds(before.size))
     if pays and backend.saved.usable(now):
         files.save = cache.name_file()

@@ -131,6 +131,22 @@ def test_two_agents_at_once_take_turns_at_one_slot_and_keep_two(tmp_path: Path, 
                 assert cached >= 0.98 * before
 
 
+def test_a_prompt_in_memory_goes_to_a_slot_for_which_the_server_looks_there(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    write_tiny_model(model)
+    with llama_cpp(model, free_port(), slots=2) as url:
+        with balancer({"A": {"addr": url}}, {"tiny.*": ["A"]}) as found:
+            eventually(lambda: backends(found, "kind") == ["llamacpp"])
+            names = ("Alice", "Bob", "Carol", "Dan")
+            alice, bob, carol, dan = (Conversation(found.url, name) for name in names)
+            before, _ = alice.say("I was in the woods " * 11)
+            bob.say("she went to sea " * 13)
+            dan.say("hi")  # most of his prompt is the system prompt: nothing is looked for there
+            carol.say("he stays at home " * 12)
+            _, cached = alice.say("go on")
+            assert cached >= 0.98 * before
+
+
 def test_a_client_that_gives_up_and_asks_again_gets_there_in_the_end(running: Running) -> None:
     def ask(text: str, patience: float) -> httpx.Response:
         body = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": text}]}

@@ -127,17 +127,41 @@ def test_a_slot_that_is_busy_with_somebody_elses_request_is_left_alone() -> None
 
 def test_an_evicted_conversation_is_held_once_an_answer_has_shown_it() -> None:
     server = Server(1)
-    server.prompt_cache.correct(Rank(0, turn("alice").size), held=False)
-    server.asked(turn("alice"))
-    server.asked(turn("bob"))
-    back = server.prompt_cache.placement(turn("alice", 2), server.now)
+    server.prompt_cache.correct(Rank(0, turn("alice", 4).size), held=False)
+    server.asked(turn("alice", 4))
+    server.asked(turn("bob", 4))
+    back = server.prompt_cache.placement(turn("alice", 5), server.now)
     assert back is not None
     assert back.match is Match.EVICTS
 
     assert back.rank is not None
     server.prompt_cache.correct(back.rank, held=True)
 
-    assert server.asked(turn("alice", 2)).match is Match.REMEMBERED
+    assert server.asked(turn("alice", 5)).match is Match.REMEMBERED
+
+
+def test_what_repeats_half_of_a_slot_s_prompt_leaves_nothing_of_it() -> None:
+    server = Server(1)
+    server.asked(turn("alice"))
+    server.asked(turn("bob"))
+
+    back = server.prompt_cache.placement(turn("alice", 2), server.now)
+    assert back is not None
+    assert back.match is Match.EVICTS
+    assert back.rank is None
+
+
+def test_a_prompt_in_memory_gets_a_slot_for_which_the_server_looks_there() -> None:
+    server = Server(2)
+    server.asked(turn("alice", 4))
+    for who in ("bob", "carol"):
+        server.asked(turn(who, 4))
+    short = server.asked(turn("dave"))
+
+    back = server.prompt_cache.placement(turn("alice", 5), server.now)
+    assert back is not None
+    assert back.match is Match.REMEMBERED
+    assert back.slot is not short.slot
 
 
 def past(server: Server, prompt: Prompt) -> Placement:

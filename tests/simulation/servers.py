@@ -53,7 +53,8 @@ class ModelledServer:
             )
         slot = self.slots[number]
         held = self._held(slot, conversation, request)
-        if slot.owner is not conversation:
+        keeps = slot.owner is None or 2 * self._common(slot, conversation) < slot.blocks
+        if slot.owner is not conversation and keeps:
             self._kept = [k for k in self._kept if k[0] not in (conversation, slot.owner)]
             if slot.owner is not None and self._ram:
                 self._kept.append((slot.owner, slot.blocks))
@@ -72,9 +73,17 @@ class ModelledServer:
     def _held(self, slot: Slot, conversation: Conversation, request: Request) -> int:
         if slot.owner is conversation:
             return min(request.shared, slot.blocks)
+        common = self._common(slot, conversation)
         for other, blocks in self._kept:
-            if other is conversation:
+            if other is conversation and (2 * common < slot.blocks or slot.owner is None):
                 return min(request.shared, blocks)
+        return min(common, request.blocks)
+
+    def _common(self, slot: Slot, conversation: Conversation) -> int:
+        """Count the blocks that a slot of another conversation has in common with one.
+
+        Where that is half of what it holds, the server neither saves that nor looks for more.
+        """
         if slot.owner is None or slot.owner.kind != conversation.kind:
             return 0
-        return min(conversation.system, slot.owner.system, request.blocks)
+        return min(conversation.system, slot.owner.system)
