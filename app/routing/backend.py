@@ -140,6 +140,14 @@ class Backend:
         return bool(self.ledger.total) or bool(self.ledger.foreign) or self.status != "idle"
 
     @property
+    def tells_slots(self) -> bool:
+        """Whether it tells how many slots it has.
+
+        Then it has one model, which all names mean, and reads prompts beside each other.
+        """
+        return self.self_report is not None and self.self_report.slots is not None
+
+    @property
     def names_slots(self) -> bool:
         """Whether requests may say which slot is theirs.
 
@@ -210,6 +218,7 @@ class Backend:
         self._asked_contexts.clear()
         self._forget_others()
         self._forget_caches()
+        self.saved.begin_anew()
 
     def look_at_sleep(self, now: float) -> None:
         """Note that it has fallen asleep, or woken."""
@@ -223,7 +232,7 @@ class Backend:
         """Note how many tokens the context of an instance has; the last ones are remembered."""
         if len(self._contexts) >= MOST_INSTANCES:
             self._contexts.clear()
-        self._contexts[ONLY if self._one_model else instance] = tokens
+        self._contexts[ONLY if self.tells_slots else instance] = tokens
 
     @property
     def least_context(self) -> int:
@@ -237,7 +246,7 @@ class Backend:
         """
         if self.server.context is not None:
             return self.server.context
-        asked = (ONLY,) if self._one_model else self.offered(names)
+        asked = (ONLY,) if self.tells_slots else self.offered(names)
         found = [self._contexts[name] for name in asked if name in self._contexts]
         return max(found) if len(found) == len(asked) else None
 
@@ -250,14 +259,9 @@ class Backend:
         """Note how long it took to read so many tokens of a prompt."""
         self.prefill = smoothed(self.prefill, tokens / seconds)
 
-    @property
-    def reads_at_once(self) -> bool:
-        """Whether it reads prompts beside each other: each of its slots does."""
-        return self.self_report is not None and self.self_report.slots is not None
-
     def reads(self, seconds: float | None, now: float) -> None:
         """Note for how many seconds it reads a prompt, after those that came before."""
-        if seconds is not None and not self.reads_at_once:
+        if seconds is not None and not self.tells_slots:
             self._reads_until = max(now, self._reads_until) + seconds
 
     def backlog(self, now: float) -> float:
@@ -272,7 +276,7 @@ class Backend:
 
     def prompt_cache(self, instance: str, instances: int = 1) -> PromptCache:
         """Return the caches of an instance, one of so many of its model on this server."""
-        if self._one_model:
+        if self.tells_slots:
             instance = ONLY
         found = self._prompt_caches.get(instance)
         return found or PromptCache(
@@ -288,7 +292,7 @@ class Backend:
 
         Clients make names up, so there is room for so many: the one unused for longest goes.
         """
-        if self._one_model:
+        if self.tells_slots:
             instance = ONLY
         self._prompt_caches[instance] = prompt_cache
         self._prompt_caches.move_to_end(instance)
@@ -332,11 +336,6 @@ class Backend:
                 if prompt_cache is not known:
                     prompt_cache.forget()
             self._prompt_caches = OrderedDict({ONLY: known})
-
-    @property
-    def _one_model(self) -> bool:
-        """Whether all names mean the same model: a server that tells of slots has but one."""
-        return self.self_report is not None and self.self_report.slots is not None
 
     def _slots_of(self, instances: int) -> int | None:
         if self.self_report is not None and self.self_report.slots is not None:
@@ -411,7 +410,7 @@ class Backend:
         if report is None or report.loaded is None:
             return Readiness.READY
         offered = self.offered(names)
-        if self._one_model and not report.loaded:
+        if self.tells_slots and not report.loaded:
             return Readiness.ASLEEP
         found = self.memory.readiness(offered)
         if found <= Readiness.LOADING and self.reloads(offered, context):

@@ -27,6 +27,7 @@ from app.routing.health_window import FALL, RISE, HealthWindow
 from app.routing.ledger import Fault, Lease, Ledger
 from app.routing.model_turns import ModelTurns
 from app.routing.observations import (
+    MEASURABLE,
     CacheReuse,
     ContextSeen,
     HealthSeen,
@@ -99,9 +100,6 @@ MOST_MODELS: Final = 200
 
 HINT: Final = 30.0
 """Seconds by which a server that a request would like may cost it more than another."""
-
-MEASURABLE: Final = 200
-"""Fewest tokens whose reading tells something about a server's speed."""
 
 
 class Balancer:
@@ -747,7 +745,7 @@ class Balancer:
         lease.files = files
         lease.change = change
         lease.expected = expected.first_token
-        lease.alone = not ledger.total or backend.reads_at_once
+        lease.alone = not ledger.total or backend.tells_slots
         backend.reads(expected.read, now)
         if ask.held_since:
             self._end_hold(lease, ask, backend, placement, now)

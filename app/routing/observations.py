@@ -104,6 +104,10 @@ class ContextSeen:
     tokens: int
 
 
+MEASURABLE: Final = 200
+"""Fewest tokens whose reading tells something about a server's speed."""
+
+
 class CacheReuse:
     """What a response report of the work that its prompt was."""
 

@@ -290,7 +290,6 @@ class PromptCache:
                 past.in_memory = False
             else:
                 self._forget_past(base)
-        self.saved.begin_anew()
         for slot in self.slots:
             self._put(slot, None)
 

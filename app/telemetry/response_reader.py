@@ -5,6 +5,7 @@ from typing import Final
 
 from app.apis.first_tokens import has_token
 from app.apis.usage import CHARACTERS, Usage, read_seconds, read_usage
+from app.routing.observations import MEASURABLE
 from app.telemetry.instrument import Series
 
 GAPS: Final = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 0.8, 2, 5, 10)
@@ -21,10 +22,6 @@ LINE: Final = b"{"
 
 EVENT_LIMIT: Final = 64 * 1024
 """Longest event before the first token that is read, in bytes."""
-
-
-LONG: Final = 200
-"""Tokens from which on it is worth to know how long a server took to read them."""
 
 
 class ResponseReader:
@@ -91,7 +88,7 @@ class ResponseReader:
         if self.tail:
             tail = b"".join(self.tail)
             self._usage = usage = read_usage(tail, self._opening)
-            if usage is not None and not self.streams and usage.read >= LONG:
+            if usage is not None and not self.streams and usage.read >= MEASURABLE:
                 self.reading_seconds = read_seconds(tail)
             self.tail.clear()
         return self._usage
