@@ -220,8 +220,10 @@ class Occupancy:
         size = prompt.size or 1
         possible = prompt.prefixes[placement.continued] / size if placement.continued else 0.0
         share = placement.known / size
-        self.prediction = Prediction(share, placement.rank, possible)
         self.slot = placement.slot
+        looked_for = self.slot is None or not self.slot.drops_for(prompt)
+        rank = placement.rank if looked_for else None  # else it says nothing of the memory
+        self.prediction = Prediction(share, rank, possible)
         self.left = False
         """Whether its client is gone."""
         self._placement = placement
@@ -391,6 +393,7 @@ class PromptCache:
             self._remember(prompt, now, [])
             return Occupancy(placement, prompt, None)
         before = slot.prompt
+        occupancy = Occupancy(placement, prompt, before)
         goes_on = before is not None and (
             placement.match is Match.CONTINUES or prompt.changes(before)
         )
@@ -406,7 +409,7 @@ class PromptCache:
             if past is not None:
                 slot.pauses = [*past.pauses[-RECENT:], max(0.0, since - past.used_at)]
         self._put(slot, prompt)
-        slot.occupancy = occupancy = Occupancy(placement, prompt, before)
+        slot.occupancy = occupancy
         slot.touched = True
         slot.used_at = now
         return occupancy

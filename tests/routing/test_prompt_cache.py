@@ -164,6 +164,18 @@ def test_a_prompt_in_memory_gets_a_slot_for_which_the_server_looks_there() -> No
     assert back.slot is not short.slot
 
 
+def test_a_slot_for_which_the_server_looks_for_nothing_says_nothing_of_its_memory() -> None:
+    server = Server(1)
+    server.asked(turn("alice", 4))
+    server.asked(turn("bob", 4))
+    server.asked(turn("dave"))
+
+    back = server.took(turn("alice", 5))
+
+    assert back.prediction.possible
+    assert back.prediction.rank is None
+
+
 def past(server: Server, prompt: Prompt) -> Placement:
     """Look for a prompt that a server without slots may hold."""
     placement = server.prompt_cache.placement(prompt, 9.0)
