@@ -16,8 +16,15 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
+# What the program needs to run, and no more.
 .venv/installed: pyproject.toml
+	@echo 'Installing llama-balancer and what it needs into .venv: about 75 MB'
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/tests-installed: .venv/installed
+	@echo 'Installing what the tests need into .venv: about 350 MB more, which takes a minute or two'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
@@ -27,37 +34,29 @@ help:  ## what there is
 	  --no-deps --target .compiled .
 	touch $@
 
-HAS_COMPILER := import os, shutil, sys, sysconfig as s; sys.exit(not ( \
-  shutil.which((s.get_config_var("CC") or "cc").split()[0]) \
-  and os.path.exists(os.path.join(s.get_path("include"), "Python.h"))))
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-install: .venv/installed  ## set up .venv; llama-balancer in it runs compiled where that can be
-	@if ! $(BIN)/python -c '$(HAS_COMPILER)'; then \
-	  rm -f $(SITE)/0_compiled.pth; \
-	  echo 'Not compiled: there is no C compiler, or no Python headers. It runs all the same.'; \
-	elif $(MAKE) --no-print-directory compile; then \
-	  echo $(CURDIR)/.compiled >$(SITE)/0_compiled.pth; echo 'Compiled.'; \
-	else \
-	  rm -f $(SITE)/0_compiled.pth; echo 'Not compiled: see above. It runs all the same.'; \
-	fi
+install: .venv/installed  ## set up llama-balancer in .venv/bin
+	@rm -f $(SITE)/0_compiled.pth
+	@echo 'llama-balancer is in $(BIN). `make compile` halves what a request costs.'
 
-compile: .compiled/installed  ## compile the hot path as the image does; takes a C compiler
+compile: .compiled/installed  ## compile the hot path as the image does, for .venv/bin/llama-balancer too
+	@echo $(CURDIR)/.compiled >$(SITE)/0_compiled.pth
 
 demo: .venv/installed  ## the balancer with two modelled servers on 127.0.0.1:18000
-	$(BIN)/python -m app.demo
+	$(BIN)/llama-balancer demo
 
-test: .venv/installed  ## every test that this machine can run
+test: .venv/tests-installed  ## every test that this machine can run
 	$(TEST)
 
-test-compiled: .compiled/installed  ## the same of the compiled program, without the bundle's
+test-compiled: .compiled/installed .venv/tests-installed  ## the same of the compiled program, without the bundle's
 	$(COMPILED) $(TEST) --import-mode=append --ignore=tests/bundle \
 	  -W 'ignore:the (type, exc, tb) signature of throw:DeprecationWarning'  # mypyc's, from 3.12 on
 
-test-stack: .venv/installed  ## the compose stack, on this machine's Docker engine
+test-stack: .venv/tests-installed  ## the compose stack, on this machine's Docker engine
 	$(BIN)/python -m pytest tests/bundle/test_stack.py
 
-soak: .venv/installed  ## deaths, races and leaving clients by the ten thousand, a thousand streams; half an hour
+soak: .venv/tests-installed  ## deaths, races and leaving clients by the ten thousand, a thousand streams; half an hour
 	BALANCER_STREAMS=1000 BALANCER_STREAM_SECONDS=600 $(BIN)/python -m pytest -s tests/e2e/test_long_run.py
 	BALANCER_DEATHS=480 BALANCER_RACES=20000 BALANCER_LEAVERS=20000 BALANCER_LATE_LEAVERS=600 \
 	  $(BIN)/python -m pytest tests/e2e/test_retries.py tests/e2e/test_leaving_clients.py \
@@ -65,28 +64,28 @@ soak: .venv/installed  ## deaths, races and leaving clients by the ten thousand,
 	BALANCER_MACHINE_SECONDS=120 $(BIN)/python -m pytest tests/e2e/test_joining_under_load.py
 	BALANCER_RACING=1000 $(BIN)/python -m pytest tests/e2e/test_api_keys.py -k limits_hold_exactly
 
-lint: .venv/installed  ## ruff, mypy --strict, import-linter
+lint: .venv/tests-installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy docker/compile.py
 	$(BIN)/lint-imports
 
-audit: .venv/installed  ## known weaknesses of what the image holds; asks the package index
+audit: .venv/tests-installed  ## known weaknesses of what the image holds; asks the package index
 	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement docker/requirements.txt
 
-format: .venv/installed  ## let ruff put the code in order
+format: .venv/tests-installed  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-simulate: .venv/installed  ## who gets a slot, and what that costs, in no real time
+simulate: .venv/tests-installed  ## who gets a slot, and what that costs, in no real time
 	$(BIN)/python -m tests.simulation
 
-bench: .compiled/installed  ## CPU and memory beside the controls, one table
+bench: .compiled/installed .venv/tests-installed  ## CPU and memory beside the controls, one table
 	$(COMPILED) $(BIN)/python -m tests.bench
 
-bench-routing: .venv/installed  ## cached tokens and waits beside other balancers, on modelled servers
+bench-routing: .venv/tests-installed  ## cached tokens and waits beside other balancers, on modelled servers
 	$(BIN)/python -m tests.bench.routing
 
 up:  ## the balancer, Prometheus and Grafana in containers
@@ -95,13 +94,13 @@ up:  ## the balancer, Prometheus and Grafana in containers
 down:  ## stop them; what Prometheus and Grafana keep stays
 	docker compose --profile demo down
 
-lock: .venv/installed  ## pin what the image installs, by hashes
+lock: .venv/tests-installed  ## pin what the image installs, by hashes
 	$(BIN)/pip install --quiet uv
 	$(LOCK) pyproject.toml --output-file docker/requirements.txt
 	printf '%s\n' hatchling mypy setuptools | \
 	$(LOCK) - --constraint docker/requirements.txt --output-file docker/requirements-build.txt
 
-dashboards: .venv/installed  ## write Grafana's dashboards anew
+dashboards: .venv/tests-installed  ## write Grafana's dashboards anew
 	$(BIN)/python -m grafana.generate
 
 clean:  ## forget .venv and the caches
