@@ -24,7 +24,7 @@ def taken() -> Iterator[int]:
 
 
 def command(port: int, *options: str) -> list[str]:
-    return [sys.executable, "-m", "app.demo", "--port", str(port), *options]
+    return [sys.executable, "-m", "app", "demo", "--port", str(port), *options]
 
 
 def test_the_demo_shows_what_to_try_and_an_answer_that_came_through_the_balancer(

@@ -1,6 +1,5 @@
-"""The balancer with two modelled servers on this machine, and a trickle of traffic: `make demo`."""
+"""The balancer with two modelled servers on this machine, and a trickle of traffic."""
 
-import argparse
 import asyncio
 import json
 import os
@@ -197,7 +196,7 @@ def _require_free(port: int) -> None:
     try:
         socket.create_server((HOST, port)).close()
     except OSError as error:
-        hint = "choose another with `python -m app.demo --port NUMBER`"
+        hint = "choose another with `llama-balancer demo --port NUMBER`"
         raise DemoFailed(f"port {port} cannot be used ({error.strerror}); {hint}") from None
 
 
@@ -209,21 +208,13 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def main() -> int:
-    """Run the demo; the exit status is 1 where it failed."""
-    parser = argparse.ArgumentParser(prog="python -m app.demo", description=__doc__)
-    parser.add_argument("--port", type=int, default=18000, help="the balancer's (default: 18000)")
-    parser.add_argument("--once", action="store_true", help="stop after the first answer")
-    asked = parser.parse_args()
+def run(port: int, *, once: bool) -> int:
+    """Run the demo until Ctrl-C, or `once`; return the exit status, which is 1 where it failed."""
     try:
-        asyncio.run(demo(asked.port, once=asked.once))
+        asyncio.run(demo(port, once=once))
     except DemoFailed as error:
         print(f"The demo failed: {error}.", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("\nStopped.")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

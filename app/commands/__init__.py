@@ -1,0 +1,1 @@
+"""What is done from the command line; each command is a file."""
