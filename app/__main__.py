@@ -8,6 +8,7 @@ from pathlib import Path
 
 import app
 from app.commands.check import check
+from app.commands.init import init
 from app.commands.keys import list_keys, new_key
 from app.commands.reload import reload
 from app.commands.scan import scan
@@ -37,12 +38,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command")
     command = commands.add_parser("serve", help="serve until stopped (the default)")
     command.set_defaults(run=_serve)
+    command = commands.add_parser("init", help="write a first .env, from three answers")
+    command.add_argument(
+        "--scan", action="store_true", help="ask nothing: take what a scan of the networks finds"
+    )
+    command.set_defaults(run=init)
     command = commands.add_parser("demo", help="two modelled servers, and the balancer before them")
     command.add_argument("--port", type=int, default=18000, help="the balancer's (default: 18000)")
     command.add_argument("--once", action="store_true", help="stop after the first response")
     command.set_defaults(run=_demo)
     command = commands.add_parser(
         "check", help="validate the settings, and show them as understood"
+    )
+    command.add_argument(
+        "--connect", action="store_true", help="ask every server, and say what is wrong with it"
     )
     command.set_defaults(run=check)
     command = commands.add_parser(

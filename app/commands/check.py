@@ -1,22 +1,72 @@
-"""`llama-balancer check`: the settings as they are understood."""
+"""`llama-balancer check`: the settings as they are understood, and the servers as they are."""
 
 import argparse
+import asyncio
+from typing import Final
 
+from app.composition.runtime import Runtime
 from app.discovery.added_servers import AddedServers
 from app.routing.fleet import Server
 from app.settings import Settings, load
 from app.settings.listening import bracketed
 from app.settings.paths import ROUTABLE_PATHS
 from app.upstream.introspection.introspection import NAMES as KINDS
+from app.upstream.visit import Visit, visit
+
+MOST_NAMES: Final = 12
+"""So many models of a server are named, and the others counted."""
 
 
-def check(_: argparse.Namespace) -> None:
-    """Print the settings as they are understood."""
+def check(arguments: argparse.Namespace) -> int:
+    """Print the settings as they are understood; the exit status is 1 where a server fails.
+
+    Raises:
+        SettingsError: there is a mistake in them.
+    """
     settings = load(KINDS)
     lines = _summary(settings)
     if added := AddedServers(settings, KINDS).servers:
         lines.append(f"Added over the admin API: {', '.join(added)}")
     print("\n".join(lines))
+    return asyncio.run(_connect(settings)) if arguments.connect else 0
+
+
+async def _connect(settings: Settings) -> int:
+    """Ask every server, and print what it says or what is wrong."""
+    runtime = Runtime(settings)
+    try:
+        await runtime.roster.names.look(settings.servers)
+        servers = runtime.balancer.fleet.servers
+        print("The servers themselves:" if servers else "There is no server to ask")
+        visits = await asyncio.gather(*(visit(x, runtime.pools[x.name]) for x in servers.values()))
+    finally:
+        await runtime.close()
+    width = max(map(len, servers), default=0)
+    for name, found in zip(servers, visits, strict=True):
+        first, *others = _found(found)
+        print(f"  {name:{width}}  {first}")
+        print("".join(f"  {'':{width}}  {line}\n" for line in others), end="")
+    return int(any(found.faults for found in visits))
+
+
+def _found(found: Visit) -> list[str]:
+    """Say what a visit has shown, in lines."""
+    lines = []
+    if found.report is not None:
+        report = found.report
+        told = [report.kind.name]
+        if report.loading:
+            told.append("loads its model")
+        if report.slots:
+            told.append(f"{report.slots} slots")
+        if report.contexts:
+            told.append(f"{min(report.contexts.values())} tokens a prompt")
+        lines.append(", ".join([*told, f"{1000 * found.seconds:.0f} ms"]))
+    if found.models is not None:
+        more = len(found.models) - MOST_NAMES
+        names = ", ".join(found.models[:MOST_NAMES]) or "no models"
+        lines.append(f"{names}, and {more} more" if more > 0 else names)
+    return [*found.faults, *lines]
 
 
 def _summary(settings: Settings) -> list[str]:

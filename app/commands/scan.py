@@ -15,11 +15,7 @@ from app.upstream.introspection.introspection import NAMES as KINDS
 
 def scan(arguments: argparse.Namespace) -> None:
     """Look for model servers, and print the settings for them."""
-    hosts = networks.hosts_of(networks.networks(arguments.network))
-    print(f"Asking {len(hosts)} addresses for model servers", file=sys.stderr)
-    machines = asyncio.run(networks.scan(hosts, _bar))
-    if not machines:
-        raise SettingsError(["no model server was found on the usual ports"])
+    machines = look_around(networks.hosts_of(networks.networks(arguments.network)))
     for machine in machines:
         for server in machine.servers:
             models = ", ".join(server.models or ()) or "no models"
@@ -29,6 +25,19 @@ def scan(arguments: argparse.Namespace) -> None:
         return
     servers = {name: one for machine in machines for name, one in machine.settings().items()}
     print(f"BALANCER_SERVERS={quoted_json(servers)}")
+
+
+def look_around(hosts: Sequence[str]) -> list[Machine]:
+    """Ask hosts on the usual ports, and show how far that is.
+
+    Raises:
+        SettingsError: there is no model server.
+    """
+    print(f"Asking {len(hosts)} addresses for model servers", file=sys.stderr)
+    machines = asyncio.run(networks.scan(hosts, _bar))
+    if not machines:
+        raise SettingsError(["no model server was found on the usual ports"])
+    return machines
 
 
 def _bar(done: int, total: int) -> None:

@@ -180,12 +180,16 @@ class Runtime:
         finally:
             for task in tasks:
                 task.cancel()
-            await self.prober.stop()
-            for pool in (*self.pools.values(), *self._left):
-                pool.close()
-            self.sampler.stop()
-            self.parser.shutdown(wait=False, cancel_futures=True)
-            self.batcher.flush()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connections to servers, and end what looks after them."""
+        await self.prober.stop()
+        for pool in (*self.pools.values(), *self._left):
+            pool.close()
+        self.sampler.stop()
+        self.parser.shutdown(wait=False, cancel_futures=True)
+        self.batcher.flush()
 
     async def render(self) -> bytes:
         """Write the metrics."""

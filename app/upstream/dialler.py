@@ -18,6 +18,10 @@ ATTEMPT_DELAY: Final = 0.25
 """Seconds after which the next address of a name is tried as well (RFC 8305 section 5)."""
 
 
+REFUSED: Final = "it refuses connections"
+UNKNOWN_NAME: Final = "its name cannot be resolved"
+NO_TLS: Final = "no TLS session came about"
+
 OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 """What goes wrong on this machine: no files, no memory, no ports of its own are left."""
 
@@ -93,9 +97,9 @@ def _is_address(host: str) -> bool:
 def _in_words(error: OSError) -> str:
     """Return why there is no connection, without the address: clients read it."""
     if isinstance(error, ConnectionRefusedError):
-        return "it refuses connections"
+        return REFUSED
     if isinstance(error, socket.gaierror):
-        return "its name cannot be resolved"
+        return UNKNOWN_NAME
     if isinstance(error, ssl.SSLError):
-        return "no TLS session came about"
+        return NO_TLS
     return f"it cannot be reached ({type(error).__name__})"

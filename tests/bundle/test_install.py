@@ -38,7 +38,7 @@ def test_the_tools_of_the_tests_are_not_installed(clone: Path) -> None:
 
 def test_the_installed_demo_prints_a_response(clone: Path, tmp_path: Path) -> None:
     program = clone / ".venv" / "bin" / "llama-balancer"
-    command = [program, "demo", "--once", "--port", str(free_port())]
+    command = [str(program), "demo", "--once", "--port", str(free_port())]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     demo = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -1,13 +1,12 @@
 """Model servers are found on a network, and by an agent on its own machine."""
 
-import asyncio
 import json
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.command import command
 from tests.fakes.model_host import ModelHost
 from tests.fakes.ports import free_port
 from tests.fakes.process import balancing
@@ -24,18 +23,6 @@ def usual_port() -> int:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
     pytest.skip("something listens on every usual port")
-
-
-async def command(folder: Path, *arguments: str) -> tuple[int | None, str, str]:
-    """Run a command; return its exit status, and what it wrote to both outputs."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", *arguments),
-        env={"BALANCER_SECRETS_DIR": str(folder)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode, output.decode(), errors.decode()
 
 
 async def test_a_scan_prints_the_settings_of_what_it_finds(tmp_path: Path) -> None:
