@@ -20,6 +20,7 @@ from app.discovery.membership import Membership
 from app.downstream.connection import Handler
 from app.downstream.connections import Connections
 from app.downstream.server import (
+    CannotListen,
     Server,
     allow_many_files,
     collect_garbage_rarely,
@@ -27,7 +28,7 @@ from app.downstream.server import (
     return_memory,
 )
 from app.settings import Settings
-from app.settings.listening import published_port, reached_at
+from app.settings.listening import as_client, bracketed, published_port, reached_at
 from app.telemetry import logs
 from app.telemetry.gpu.reader import GpuReader
 
@@ -46,6 +47,8 @@ class App:
     """Names the files that hold servers' keys and certificates."""
     admit: Callable[[str], None]
     """Takes one key more for the administrator's."""
+    in_flight: Callable[[], int]
+    """Counts the requests under way."""
 
 
 def create_app(
@@ -98,6 +101,7 @@ def create_app(
         reloader,
         lambda: runtime.settings.server_files(),
         runtime.keys.admit,
+        lambda: sum(runtime.in_flight.values()),
     )
 
 
@@ -155,10 +159,33 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
     _reload_on_hangup(app.reloader)
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    with contextlib.suppress(KeyboardInterrupt), here.told():
-        Server(
-            uvicorn_config, stopping.set, silence=settings.idle_timeout, failed=logs.task_failed
-        ).run()
+
+    def stop() -> None:
+        logs.stopping(app.in_flight())
+        stopping.set()
+
+    server = Server(
+        uvicorn_config,
+        stop,
+        listening=lambda: logs.listening(here.url, _page(settings), [*settings.servers]),
+        silence=settings.idle_timeout,
+        failed=logs.task_failed,
+    )
+    try:
+        with contextlib.suppress(KeyboardInterrupt), here.told():
+            server.run()
+    except CannotListen as error:
+        logs.cannot_listen(settings.host, settings.port, str(error))
+        raise SystemExit(1) from None
+    logs.stopped()
+
+
+def _page(settings: Settings) -> str:
+    """Return where the page is, seen from this machine."""
+    port = published_port()
+    scheme = "http" if settings.tls_cert is None else "https"
+    own = f"{scheme}://{bracketed(as_client(settings.host))}:{settings.port}"
+    return f"{own if port is None else f'{scheme}://127.0.0.1:{port}'}/llmhealth-monitor"
 
 
 def _reload_on_hangup(reloader: Reloader) -> None:

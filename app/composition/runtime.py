@@ -64,6 +64,7 @@ class Runtime:
             settings.fleet(), clock=time.monotonic, chance=random.random, **_rules(settings)
         )
         self.balancer.on_change = logs.server_changed
+        self.balancer.on_introduced = logs.server_introduced
         self.waker = Waker(self.balancer, logs.task_failed)
         self.waker.servers = settings.servers
         self.pools: dict[str, Pool] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from app.settings.listening import bracketed
+from app.settings.listening import as_client, bracketed
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +29,7 @@ class Running:
     @classmethod
     def here(cls, host: str, port: int, *, tls: bool) -> "Running":
         """Describe this process, which listens there, with a new key."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        address = bracketed(host)
+        address = bracketed(as_client(host))
         url = f"{'https' if tls else 'http'}://{address}:{port}"
         return cls(os.getpid(), url, secrets.token_urlsafe(32))
 

@@ -4,8 +4,8 @@ import asyncio
 import ctypes
 import functools
 import gc
-import logging
 import math
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -57,8 +57,12 @@ MAPPED = 512 * 1024
 """From how many bytes on memory comes from the system and goes back to it."""
 
 
+class CannotListen(Exception):
+    """The address or the port cannot be had; the message says why."""
+
+
 class Server(uvicorn.Server):
-    """A server that says when it begins to stop, while the requests under way still run.
+    """A server that says when it listens, and when it begins to stop while requests still run.
 
     It ends requests and responses that have come to a standstill, of which uvicorn waits for the
     end for ever: after `silence` seconds, or uvicorn's own for connections that are idle.
@@ -70,22 +74,30 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         stopping: Callable[[], None],
         *,
+        listening: Callable[[], None] = lambda: None,
         silence: float = 300.0,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(config)
+        self._listening = listening
         self._failed = failed
         self._stopping = stopping
         self._silence = silence
         self._hurries = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if sockets is None and self.config.host == "::" and socket.has_dualstack_ipv6():
-            sockets = [_both_families(self.config.port)]
+        """Listen.
+
+        Raises:
+            CannotListen: another program does, or the address is not this machine's.
+        """
+        if sockets is None:
+            sockets = _listeners(self.config.host, self.config.port)
         await super().startup(sockets)
         for server in self.servers:
             for listener in server.sockets:
                 _ask_for_life(listener, self._silence)
+        self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests under way end within the grace time, or until asked once more to stop."""
@@ -138,17 +150,25 @@ class Server(uvicorn.Server):
         return [c for c in connections if isinstance(c, ClientConnection)]
 
 
-def _both_families(port: int) -> socket.socket:
-    """Listen on all addresses, IPv4's as well, which asyncio leaves out (RFC 3493 section 5.3).
+def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host; `::` stands for all, IPv4's as well.
+
+    asyncio leaves those out (RFC 3493 section 5.3).
 
     Raises:
-        SystemExit: the port is taken, which is logged as uvicorn does.
+        CannotListen: another program does, or the address is not this machine's.
     """
     try:
-        listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        if host == "::" and socket.has_dualstack_ipv6():
+            return [_listener(("::", port), socket.AF_INET6, dualstack_ipv6=True)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [_listener(address, family) for family, address in {(x[0], x[4]) for x in found}]
     except OSError as error:
-        logging.getLogger("uvicorn.error").error(error)  # noqa: TRY400 - the message says it all
-        raise SystemExit(1) from None
+        raise CannotListen(os.strerror(error.errno) if error.errno else str(error)) from error
+
+
+def _listener(address: Any, family: int, **options: bool) -> socket.socket:
+    listener = socket.create_server(address, family=family, **options)
     listener.setblocking(False)
     return listener
 

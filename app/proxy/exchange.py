@@ -879,8 +879,15 @@ class Exchange:
             record.failures += (record.server,)
             record.faults += (error.kind,)
             reason = error.kind
+        there = "" if self._pool is None else f"{self._pool.base.decode()}: "
         self._shared.balancer.observe(
-            ProbeFailed(record.server, "models", unreachable=True, reason=f"request: {reason}")
+            ProbeFailed(
+                record.server,
+                "models",
+                unreachable=True,
+                reason=f"request: {reason}",
+                error=f"{there}{error}",
+            )
         )
 
     def _goes_elsewhere(self, head: Head) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from app.routing.ejection import Ejection
 from app.routing.fleet import Server
-from app.routing.health_window import HealthWindow
+from app.routing.health_window import HealthWindow, Side
 from app.routing.instances import instances, model_of
 from app.routing.ledger import Ledger
 from app.routing.model_memory import MOST_INSTANCES, ModelMemory, Readiness, smoothed
@@ -50,6 +50,8 @@ class Backend:
         self.ejection = Ejection()
         self.changed: Change | None = None
         """The last change of its status; None while it is as it was at the start."""
+        self.faults: dict[Side, str] = {}
+        """What went wrong at its last probes, by the side that was asked."""
         self.memory = ModelMemory()
         self.sleep = Sleep()
         self.saved = SavedPrompts(saved_prompts)

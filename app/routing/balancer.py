@@ -108,8 +108,9 @@ class Balancer:
     It is synchronous: choosing a server and booking the lease are one step, so no race can
     pass a limit. `clock` tells seconds on a monotonic clock, `chance` gives numbers from 0 to 1.
     `on_room` is called when a place may have become free, `on_change` when a server's status
-    has changed, with what it was before, `on_wake` when a server is to be woken; `queued` tells
-    how many requests wait for a model.
+    has changed, with what it was before, `on_introduced` when a server was asked for all there is
+    to know of it, `on_wake` when one is to be woken; `queued` tells how many requests wait for a
+    model.
     A request waits `tier_wait` seconds before it takes a server of a higher tier than it could.
     For `hold_max` and `wait_max` see `Seconds`, for `pinned` see `ModelTurns`.
     `saved_prompts` is how many prompts a server keeps in files that can.
@@ -140,6 +141,7 @@ class Balancer:
         self.fleet = fleet
         self.on_room: Callable[[], None] = lambda: None
         self.on_change: Callable[[Backend, Status], None] = lambda *_: None
+        self.on_introduced: Callable[[Backend], None] = lambda _: None
         self.on_wake: Callable[[Backend], None] = lambda _: None
         self.queued: Callable[[str], int] = lambda _: 0
         self.ejections: Counter[tuple[str, Fault]] = Counter()
@@ -476,15 +478,19 @@ class Balancer:
                 return  # a server at work may be late; that nothing listens would be known
             case ProbeFailed(side=side, unreachable=unreachable):
                 reason = observation.reason
+                backend.faults[side] = observation.error or reason
                 backend.health.failed(side, unreachable=unreachable)
                 if backend.health.down:
                     backend.went_away()
             case HealthSeen(sample=sample):
+                backend.faults.pop("health", None)
                 backend.health.add(sample)
             case Introduced():
                 self._unasked.discard(observation.server)
                 self._new.discard(observation.server)
+                self.on_introduced(backend)
             case ModelsSeen(models=models, facts=facts):
+                backend.faults.pop("models", None)
                 backend.health.answered()
                 backend.take_in_facts(facts)
                 backend.list_models(None if models is None else backend.server.names_here(models))
@@ -499,6 +505,7 @@ class Balancer:
 
     def _observe_report(self, backend: Backend, report: SelfReport) -> None:
         backend.health.answered()
+        backend.faults.pop("models", None)
         if backend.server.models:
             report = report.renamed(backend.server.names_here)
         backend.report(report)
@@ -877,6 +884,7 @@ class Balancer:
         if lease.succeeded:
             ejection.completed(lease, now)
             backend.health.served()
+            backend.faults.pop("models", None)
         elif lease.fault is None:
             ejection.given_up(lease)
         elif ejection.failed(lease, lease.fault, now, self._chance()):

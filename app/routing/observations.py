@@ -21,6 +21,8 @@ class ProbeFailed:
     """No connection could be made: nothing listens there."""
     reason: str = field(default="", compare=False)
     """A word for people."""
+    error: str = field(default="", compare=False)
+    """What went wrong there, in a sentence."""
     silent: bool = field(default=False, compare=False)
     """No response came in time."""
 

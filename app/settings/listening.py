@@ -35,6 +35,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def as_client(listening: str) -> str:
+    """Return the host by which a client on this machine reaches a socket."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listening, listening)  # noqa: S104
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, as it is written, means the machine that it is written on."""
     if host.lower().rstrip(".") == "localhost" or host.lower().endswith(".localhost"):

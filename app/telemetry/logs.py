@@ -14,10 +14,15 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
+import app
 from app.routing.backend import Backend, Status
 from app.routing.ledger import Lease
+from app.settings.listening import bracketed
 from app.telemetry.log_writer import writer_to
 from app.telemetry.record import Record
+
+MOST_NAMES: Final = 12
+"""So many models of a server are named, and the others counted."""
 
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -71,7 +76,6 @@ def configure(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING))
-    logging.getLogger("uvicorn.error").setLevel(level.upper())
 
 
 failures: Final[Counter[str]] = Counter()
@@ -95,6 +99,53 @@ def front_kept(client: str, text: int, character: int) -> None:
     """Log that a conversation's system text goes out as it was at first, and where it differs."""
     log = structlog.get_logger(__name__)
     log.info("prompt.front_kept", client=client, text=text, character=character)
+
+
+def listening(address: str, page: str, servers: list[str]) -> None:
+    """Log that clients may come, and where the page is."""
+    structlog.get_logger(__name__).info(
+        "balancer.listening", version=app.__version__, address=address, page=page, servers=servers
+    )
+
+
+def cannot_listen(host: str, port: int, error: str) -> None:
+    """Log why no client can come, and which settings change that."""
+    structlog.get_logger(__name__).error(
+        "balancer.cannot_listen",
+        address=f"{bracketed(host)}:{port}",
+        error=error,
+        hint="another port is set by BALANCER_PORT, another address by BALANCER_HOST",
+    )
+
+
+def stopping(in_flight: int) -> None:
+    """Log that no more clients may come, and how many requests are waited for."""
+    structlog.get_logger(__name__).info("balancer.stopping", in_flight=in_flight)
+
+
+def stopped() -> None:
+    """Log that all is over."""
+    structlog.get_logger(__name__).info("balancer.stopped")
+
+
+def server_introduced(backend: Backend) -> None:
+    """Log what a server is and has, once it was asked for the first time."""
+    if backend.status != "invalid":
+        structlog.get_logger(__name__).info("server.up", **_about(backend), before="unknown")
+
+
+def _about(backend: Backend) -> dict[str, object]:
+    """Say what is known of a server."""
+    report, models = backend.self_report, sorted(backend.models or ())
+    more = len(models) - MOST_NAMES
+    about = {
+        "address": backend.server.model_base,
+        "kind": None if report is None else report.kind.name,
+        "slots": None if report is None else report.slots,
+        "models": [*models[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])] or None,
+    }
+    known = {name: value for name, value in about.items() if value is not None}
+    return {"server": backend.server.name, **known}
 
 
 def open_to_all(host: str) -> None:
@@ -130,7 +181,7 @@ def server_changed(backend: Backend, before: Status) -> None:
     about = {"server": backend.server.name, "reason": changed.reason}
     match changed.status:
         case "invalid":
-            log.warning("server.down", **about)
+            log.warning("server.down", **about, error="; ".join(backend.faults.values()) or None)
         case "ejected":
             until = backend.ejection.until
             seconds = 0.0 if until is None else until - changed.at
@@ -143,10 +194,8 @@ def server_changed(backend: Backend, before: Status) -> None:
             log.info("server.asleep", **about)
         case "waking":
             log.info("server.waking", **about)
-        case _ if before in ("asleep", "waking"):
-            log.info("server.up", **about, before=before)
         case _ if before not in ("idle", "busy"):
-            log.warning("server.up", **about, before=before)
+            log.info("server.up", **_about(backend), reason=changed.reason, before=before)
 
 
 written: Final[dict[str, int]] = {}

@@ -179,17 +179,37 @@ class ServerProbe:
         except Unreachable as error:
             silent = isinstance(error, Unanswered)
             result = "timeout" if silent else "refused"
-            observation = ProbeFailed(server, side, unreachable=True, reason=result, silent=silent)
+            observation = ProbeFailed(
+                server,
+                side,
+                unreachable=True,
+                reason=result,
+                silent=silent,
+                error=self._told(side, error),
+            )
             if side == "models":
                 self._reached.clear()
                 self._introspection.forget()
         except (UpstreamError, Unusable) as fault:
             silent = isinstance(fault, TimedOut)
             result = "timeout" if silent else "bad_response"
-            observation = ProbeFailed(server, side, unreachable=False, reason=result, silent=silent)
+            observation = ProbeFailed(
+                server,
+                side,
+                unreachable=False,
+                reason=result,
+                silent=silent,
+                error=self._told(side, fault),
+            )
         if side == "health" or self._agent is None:
             self._checked(server, result, time.monotonic() - begun)
         self._observe(observation)
+
+    def _told(self, side: Side, error: Exception) -> str:
+        """Say what went wrong, and where."""
+        asked = self._pool if side == "models" or self._agent is None else self._agent
+        path = "/v1/models" if side == "models" else "/llmhealth"
+        return f"{asked.base.decode()}{path}: {error}"
 
     async def _get(self, pool: Pool, path: str) -> Page:
         response = await fetch(

@@ -32,8 +32,8 @@ async def test_servers_whose_probes_are_late_share_the_requests() -> None:
 
             assert min(len(a.seen), len(b.seen)) >= 3
             # Requests that were completed are a sign of life.
-            await balancer.until(lambda: balancer.events("server.up"))
-            assert "invalid" in {line["before"] for line in balancer.events("server.up")}
+            await balancer.until(lambda: balancer.returns())
+            assert "invalid" in {line["before"] for line in balancer.returns()}
 
 
 async def test_probes_that_starve_while_a_request_is_under_way_are_no_failure() -> None:
@@ -86,7 +86,7 @@ async def test_a_server_falls_and_rises_after_so_many_probes(rise: int, fall: in
             assert fall <= sum(told) <= fall + 1
             ill = False
             told.clear()
-            await balancer.until(lambda: balancer.events("server.up"))
+            await balancer.until(lambda: balancer.returns())
             assert rise <= len(told) <= rise + 1
             change = (await balancer.snapshot())["backends"][0]["changed"]
 

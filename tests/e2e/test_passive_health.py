@@ -101,8 +101,8 @@ async def test_a_server_that_recovers_has_its_share_again() -> None:
         async with asyncio.timeout(10):
             while not await has_its_share():
                 pass
-        await balancer.until(lambda: balancer.events("server.up"))
-        assert [line["server"] for line in balancer.events("server.up")] == ["A"]
+        await balancer.until(lambda: balancer.returns())
+        assert [line["server"] for line in balancer.returns()] == ["A"]
 
 
 async def test_a_busy_server_s_request_goes_to_one_that_has_room_unseen() -> None:

@@ -91,6 +91,10 @@ class Running:
         """Read the lines that were logged of one event."""
         return [line for line in self.log() if line.get("event") == name]
 
+    def returns(self) -> list[dict[str, Any]]:
+        """List the lines of servers that are up again."""
+        return [line for line in self.events("server.up") if line["before"] != "unknown"]
+
     def files(self) -> int:
         """Count the open file descriptors (Linux)."""
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))

@@ -162,11 +162,11 @@ def test_lines_below_the_level_are_not_written() -> None:
 
 def test_the_libraries_lines_look_like_ours() -> None:
     stream = configured()
-    logging.getLogger("uvicorn.error").info("Uvicorn running on %s", "here")
-    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request from %s", "there")
+    logging.getLogger("uvicorn.error").info("chatter")
 
     [line] = written(stream)
-    assert (line["event"], line["level"]) == ("Uvicorn running on here", "info")
+    assert (line["event"], line["level"]) == ("Invalid HTTP request from there", "warning")
 
 
 def test_a_stream_that_is_gone_touches_nobody() -> None:
