@@ -28,6 +28,7 @@ from app.downstream.server import (
     return_memory,
 )
 from app.settings import Settings
+from app.settings.doubts import doubts
 from app.settings.listening import as_client, bracketed, published_port, reached_at
 from app.telemetry import logs
 from app.telemetry.gpu.reader import GpuReader
@@ -80,6 +81,7 @@ def create_app(
         membership = settings.join and Membership(settings.join, lambda: runtime.settings)
         if (open_at := settings.open_at()) is not None:
             logs.open_to_all(open_at)
+        logs.doubtful(doubts(settings))
         async with runtime.running():
             watching = [asyncio.create_task(files.watch(), name="files") for files in watched]
             joining = asyncio.create_task(membership.keep(stop)) if membership else None

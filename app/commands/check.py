@@ -8,6 +8,7 @@ from app.composition.runtime import Runtime
 from app.discovery.added_servers import AddedServers
 from app.routing.fleet import Server
 from app.settings import Settings, load
+from app.settings.doubts import doubts
 from app.settings.listening import bracketed
 from app.settings.paths import ROUTABLE_PATHS
 from app.upstream.introspection.introspection import NAMES as KINDS
@@ -27,6 +28,7 @@ def check(arguments: argparse.Namespace) -> int:
     lines = _summary(settings)
     if added := AddedServers(settings, KINDS).servers:
         lines.append(f"Added over the admin API: {', '.join(added)}")
+    lines += (f"Perhaps meant otherwise: {doubt}" for doubt in doubts(settings))
     print("\n".join(lines))
     return asyncio.run(_connect(settings)) if arguments.connect else 0
 

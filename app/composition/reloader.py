@@ -10,6 +10,8 @@ from app.composition.handler import build
 from app.composition.runtime import Runtime
 from app.keys.key_ring import KeyRing
 from app.settings import Settings, SettingsError, variable
+from app.settings.doubts import doubts
+from app.telemetry import logs
 
 FIXED: Final = (
     "host",
@@ -65,6 +67,7 @@ class Reloader:
                 )
                 runtime.change(settings, keys)
                 self.handler.become(handler)
+                logs.doubtful(doubts(settings))
             reloads.took(changed, waiting)
             log.info("settings.taken_in", changed=changed, needs_restart=waiting)
             return reloads.told()

@@ -116,7 +116,11 @@ def _known(place: Place, variable: str, inside: Place, model: type[BaseModel]) -
     if close := get_close_matches(place[-1], names):
         meant = next((name for name in close if name.startswith(place[-1])), close[0])
         start = variable[: -len(place[-1])]
-        return f"did you mean {meant if inside else start + meant.upper()}?"
+        question = f"did you mean {meant if inside else start + meant.upper()}?"
+        example = _example((meant,), model) if meant in model.model_fields else None
+        if isinstance(example, dict):  # whose form nobody guesses
+            return f"{question} For example {_assigned(example, start + meant.upper(), ())}"
+        return question
     if len(place) == 1:
         return "all of them are in .env.example"
     return f"there are {', '.join(names)}"

@@ -128,7 +128,7 @@ def _kind(name: str) -> str:
 
 
 class ServerSettings(BaseModel):
-    """One server. A port in `addr` is the model port, unless `model_port` says another."""
+    """One server; an address alone stands for one with nothing else set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -274,6 +274,8 @@ class ServerSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain_keys(cls, data: Any) -> Any:
+        if isinstance(data, str) and re.match(r"[a-z+]+://", data):
+            return {"addr": data}  # all that most servers need
         data = from_servers_json(data)
         if not isinstance(data, Mapping):
             return data
@@ -294,6 +296,7 @@ class ServerSettings(BaseModel):
             except (OSError, UnicodeDecodeError) as error:
                 raise mistake(f"`api_key_file` cannot be read: {error}") from None
             object.__setattr__(self, "api_key", _token(SecretStr(text)))
+        self._check_port()
         self._check_sleep()
         if self.trust != Trust():
             try:
@@ -301,6 +304,11 @@ class ServerSettings(BaseModel):
             except ValueError as error:
                 raise mistake(str(error)) from None
         return self
+
+    def _check_port(self) -> None:
+        port = None if self.by_dns else urlsplit(self.addr).port
+        if port is not None and self.model_port not in (None, port):
+            raise mistake(f"has two ports, {port} in `addr` and {self.model_port} in `model_port`")
 
     def _check_sleep(self) -> None:
         if (self.sleep is None) != (self.sleep_after is None):

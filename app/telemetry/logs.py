@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TextIO, cast
 
 import orjson
@@ -99,6 +99,12 @@ def front_kept(client: str, text: int, character: int) -> None:
     """Log that a conversation's system text goes out as it was at first, and where it differs."""
     log = structlog.get_logger(__name__)
     log.info("prompt.front_kept", client=client, text=text, character=character)
+
+
+def doubtful(doubts: Iterable[str]) -> None:
+    """Log which settings may be meant otherwise."""
+    for doubt in doubts:
+        structlog.get_logger(__name__).warning("settings.doubtful", doubt=doubt)
 
 
 def listening(address: str, page: str, servers: list[str]) -> None:

@@ -176,31 +176,21 @@ class ServerProbe:
         result: CheckResult = "ok"
         try:
             observation = await question
-        except Unreachable as error:
-            silent = isinstance(error, Unanswered)
-            result = "timeout" if silent else "refused"
+        except (UpstreamError, Unusable) as error:
+            silent = isinstance(error, Unanswered | TimedOut)
+            unreachable = isinstance(error, Unreachable)
+            result = "timeout" if silent else "refused" if unreachable else "bad_response"
             observation = ProbeFailed(
                 server,
                 side,
-                unreachable=True,
+                unreachable=unreachable,
                 reason=result,
                 silent=silent,
                 error=self._told(side, error),
             )
-            if side == "models":
+            if unreachable and side == "models":
                 self._reached.clear()
                 self._introspection.forget()
-        except (UpstreamError, Unusable) as fault:
-            silent = isinstance(fault, TimedOut)
-            result = "timeout" if silent else "bad_response"
-            observation = ProbeFailed(
-                server,
-                side,
-                unreachable=False,
-                reason=result,
-                silent=silent,
-                error=self._told(side, fault),
-            )
         if side == "health" or self._agent is None:
             self._checked(server, result, time.monotonic() - begun)
         self._observe(observation)

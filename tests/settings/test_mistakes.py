@@ -173,6 +173,23 @@ def test_a_key_that_is_there_twice_is_a_mistake(environment: Environment, value:
     assert "twice" in only(environment, BALANCER_SERVERS=value)
 
 
+def test_a_server_with_two_ports_is_a_mistake(environment: Environment) -> None:
+    line = only(environment, BALANCER_SERVERS='{"PC1": {"addr": "http://a:1", "model_port": 2}}')
+
+    assert line.startswith(
+        "BALANCER_SERVERS: PC1: has two ports, 1 in `addr` and 2 in `model_port`"
+    )
+
+
+def test_a_variable_that_is_nearly_a_setting_is_told_with_an_example(
+    environment: Environment,
+) -> None:
+    assert only(environment, BALANCER_API_KEY="sk-1") == (
+        "BALANCER_API_KEY: is no setting; did you mean BALANCER_API_KEYS? For example "
+        """BALANCER_API_KEYS='{"alice": {"key": "sha256:…", "models": ["qwen3.*"]}}'"""
+    )
+
+
 def test_a_model_pattern_that_is_wrong_is_named(environment: Environment) -> None:
     told = mistakes(
         environment,

@@ -48,8 +48,14 @@ def test_a_port_in_the_address_is_the_model_port() -> None:
     assert (found.model_base, found.health_base) == (f"{BASE}:9000", f"{BASE}:18000")
 
 
-def test_a_model_port_wins_over_the_port_in_the_address() -> None:
-    assert server(addr=f"{BASE}:9000", model_port=8081).model_base == f"{BASE}:8081"
+def test_a_port_may_stand_in_both_places() -> None:
+    assert server(addr=f"{BASE}:9000", model_port=9000).model_base == f"{BASE}:9000"
+
+
+def test_an_address_alone_is_a_server() -> None:
+    settings = Settings.model_validate({"servers": '{"PC1": "http://192.168.1.20:8081"}'})
+
+    assert settings.fleet().servers["PC1"] == server(model_port=8081)
 
 
 def test_a_trailing_slash_is_left_out() -> None:
