@@ -4,6 +4,9 @@ import posixpath
 import re
 from typing import Final
 
+MONITOR: Final = "/llmhealth-monitor"
+"""The page."""
+
 _SLASHES: Final = re.compile("/{2,}")
 
 

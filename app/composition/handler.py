@@ -112,6 +112,7 @@ def build(
             runtime.counted,
             stopping,
             has_session=lambda request: sessions.opens(dict(request.scope["headers"])),
+            is_home=settings.home == "monitor",
         ),
         admin.routes(
             explain=lambda *request: explain(runtime.balancer, proxy.ask_of(*request), time.time()),

@@ -22,7 +22,7 @@ from app.keys.wrong_keys import WrongKeys
 from app.proxy.cors import Cors, Headers
 from app.proxy.headers import joined
 
-OPEN = frozenset({"/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
+OPEN = frozenset({"/", "/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
 """Paths that nobody needs a key for: other balancers poll the first."""
 
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})

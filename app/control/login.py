@@ -9,7 +9,8 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.control.dashboard.page import MONITOR, Template
+from app.apis.paths import MONITOR
+from app.control.dashboard.page import Template
 from app.control.errors import error_response
 from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.forwarded import Origin

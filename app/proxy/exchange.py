@@ -17,6 +17,7 @@ from app.apis.dialects import OLLAMA, OPENAI
 from app.apis.encodings import DecodedTooLong, UnknownEncoding, decoded
 from app.apis.endpoints import RESPONSES_PATH, api_of
 from app.apis.json_body import BadRequest
+from app.apis.paths import MONITOR
 from app.apis.structure import LARGE
 from app.downstream.connection import BODILESS, ClientConnection, Request
 from app.keys.allowance import Allowance
@@ -60,6 +61,9 @@ from app.upstream.slot_files import act
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 """Methods that may be repeated (RFC 9110 section 9.2.2)."""
+
+NO_PAGE: Final = frozenset({404, 405, 501, 502, 503, 504})
+"""What a server responds that has no page to show, or whose proxy cannot reach it."""
 
 AWAY: Final = frozenset({429, 502, 503, 504})
 """A server that has too much to do, loads, or is away behind its proxy (RFC 9110 section 15.6,
@@ -702,6 +706,9 @@ class Exchange:
             return True
         if complete:
             self._upstream = None  # it is kept
+        if head.status in NO_PAGE and self._wants_page():
+            self._show_monitor()
+            return True
         if head.status in AWAY:
             return self._goes_elsewhere(head)
         if not explained:
@@ -953,6 +960,9 @@ class Exchange:
         record.error = response.message
         record.rejection = response.rejection
         dialect = self._events.dialect
+        if not self._started and self._wants_page():
+            self._show_monitor(error)
+            return
         if not self._started:
             record.status = response.status
             headers = [
@@ -973,6 +983,18 @@ class Exchange:
                 client.write(response.event(dialect))
             client.abort()
         self._end(response.outcome, error)
+
+    def _wants_page(self) -> bool:
+        """Whether a browser asks for what is at the address itself."""
+        request = self._request
+        accepted = self._fields.get(b"accept", b"")
+        return request.path == "/" and request.method == "GET" and b"text/html" in accepted
+
+    def _show_monitor(self, error: UpstreamError | None = None) -> None:
+        """Lead a browser to the monitor, as no server has a page for it."""
+        self._record.status = 302
+        self._client.respond(302, [(b"location", MONITOR.encode())], b"")
+        self._end("success", error)
 
     # The end
 

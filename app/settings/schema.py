@@ -413,6 +413,11 @@ class Settings(BaseSettings):
         "10 minutes. `off`: all stays.",
     )
 
+    home: Annotated[Literal["server", "monitor"], BeforeValidator(lower)] = Field(
+        default="server",
+        description="What browsers see at `/`: the page of the `server` that gets what is not "
+        "routed, or the `monitor`, which they see as well where that server has none.",
+    )
     log_format: Annotated[Literal["auto", "console", "json"], BeforeValidator(lower)] = Field(
         default="auto",
         description="`console`, `json`, or `auto`: console on a terminal, JSON otherwise.",

@@ -10,14 +10,13 @@ from typing import Any
 import orjson
 import structlog
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from jinja2 import Environment, FileSystemLoader
 
 import app
+from app.apis.paths import MONITOR
 
 HERE = Path(__file__).parent
-
-MONITOR = "/llmhealth-monitor"
 
 MOST_ROWS = 200
 """How many pins and requests in flight the page shows: ten thousand take the loop half a second."""
@@ -129,9 +128,12 @@ def routes(
     stopping: asyncio.Event,
     *,
     has_session: Callable[[Request], bool] = lambda _: False,
+    is_home: bool = False,
     interval: float = 1.0,
 ) -> APIRouter:
     """Build the page and its stream; `stopping` ends the streams, `interval` is in seconds.
+
+    With `is_home` the address itself leads to it.
 
     `has_session` returns whether a browser has logged in, so that the page can log out.
     """
@@ -144,6 +146,13 @@ def routes(
     async def monitor(request: Request) -> HTMLResponse:
         """Show the state to people."""
         return HTMLResponse(pages[has_session(request)], headers=template.headers)
+
+    if is_home:
+
+        @router.api_route("/", methods=["GET", "HEAD"])
+        async def home() -> RedirectResponse:
+            """Lead to the page."""
+            return RedirectResponse(MONITOR, 302)
 
     @router.get(f"{MONITOR}/events")
     async def events() -> StreamingResponse:
