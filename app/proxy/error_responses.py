@@ -70,7 +70,10 @@ def unknown_encoding(name: str) -> ErrorResponse:
 
 def buffer_full(limit: int) -> ErrorResponse:
     """Respond to a request for whose body there is no room at present."""
-    message = f"as much of other requests is held as may be: {limit} bytes"
+    message = (
+        f"the bodies of other requests take all the {limit} bytes that may be held "
+        "(BALANCER_MAX_BUFFERED_BYTES)"
+    )
     headers = (*_RETRY, *_CLOSE)
     return ErrorResponse(503, "server_busy", message, "rejected", headers, "buffer_full")
 
@@ -83,15 +86,15 @@ def out_of_sockets(error: OutOfSockets) -> ErrorResponse:
 
 def queue_full(error: Rejected) -> ErrorResponse:
     """Respond to a request for which there is no room where as many wait as may wait."""
-    message = f"{error.ahead} requests are waiting already, as many as may"
+    message = f"{error.ahead} requests wait already, and no more may (BALANCER_QUEUE_MAX)"
     return _rejected(429, "rate_limit_error", message, error, "queue_full")
 
 
 def queue_timeout(error: QueueTimeout) -> ErrorResponse:
     """Respond to a request that has waited for too long."""
+    ahead = f"{error.ahead} were still ahead" if error.ahead else "this one would have been next"
     message = (
-        "every server was busy for the whole time that a request may wait; "
-        f"{error.ahead} others were still ahead"
+        f"every server was busy for as long as a request may wait (BALANCER_QUEUE_TIMEOUT); {ahead}"
     )
     return _rejected(503, "server_busy", message, error, "queue_timeout")
 
@@ -141,8 +144,8 @@ def unauthorized() -> ErrorResponse:
 
 def key_busy(name: str, wait: float) -> ErrorResponse:
     """Respond to a request beyond what its key allows, to be tried again in `wait` seconds."""
-    message = f'as much is asked with the key "{name}" as it allows'
     seconds = max(1, math.ceil(wait))
+    message = f'the key "{name}" has reached its limits; it may be tried again in {seconds} s'
     retry = ((b"retry-after", b"%d" % seconds),)
     return ErrorResponse(429, "rate_limit_error", message, "rejected", retry, "key_limit")
 
@@ -194,9 +197,11 @@ def loop_detected(server: str) -> ErrorResponse:
     return ErrorResponse(508, "loop_detected", message, "rejected", _CLOSE)
 
 
-def server_failed(server: str, error: UpstreamError) -> ErrorResponse:
-    """Respond for a server that has failed."""
+def server_failed(server: str, error: UpstreamError, before: Collection[str] = ()) -> ErrorResponse:
+    """Respond for a server that has failed, as those `before` it had."""
     message = f"server {server}: {error}"
+    if others := [name for name in before if name != server]:
+        message += f"; before it {', '.join(others)} failed as well"
     if isinstance(error, TimedOut):
         return ErrorResponse(504, "upstream_timeout", message, "timeout", fault=error.kind)
     return ErrorResponse(502, "upstream_error", message, "upstream_error", fault=error.kind)

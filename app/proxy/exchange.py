@@ -454,7 +454,10 @@ class Exchange:
             servers = self._shared.balancer.holding(request.ask)
             self.refuse(error_responses.servers_down(request.ask.model, servers))
         elif self._unreachable is not None:
-            self.refuse(error_responses.server_failed(self._record.server, self._unreachable))
+            record = self._record
+            self.refuse(
+                error_responses.server_failed(record.server, self._unreachable, record.failures)
+            )
         else:
             self.refuse(error_responses.unconfigured())
 
@@ -876,7 +879,8 @@ class Exchange:
             self._place(request)
         else:
             record.fault = error.kind
-            self.refuse(error_responses.server_failed(record.server, error), error)
+            failed = error_responses.server_failed(record.server, error, record.failures)
+            self.refuse(failed, error)
 
     def _note_unreachable(self, error: Unreachable) -> None:
         record = self._record

@@ -139,6 +139,7 @@ class Proxy:
             self._origin.client(client.peer, fields.get(b"x-forwarded-for")),
             monotonic(),
         )
+        record.path = request.path
         in_flight = self._shared.in_flight
         in_flight[record.endpoint] = in_flight.get(record.endpoint, 0) + 1
         cors: Headers | None = None

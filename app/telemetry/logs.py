@@ -20,9 +20,16 @@ from app.routing.ledger import Lease
 from app.settings.listening import bracketed
 from app.telemetry.log_writer import writer_to
 from app.telemetry.record import Record
+from app.telemetry.response_reader import ResponseReader
 
 MOST_NAMES: Final = 12
 """So many models of a server are named, and the others counted."""
+
+LONGEST_PATH: Final = 256
+"""How much of a path the log has, in characters."""
+
+LONGEST_PART: Final = 24
+"""Longest part of a path that is written, in characters: what is longer may be a secret."""
 
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -308,9 +315,25 @@ def _facts(record: Record) -> dict[str, object]:
         facts["unreachable"] = record.failures
     if record.first_byte is not None and record.sent is not None:
         facts["first_byte_ms"] = _ms(record.first_byte - record.sent)
+    if record.response is not None:
+        _tell_tokens(record, record.response, facts)
     if record.error:
         facts["error"] = record.error
     return facts
+
+
+def _tell_tokens(record: Record, response: ResponseReader, facts: dict[str, object]) -> None:
+    usage, first = response.usage(), response.first_token
+    if first is not None:
+        facts["first_token_ms"] = _ms(first - record.started)
+    if usage is None:
+        return
+    facts["prompt_tokens"] = usage.prompt
+    if usage.cached is not None:
+        facts["cached_tokens"] = usage.cached
+    facts["completion_tokens"] = usage.completion
+    if first is not None and usage.completion > 1 and record.ended > first:
+        facts["tokens_per_second"] = round((usage.completion - 1) / (record.ended - first), 1)
 
 
 def _tell_lease(lease: Lease, facts: dict[str, object]) -> None:
@@ -326,7 +349,15 @@ def _tell_lease(lease: Lease, facts: dict[str, object]) -> None:
         facts["changed_character"] = change.character
 
 
+def _without_tokens(path: str) -> str:
+    """Write a path for people; parts as long as keys and ids are left out."""
+    parts = [part if len(part) <= LONGEST_PART else "…" for part in path.split("/")]
+    return "/".join(parts)[:LONGEST_PATH]
+
+
 def _tell_who(record: Record, facts: dict[str, object]) -> None:
+    if record.path != record.endpoint:
+        facts["path"] = _without_tokens(record.path)
     if record.key is not None:
         facts["key"] = record.key.name
     if record.asked_model:

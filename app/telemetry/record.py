@@ -47,6 +47,8 @@ class Record:
         self.id = id
         self.endpoint = endpoint
         """A path of ours or of OpenAI's API, else `other`: never what a client made up."""
+        self.path = endpoint
+        """The path as the client wrote it, for people."""
         self.address = address
         self.started = started
         self.key: Key | None = None

@@ -24,7 +24,7 @@ SECRETS = {
     "query": "canary-query",
     "cookie": "canary-cookie",
     "body that is no JSON": "canary-broken",
-    "path": "canary-path",
+    "token in a path": "canary-path-0123456789abcdef",
     "join token": TOKEN,
     "server's key": "sk-canary-server-0123",
     "server's header": "canary-header",
@@ -81,9 +81,9 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
                 post(b'{"model": ' + SECRETS["body that is no JSON"].encode(), chat, bearer(KEY)),
                 post(asked("x"), chat, bearer(WRONG)),
                 post(asked("x", model="unknown"), chat, bearer(KEY)),
-                get(b"/" + SECRETS["path"].encode() + b"?x=canary-query", bearer(KEY)),
+                get(b"/" + SECRETS["token in a path"].encode() + b"?x=canary-query", bearer(KEY)),
                 post(f"key={WRONG}".encode(), b"/llmhealth-login"),
-                b"GET /canary-path HTTP/9.9\r\nx: canary-query\r\n\r\n",
+                b"GET /canary-path-0123456789abcdef HTTP/9.9\r\nx: canary-query\r\n\r\n",
             ):
                 await balancer.ask(request)
             orders = (

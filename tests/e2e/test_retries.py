@@ -9,11 +9,13 @@ import contextlib
 import json
 import os
 import random
+import re
 import sys
 
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, chat, get, post
 
@@ -174,3 +176,15 @@ async def test_a_large_body_that_its_server_dies_of_is_delivered_once() -> None:
 
     assert response.status == 502
     assert delivered == 1
+
+
+async def test_the_error_names_every_server_that_was_tried() -> None:
+    servers = {name: {"addr": f"http://127.0.0.1:{free_port()}"} for name in ("A", "B")}
+    async with balancing(servers, ready=False) as balancer:
+        response = await balancer.ask(chat())
+
+    assert response.status == 502
+    assert re.search(
+        r"server (A|B): it refuses connections; before it (A|B) failed as well",
+        response.body.decode(),
+    )

@@ -12,6 +12,7 @@ from app.routing.observations import ModelsSeen
 from app.telemetry import logs
 from app.telemetry.logs import LogFormat, LogLevel, RequestLog
 from app.telemetry.record import Outcome, Record
+from app.telemetry.response_reader import ResponseReader
 from tests.fakes import records
 from tests.fakes.ports import free_port
 from tests.fakes.sockets import SSE, answering, chat, chunk, get, listening, ok, post
@@ -108,6 +109,34 @@ def test_what_there_is_not_is_left_out() -> None:
     [line] = written(stream)
     assert not {"server", "model", "username", "first_byte_ms"} & set(line)
     assert line["error"] == "the body is not JSON"
+
+
+def test_a_line_has_the_path_where_the_endpoint_does_not_say_it() -> None:
+    stream = configured()
+    token = "0123456789abcdef0123456789abcdef"
+    for path in ("/v1/files", f"/bot{token}/send"):
+        RequestLog().finished(record(endpoint="other", path=path))
+    RequestLog().finished(record())
+
+    lines = written(stream)
+    assert [line.get("path") for line in lines] == ["/v1/files", "/…/send", None]
+
+
+def test_a_line_has_the_tokens_and_how_fast_they_came() -> None:
+    response = ResponseReader(streams=True)
+    for delta in ("a", "b"):
+        text = json.dumps({"choices": [{"delta": {"content": delta}}]})
+        response.passes(f"data: {text}\n\n".encode())
+    usage = {"prompt_tokens": 90, "completion_tokens": 21}
+    details = {"prompt_tokens_details": {"cached_tokens": 64}}
+    response.passes(f"data: {json.dumps({'choices': [], 'usage': usage | details})}\n\n".encode())
+    response.first_token = 1.05
+    stream = configured()
+    RequestLog().finished(record(response=response))
+
+    [line] = written(stream)
+    assert (line["prompt_tokens"], line["cached_tokens"], line["completion_tokens"]) == (90, 64, 21)
+    assert (line["first_token_ms"], line["tokens_per_second"]) == (50.0, 100.0)
 
 
 @pytest.mark.parametrize(
