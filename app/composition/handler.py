@@ -21,6 +21,7 @@ from app.control.dispatch import Dispatch
 from app.control.explain import explain
 from app.control.joins import Joins
 from app.control.ollama import OllamaLists
+from app.control.requests import Requests
 from app.control.servers import Servers
 from app.control.session import Sessions
 from app.downstream import asgi
@@ -83,7 +84,9 @@ def build(
         forwarding=runtime.forwarding,
         loops=runtime.loops,
         owners=runtime.owners,
+        underway=runtime.underway,
     )
+    requests = Requests(runtime.recent, runtime.underway, runtime.batcher.flush)
     admin_key = settings.admin_key
     sessions = Sessions(None if admin_key is None else admin_key.get_secret_value())
     ollama = []
@@ -110,6 +113,7 @@ def build(
         page.routes(
             lambda: runtime.state(page.MOST_ROWS),
             runtime.counted,
+            requests,
             stopping,
             has_session=lambda request: sessions.opens(dict(request.scope["headers"])),
             is_home=settings.home == "monitor",
@@ -121,6 +125,7 @@ def build(
             max_body_bytes=settings.max_body_bytes,
             reload=reload,
         ),
+        requests.routes(),
         Servers(runtime.roster, runtime.balancer.backend).routes(),
         Joins(runtime.roster, runtime.balancer, runtime.wrong_keys).routes(),
         login.routes(

@@ -20,6 +20,7 @@ from app.downstream.forwarded import Origin
 from app.keys.key_ring import KeyRing
 from app.keys.wrong_keys import WrongKeys
 from app.proxy.buffer import Buffer
+from app.proxy.exchange import Exchange
 from app.proxy.loops import Loops
 from app.proxy.owners import Owners
 from app.proxy.queue import RequestQueue
@@ -35,6 +36,7 @@ from app.telemetry.gpu.find import find_reader
 from app.telemetry.gpu.reader import GpuReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
+from app.telemetry.recent_requests import RecentRequests
 from app.telemetry.reloads import Reloads
 from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.pool import Pool
@@ -104,11 +106,15 @@ class Runtime:
         )
         self.stats = AccessStats()
         self.changed_prompts = ChangedPrompts()
+        self.recent = RecentRequests()
+        self.underway: set[Exchange] = set()
+        """The model requests that have not ended."""
         self.batcher = Batcher(
             self.meters.finished,
             logs.RequestLog().finished,
             self.stats.finished,
             self.changed_prompts.finished,
+            self.recent.finished,
         )
         self.fronts = Fronts(time.monotonic, logs.front_kept)
         self.buffer = Buffer(settings.max_buffered_bytes)

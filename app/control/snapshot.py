@@ -165,6 +165,7 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "draining": backend.draining,
         "drained_by": sorted(backend.drained_by),
         "changed": change_json(backend.changed, at),
+        "faults": dict(backend.faults),
         "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
         "others_inflight": ledger.foreign,
         "loaded": None if report is None or report.loaded is None else sorted(report.loaded),

@@ -207,6 +207,12 @@ def server_failed(server: str, error: UpstreamError, before: Collection[str] = (
     return ErrorResponse(502, "upstream_error", message, "upstream_error", fault=error.kind)
 
 
+def cancelled() -> ErrorResponse:
+    """Respond to a request that the administrator ends."""
+    message = "the administrator has cancelled this request"
+    return ErrorResponse(503, "request_cancelled", message, "rejected")
+
+
 def shutting_down() -> ErrorResponse:
     """Respond to a request that the end of the balancer cuts short; no server is to blame."""
     return ErrorResponse(503, "server_shutdown", "the balancer is shutting down", "rejected")

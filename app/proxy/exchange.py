@@ -126,6 +126,8 @@ class Shared:
     finished: Callable[[Record], None]
     in_flight: dict[str, int]
     owners: Owners
+    underway: "set[Exchange]"
+    """The model requests that have not ended."""
 
 
 class Exchange:
@@ -248,6 +250,7 @@ class Exchange:
 
     def serve_model(self) -> None:
         """Begin with a request that makes a model work: its whole body is read first."""
+        self._shared.underway.add(self)
         if self._request.complete:
             return  # what has come is measured as it is read
         length = self._fields.get(b"content-length")
@@ -259,6 +262,7 @@ class Exchange:
     def open_session(self, request: ModelRequest | UnroutedRequest) -> None:
         """Begin with a WebSocket to a model, which has a place at a server until it ends."""
         self._session = True
+        self._shared.underway.add(self)
         self._record.ready = monotonic()
         self._on_request(request)
 
@@ -1000,6 +1004,16 @@ class Exchange:
         self._client.respond(302, [(b"location", MONITOR.encode())], b"")
         self._end("success", error)
 
+    @property
+    def record(self) -> Record:
+        """What is known of the request so far."""
+        return self._record
+
+    def cancel(self) -> None:
+        """End the request, as the administrator wants."""
+        if self.state is not State.ENDED:
+            self.refuse(error_responses.cancelled())
+
     # The end
 
     def _complete(self) -> None:
@@ -1035,6 +1049,7 @@ class Exchange:
         self._forget_body()
         self._held = []
         record, shared, now = self._record, self._shared, monotonic()
+        shared.underway.discard(self)
         if self._allowance is not None:
             spent = record.spent()
             self._allowance.leave(now, record.tokens, 0 if spent is None else spent.total)

@@ -68,9 +68,9 @@ class Proxy:
     `finished` is told of every request in the end; `in_flight` counts those under way, by
     endpoint. Requests to the `routed_paths` go where their model is, as `read` finds it.
     Streams that wait for a place get a sign of life every `keepalive` seconds, unless that
-    is 0. `parser` reads long bodies beside the event loop. Clients need a key of `keys` where
-    there are any; `forwarding` is `RequestHeads`'. `loops` marks what
-    goes out.
+    is 0. `parser` reads long bodies beside the event loop; `underway` holds model requests
+    until their end. Clients need a key of `keys` where there are any; `forwarding` is
+    `RequestHeads`'. `loops` marks what goes out.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Proxy:
         loops: Loops | None = None,
         parser: Executor | None = None,
         owners: Owners | None = None,
+        underway: set[Exchange] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()
@@ -127,6 +128,7 @@ class Proxy:
             finished,
             {} if in_flight is None else in_flight,
             owners or Owners(),
+            set() if underway is None else underway,
         )
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:

@@ -32,7 +32,12 @@ KEYS = {
     "alice": "sha256:" + sha256(ALICE.encode()).hexdigest(),
     "scripts": {"key": SCRIPTS, "models": ["small.*"]},
 }
-OWN = ["/llmhealth-monitor", "/llmhealth-monitor/events", "/llmhealth-snapshot"]
+OWN = [
+    "/llmhealth-monitor",
+    "/llmhealth-monitor/events",
+    "/llmhealth-requests",
+    "/llmhealth-snapshot",
+]
 OWN += ["/access-log-stats", "/metrics", "/llmhealth-targets"]
 
 

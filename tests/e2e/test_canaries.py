@@ -95,6 +95,7 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
             paths = (
                 b"/metrics",
                 b"/llmhealth-snapshot",
+                b"/llmhealth-requests",
                 b"/access-log-stats",
                 b"/llmhealth-monitor",
                 b"/llmhealth-targets",

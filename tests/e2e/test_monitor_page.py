@@ -16,11 +16,29 @@ from tests.fakes.snapshots import (
     STEERED,
     State,
     backend,
+    request,
     state,
 )
 from tests.fakes.stage import Stage, staging
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
+
+KEYED = """
+    sessionStorage.removeItem('key');
+    window.sent = [];
+    window.fetch = async (url, options) => {
+        const key = options.headers.authorization;
+        const right = key === 'Bearer opensesame';
+        if (right) sent.push([url, options.method, key]);
+        return { ok: right, status: right ? 200 : 401 };
+    };
+"""
+"""Has the balancer want a key, and notes the orders that show it."""
+
+TYPE = """
+    document.getElementById('ask-key').value = 'opensesame';
+    document.querySelector('#ask button').click();
+"""
 
 LIVE = "document.body.dataset.state === 'live'"
 
@@ -46,6 +64,14 @@ class Page:
     def text(self) -> str:
         found: str = self.browser.evaluate("return document.body.innerText")
         return found
+
+
+def give_key(page: Page) -> object:
+    """Type the key that is asked for; return the orders that were given with it."""
+    page.browser.wait_until("document.getElementById('ask').open")
+    page.browser.evaluate(TYPE)
+    page.browser.wait_until("sent.length")
+    return page.browser.evaluate("return sent")
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +115,54 @@ def test_a_busy_state_is_shown(page: Page) -> None:
         assert fact in text
 
 
-def test_a_decision_tells_what_it_expected_and_what_came_true(page: Page) -> None:
+def test_a_request_opens_to_why_it_went_there_and_where_its_time_went(page: Page) -> None:
     page.show(BUSY)
+    page.browser.evaluate("""
+        const rows = [...document.querySelectorAll('#requests tr')];
+        rows.find((row) => row.innerText.includes('done')).querySelector('button').click();
+    """)
+    page.browser.wait_until("document.querySelector('#requests .detail')")
 
     text = page.text()
-    assert "cached prompt, after 12 s beside held places" in text
-    assert "2.5 s expected, 2.7 s measured" in text
+    assert "free instance" in text
+    assert "Load and prompt 1.2 s" in text
+    assert "Response 4.5 s" in text
+    assert "4.2K tokens, 4.1K of them from the cache" in text
+
+
+def test_requests_that_failed_are_counted_and_marked(page: Page) -> None:
+    page.show(BUSY)
+
+    marked = page.browser.evaluate("return document.querySelector('tr[data-is=failed]').innerText")
+    assert "1 failed" in page.text()
+    assert "server failed (502)" in marked
+
+
+def test_requests_are_found_by_who_asked_and_how_they_ended(page: Page) -> None:
+    page.show(BUSY)
+
+    def listed(field: str, value: str) -> str:
+        script = f"""
+            const field = document.getElementById('requests-{field}');
+            field.value = '{value}';
+            field.dispatchEvent(new Event('input'));
+            return document.getElementById('requests').innerText
+        """
+        found: str = page.browser.evaluate(script)
+        return found
+
+    assert "太郎" not in listed("client", "alice")
+    assert "Alice" in listed("outcome", "under way")
+    assert "done" not in listed("outcome", "under way")
+
+
+def test_a_request_under_way_is_cancelled_with_the_key_that_is_asked_for(page: Page) -> None:
+    page.show(state(backend("tower"), under_way=[request(7, state="sent")], drain=True))
+    page.browser.evaluate(KEYED)
+    page.browser.evaluate("document.querySelector('#requests button').click()")
+    page.browser.evaluate("document.querySelector('#requests .detail button').click()")
+
+    assert give_key(page) == [["/llmhealth-requests/id-7", "DELETE", "Bearer opensesame"]]
 
 
 def test_a_change_is_shown_without_a_reload(page: Page) -> None:
@@ -109,23 +177,25 @@ def test_a_change_is_shown_without_a_reload(page: Page) -> None:
 
 def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
     page.show(STEERED)
-    page.browser.evaluate("""
-        window.sent = [];
-        window.prompt = () => 'opensesame';
-        window.fetch = async (url, options) => {
-            const key = options.headers.authorization;
-            if (key) sent.push([url, options.method, key]);
-            return { ok: !!key, status: key ? 200 : 401 };
-        };
-        for (const button of [...document.querySelectorAll('button')].slice(0, 2)) button.click();
-    """)
+    page.browser.evaluate(KEYED)
+    page.browser.evaluate("document.querySelector('#servers button').click()")
 
-    page.browser.wait_until("sent.length === 2")
+    assert give_key(page) == [["/llmhealth-drain/tower", "DELETE", "Bearer opensesame"]]
 
-    assert page.browser.evaluate("return sent") == [
-        ["/llmhealth-drain/tower", "DELETE", "Bearer opensesame"],
-        ["/llmhealth-drain/workstation", "POST", "Bearer opensesame"],
-    ]
+
+def test_a_wrong_key_is_told_and_asked_for_again(page: Page) -> None:
+    page.show(STEERED)
+    page.browser.evaluate(KEYED)
+    page.browser.evaluate("document.querySelector('#servers button').click()")
+    page.browser.wait_until("document.getElementById('ask').open")
+    page.browser.evaluate(TYPE.replace("opensesame", "wrong"))
+
+    page.browser.wait_until(
+        "document.getElementById('ask').innerText.includes('not the admin key')"
+    )
+    kind = page.browser.evaluate("return document.getElementById('ask-key').type")
+    assert kind == "password"
+    page.browser.evaluate("document.getElementById('ask').close()")
 
 
 def test_a_server_whose_agent_is_gone_says_so_and_can_be_drained_as_well(page: Page) -> None:

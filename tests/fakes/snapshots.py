@@ -1,5 +1,6 @@
 """States that the monitor page must be able to show."""
 
+from collections.abc import Sequence
 from typing import Any
 
 NOW = "2026-11-24T10:30:20Z"
@@ -36,6 +37,7 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "prefill_tokens_per_second": None,
         "prompt_tokens": {"cache": 0, "work": 0},
         "forecasts": {"hit": 0, "miss": 0, "surprise": 0, "none": 0},
+        "faults": {},
     } | facts
 
 
@@ -50,7 +52,50 @@ def slot(number: int, characters: int = 0, **facts: Any) -> State:
     } | facts
 
 
-def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> State:
+def request(number: int = 1, **facts: Any) -> State:
+    """Write a request that has ended, or is under way where it has a `state`."""
+    ended = {
+        "number": number,
+        "outcome": "success",
+        "status": 200,
+        "error": "",
+        "tokens": {"prompt": 4200, "cached": 4096, "completion": 180, "estimated": False},
+        "first_token_seconds": 1.2,
+        "seconds": 5.7,
+    }
+    return {
+        "id": f"id-{number}",
+        "at": "2026-11-24T10:30:11Z",
+        "path": "/v1/chat/completions",
+        "model": "gpt-oss:20b",
+        "asked_model": "",
+        "stream": True,
+        "client": "192.168.1.77",
+        "username": None,
+        "session": "",
+        "server": "tower",
+        "instance": "gpt-oss:20b",
+        "slot": None,
+        "reason": "free_instance",
+        "held_seconds": 0.0,
+        "expected_seconds": None,
+        "expected_share": None,
+        "change": None,
+        "failures": [],
+        "read_seconds": 0.001,
+        "wait_seconds": 0.0,
+        "sent_seconds": 0.004,
+        **({} if "state" in facts else ended),
+    } | facts
+
+
+def state(
+    *backends: Backend,
+    stats: State | None = None,
+    under_way: Sequence[State] = (),
+    ended: Sequence[State] = (),
+    **snapshot: Any,
+) -> State:
     names = [one["name"] for one in backends]
     return {
         "snapshot": {
@@ -68,8 +113,6 @@ def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> St
             "queue": {"waiting": 0, "max": 100, "by_model": {}, "oldest_wait_seconds": 0.0},
             "drain": False,
             "refused_settings": [],
-            "leases": [],
-            "decisions": [],
             "changed_prompts": [],
         }
         | snapshot,
@@ -87,6 +130,7 @@ def state(*backends: Backend, stats: State | None = None, **snapshot: Any) -> St
             "newest_log": None,
         }
         | (stats or {}),
+        "requests": {"under_way": list(under_way), "ended": list(ended)},
     }
 
 
@@ -99,22 +143,6 @@ def pin(key: str, model: str = "gpt-oss:20b", server: str = "tower", **facts: An
         "server": server,
         "instance": model,
         "updated_at": "2026-11-24T10:29:30Z",
-    } | facts
-
-
-def lease(client: str, model: str = "gpt-oss:20b", server: str = "tower", **facts: Any) -> State:
-    return {
-        "server": server,
-        "instance": model,
-        "slot": None,
-        "model": model,
-        "client": client,
-        "reason": "free_instance",
-        "expected_share": None,
-        "held_seconds": 0.0,
-        "expected_seconds": None,
-        "first_token_seconds": None,
-        "age_seconds": 12.4,
     } | facts
 
 
@@ -205,23 +233,37 @@ BUSY = state(
         "by_model": {"gpt-oss:20b": 2, "qwen3:8b": 1},
         "oldest_wait_seconds": 4.2,
     },
-    leases=[
-        lease("Alice"),
-        lease("192.168.1.30", "gpt-oss:20b-2"),
-        lease("太郎", "qwen3:8b", "workstation"),
-        lease("192.168.1.5", server="attic"),
+    under_way=[
+        request(4, client="Alice", state="responding", first_token_seconds=None),
+        request(5, username="太郎", model="qwen3:8b", server="", state="queued", reason=""),
     ],
-    decisions=[
-        lease(
-            *("太郎", "qwen3:8b", "workstation"),
+    ended=[
+        request(
+            1,
+            username="太郎",
+            model="qwen3:8b",
+            server="workstation",
             reason="cached_prompt",
             slot=0,
             expected_share=0.93,
             held_seconds=12.3,
             expected_seconds=2.46,
-            first_token_seconds=2.71,
+            wait_seconds=13.0,
+            sent_seconds=13.0,
+            first_token_seconds=15.7,
+            seconds=21.0,
         ),
-        lease("Alice"),
+        request(2, client="Alice"),
+        request(
+            3,
+            outcome="upstream_error",
+            status=502,
+            error="server tower: the server closed the connection without a response",
+            tokens=None,
+            first_token_seconds=None,
+            seconds=0.8,
+            failures=[{"server": "attic", "fault": "connect"}],
+        ),
     ],
     changed_prompts=[
         changed_prompt("Alice", "claude-cli/2.1.36", "hash", requests=41, tokens=512_000),
@@ -244,7 +286,11 @@ LONG_NAMES = state(
     backend(LONG_NAME, "busy", total_inflight=1, model_inflight={LONG_NAME: 1}, models=[LONG_NAME]),
     sticky=[pin(LONG_NAME, LONG_NAME, LONG_NAME)],
     changed_prompts=[changed_prompt(LONG_NAME, LONG_NAME, "other")],
-    leases=[lease(LONG_NAME, LONG_NAME, LONG_NAME)],
+    ended=[
+        request(
+            model=LONG_NAME, client=LONG_NAME, server=LONG_NAME, error=LONG_NAME, session=LONG_NAME
+        )
+    ],
     models={LONG_NAME: [LONG_NAME]},
     gpus=[gpu(0, name=LONG_NAME)],
     gpu_backend="nvml",
@@ -253,7 +299,10 @@ LONG_NAMES = state(
 HOSTILE = state(
     backend(HOSTILE_NAME, "busy", model_inflight={"\u202egnp.exe": 1}, models=[HOSTILE_NAME]),
     sticky=[pin(HOSTILE_NAME, HOSTILE_NAME, HOSTILE_NAME, ip=HOSTILE_NAME)],
-    leases=[lease(HOSTILE_NAME, "🦙" * 40, HOSTILE_NAME), lease("\u202eevil")],
+    ended=[
+        request(1, username=HOSTILE_NAME, model="🦙" * 40, server=HOSTILE_NAME, error=HOSTILE_NAME),
+        request(2, username="\u202eevil", session=HOSTILE_NAME, outcome="timeout", status=504),
+    ],
     models={HOSTILE_NAME: [HOSTILE_NAME]},
     stats=traffic({HOSTILE_NAME: 5, "\u202eevil": 3}),
 )

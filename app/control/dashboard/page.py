@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 
 import app
 from app.apis.paths import MONITOR
+from app.control.requests import Requests
 
 HERE = Path(__file__).parent
 
@@ -30,9 +31,9 @@ log = structlog.get_logger(__name__)
 class Template:
     """A self-contained page, and a policy that lets nothing else run in it."""
 
-    def __init__(self, name: str, script: str = "") -> None:
+    def __init__(self, name: str, *scripts: str) -> None:
         self._style = _static("monitor.css")
-        self._script = _static(script) if script else ""
+        self._script = "\n".join(map(_static, scripts))
         templates = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
         self._template = templates.get_template(name)
         self.headers = {
@@ -64,27 +65,34 @@ class Feed:
         self,
         snapshot: Callable[[], dict[str, Any]],
         stats: Callable[[], dict[str, object]],
+        requests: Requests,
         stopping: asyncio.Event,
         interval: float,
     ) -> None:
-        self._sources = {"snapshot": snapshot, "stats": stats}
+        self._sources: dict[str, Callable[[], dict[str, Any]]] = {
+            "snapshot": snapshot,
+            "stats": stats,
+            "requests": lambda: {"under_way": requests.under_way(MOST_ROWS)},
+        }
+        self._requests = requests
         self._stopping = stopping
         self._interval = interval
         self._round = 0
         self._parts: dict[tuple[str, str], tuple[int, bytes]] = {}
         """In which round each part was another than before, and how it is written."""
-        self._events: dict[int, bytes] = {}
-        """The present state as an event, by the round that a page has seen last."""
+        self._events: dict[tuple[int, int], bytes] = {}
+        """The present state as an event, by the round and the request that a page has seen last."""
+        self._last_request = 0
         self._read_at = -interval
 
     async def events(self) -> AsyncIterator[bytes]:
         """Yield the state now, and what is new at every interval until the server stops."""
-        known = 0
+        known = seen = 0
         while not self._stopping.is_set():
             try:
                 self._read()
-                news = self._event(known) if self._parts else NO_NEWS
-                known = self._round
+                news = self._event(known, seen) if self._parts else NO_NEWS
+                known, seen = self._round, self._last_request
             except Exception:
                 # The page shows that it is not up to date; the next event may be.
                 log.exception("monitor.failed")
@@ -103,6 +111,7 @@ class Feed:
             return
         self._read_at = now
         state = {name: read() for name, read in self._sources.items()}
+        self._last_request = self._requests.last
         self._round += 1
         self._events = {}
         for name, parts in state.items():
@@ -111,20 +120,22 @@ class Feed:
                 if self._parts.get((name, part), (0, b""))[1] != written:
                     self._parts[name, part] = self._round, written
 
-    def _event(self, known: int) -> bytes:
-        """Write the parts that have changed since a round."""
-        if known not in self._events:
-            news: dict[str, dict[str, orjson.Fragment]] = {name: {} for name in self._sources}
+    def _event(self, known: int, seen: int) -> bytes:
+        """Write the parts that have changed since a round, and the requests since one."""
+        if (known, seen) not in self._events:
+            news: dict[str, dict[str, object]] = {name: {} for name in self._sources}
+            news["requests"]["ended"] = self._requests.ended(seen)
             for (name, part), (changed, written) in self._parts.items():
                 if changed > known:
                     news[name][part] = orjson.Fragment(written)
-            self._events[known] = b"data: " + orjson.dumps(news) + b"\n\n"
-        return self._events[known]
+            self._events[known, seen] = b"data: " + orjson.dumps(news) + b"\n\n"
+        return self._events[known, seen]
 
 
 def routes(
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
+    requests: Requests,
     stopping: asyncio.Event,
     *,
     has_session: Callable[[Request], bool] = lambda _: False,
@@ -138,9 +149,9 @@ def routes(
     `has_session` returns whether a browser has logged in, so that the page can log out.
     """
     router = APIRouter()
-    template = Template("monitor.html", "monitor.js")
+    template = Template("monitor.html", "monitor.js", "orders.js", "requests.js")
     pages = {session: template.render(session=session) for session in (True, False)}
-    feed = Feed(snapshot, stats, stopping, interval)
+    feed = Feed(snapshot, stats, requests, stopping, interval)
 
     @router.api_route(MONITOR, methods=["GET", "HEAD"])
     async def monitor(request: Request) -> HTMLResponse:

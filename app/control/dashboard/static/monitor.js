@@ -117,27 +117,14 @@ function drainButton(card, backend, allowed) {
   let button = card.querySelector("button");
   if (!button) {
     card.append((button = make("button")));
-    button.addEventListener("click", () => drain(backend.name, button.dataset.method));
+    button.addEventListener("click", () => order(button.dataset.method, `/llmhealth-drain/${encodeURIComponent(backend.name)}`,
+      `${button.textContent}: ${backend.name}`));
   }
   button.hidden = !allowed;
   const drained = backend.drained_by.includes("admin");
   button.dataset.method = drained ? "DELETE" : "POST";
   set(button, drained ? "Give it requests again" : "Drain");
   button.title = drained ? "" : "No new requests; those in flight go on";
-}
-
-/* A session needs no key; without one, draining asks for the admin key. */
-async function drain(name, method) {
-  const order = (headers) => fetch(`/llmhealth-drain/${encodeURIComponent(name)}`, { method, headers });
-  let key = sessionStorage.getItem("key");
-  let answer = await order(key ? { authorization: `Bearer ${key}` } : {});
-  if (answer.status === 401) {
-    sessionStorage.removeItem("key");
-    if (!(key = prompt("BALANCER_ADMIN_KEY"))) return;
-    answer = await order({ authorization: `Bearer ${key}` });
-    if (answer.ok) sessionStorage.setItem("key", key);
-  }
-  if (!answer.ok) alert((await answer.json()).error.message);
 }
 
 const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone", asleep: "asleep", waking: "wakes up" };
@@ -165,6 +152,7 @@ function serverCard(node, backend, { now, drain: mayDrain }) {
   if (backend.prefill_tokens_per_second) pairs.push(["Reads prompts at", `${compact(backend.prefill_tokens_per_second)} tokens/s`]);
   if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
   if (backend.kind) pairs.push(["Kind", backend.kind]);
+  for (const text of Object.values(backend.faults)) pairs.push(["Its last probe", text]);
   if (backend.changed) pairs.push(["Last change", `${STATUSES[backend.changed.status] || backend.changed.status}, ${age(since(now, backend.changed.at))} ago: ${backend.changed.reason}`]);
   pairs.push(["Models at", backend.model_base]);
   if (last) pairs.push(["Load told", `${age(since(now, last.updated_at))} ago`]);
@@ -307,24 +295,24 @@ function totals(snapshot, stats) {
 }
 
 const CHANGES = { clock: "a time", hash: "a hash", tools: "the order of tools", moved: "a message's place", reasoning: "reasoning left out", other: "a text" };
-const brief = (seconds) => (seconds < 10 ? `${seconds.toFixed(1)} s` : age(seconds));
-const reason = (lease) => lease.reason.replace("_", " ") + (lease.held_seconds ? `, after ${brief(lease.held_seconds)} beside held places` : "");
-const firstToken = (lease) => [[lease.expected_seconds, "expected"], [lease.first_token_seconds, "measured"]]
-  .filter(([seconds]) => seconds !== null).map(([seconds, what]) => `${brief(seconds)} ${what}`).join(", ") || null;
-const placed = (lease) => (lease.slot === null ? lease.server : `${lease.server}, slot ${lease.slot}`);
+let shownAt = "";
+let mayOrder = false;
 
 function show({ snapshot, stats }) {
+  shownAt = snapshot.now;
+  mayOrder = snapshot.drain;
   const configured = snapshot.backends.length > 0;
   $("empty").hidden = configured;
   $("open").hidden = !snapshot.open_at;
   $("refused").hidden = snapshot.refused_settings.length === 0;
   set($("mistakes"), snapshot.refused_settings.join("\n"));
-  for (const id of ["totals", "servers-part", "traffic", "leases-part", "decisions-part", "sticky-part", "models-part"]) $(id).hidden = !configured;
+  for (const id of ["totals", "servers-part", "traffic", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
   $("changed-part").hidden = snapshot.changed_prompts.length === 0;
   keep($("gpus"), snapshot.gpus, (gpu) => `gpu ${gpu.index}`, card, gpuCard);
   if (!configured) return;
   totals(snapshot, stats);
+  showRequests(snapshot.now);
   keep($("servers"), snapshot.backends, (backend) => backend.name, card, (node, backend) => serverCard(node, backend, snapshot));
   minutes(stats.time_series, snapshot.now);
   bars($("by-model"), stats.model_counts);
@@ -332,13 +320,6 @@ function show({ snapshot, stats }) {
   bars($("by-address"), stats.ip_counts);
   rows($("changed"), snapshot.changed_prompts, (one) => `${one.client} ${one.program} ${one.kind}`, (one) =>
     [one.client, one.program || null, `${CHANGES[one.kind]}, message ${one.message + 1}`, one.advice, one.requests, compact(one.tokens), age(one.seconds)]);
-  const numbered = snapshot.leases.map((lease, index) => ({ ...lease, index }));
-  rows($("leases"), numbered, (lease) => lease.index, (lease) =>
-    [lease.client, lease.instance, placed(lease), reason(lease), age(lease.age_seconds)]);
-  const decided = snapshot.decisions.slice(0, 12).map((lease, index) => ({ ...lease, index }));
-  rows($("decisions"), decided, (lease) => lease.index, (lease) =>
-    [lease.client, lease.instance, placed(lease), reason(lease),
-      lease.expected_share ? percent(100 * lease.expected_share) : null, firstToken(lease), `${age(lease.age_seconds)} ago`]);
   rows($("sticky"), [...snapshot.sticky].reverse(), (pin) => `${pin.model} ${pin.key}`, (pin) =>
     [pin.key, pin.ip, pin.model, pin.instance === pin.model ? pin.server : `${pin.server}, ${pin.instance}`,
       `${age(since(snapshot.now, pin.updated_at))} ago`]);
@@ -350,7 +331,8 @@ function show({ snapshot, stats }) {
 
 let events;
 let heard = 0;
-let known = {};
+let told = {};
+let first = true;  // since the stream was opened
 
 function state(name, text) {
   $("live").dataset.state = document.body.dataset.state = name;
@@ -363,10 +345,13 @@ function listen() {
   events.onmessage = (event) => {
     heard = Date.now();
     const news = JSON.parse(event.data);  // parts that have changed; all of them at first
-    known = { snapshot: { ...known.snapshot, ...news.snapshot }, stats: { ...known.stats, ...news.stats } };
-    show(known);
+    told = { snapshot: { ...told.snapshot, ...news.snapshot }, stats: { ...told.stats, ...news.stats } };
+    takeRequests(news.requests, first);
+    first = false;
+    show(told);
     state("live", `live · ${new Date().toLocaleTimeString()}`);
   };
+  events.onopen = () => (first = true);
   events.onerror = () => {
     state("lost", "reconnecting");
     // After an error's status browsers do not try again: the session is over, or we start.
