@@ -168,6 +168,8 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "faults": dict(backend.faults),
         "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
         "others_inflight": ledger.foreign,
+        "starting": [] if report is None else sorted(report.starting),
+        "context": backend.least_context or None,
         "loaded": None if report is None or report.loaded is None else sorted(report.loaded),
         "slots": [
             {

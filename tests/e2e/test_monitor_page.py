@@ -35,6 +35,12 @@ KEYED = """
 """
 """Has the balancer want a key, and notes the orders that show it."""
 
+DRAIN = """
+    document.querySelector('#servers button').click();
+    document.querySelector('#servers .detail button').click();
+"""
+"""Opens the first server, and drains it or ends that."""
+
 TYPE = """
     document.getElementById('ask-key').value = 'opensesame';
     document.querySelector('#ask button').click();
@@ -167,18 +173,19 @@ def test_a_request_under_way_is_cancelled_with_the_key_that_is_asked_for(page: P
 
 def test_a_change_is_shown_without_a_reload(page: Page) -> None:
     page.show(BUSY)
-    page.browser.evaluate("window.same = true; document.querySelector('details').open = true")
+    page.browser.evaluate("window.same = true; document.querySelector('#servers button').click()")
 
     page.stage.state = STATES["server-down"]
 
     page.browser.wait_until("document.body.innerText.includes('unreachable')")
-    assert page.browser.evaluate("return window.same && document.querySelector('details').open")
+    assert page.browser.evaluate("return window.same")
+    assert page.browser.evaluate("return !!document.querySelector('#servers .detail')")
 
 
 def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
     page.show(STEERED)
     page.browser.evaluate(KEYED)
-    page.browser.evaluate("document.querySelector('#servers button').click()")
+    page.browser.evaluate(DRAIN)
 
     assert give_key(page) == [["/llmhealth-drain/tower", "DELETE", "Bearer opensesame"]]
 
@@ -186,7 +193,7 @@ def test_a_server_is_drained_with_the_key_that_is_asked_for(page: Page) -> None:
 def test_a_wrong_key_is_told_and_asked_for_again(page: Page) -> None:
     page.show(STEERED)
     page.browser.evaluate(KEYED)
-    page.browser.evaluate("document.querySelector('#servers button').click()")
+    page.browser.evaluate(DRAIN)
     page.browser.wait_until("document.getElementById('ask').open")
     page.browser.evaluate(TYPE.replace("opensesame", "wrong"))
 
@@ -204,6 +211,63 @@ def test_a_server_whose_agent_is_gone_says_so_and_can_be_drained_as_well(page: P
 
     assert "its agent is gone" in page.text()
     assert "Give it requests again" not in page.text()
+
+
+def test_a_section_that_was_folded_stays_so(page: Page) -> None:
+    page.show(BUSY)
+    page.browser.evaluate("document.querySelector('#traffic h2 button').click()")
+    assert "By model" not in page.text()
+
+    page.show(BUSY)
+
+    assert "By model" not in page.text()
+    page.browser.evaluate("document.querySelector('#traffic h2 button').click()")
+    assert "By model" in page.text()
+
+
+def test_a_server_that_is_down_says_why_and_since_when(page: Page) -> None:
+    there = "http://192.168.1.25:8081/v1/models: it refuses connections"
+    changed = {"status": "invalid", "reason": "refused", "at": "2026-11-24T10:20:20Z"}
+    page.show(state(backend("tower", "invalid", changed=changed, faults={"models": there})))
+    page.browser.evaluate("document.querySelector('#servers button').click()")
+
+    text = page.text()
+    assert "10 min ago: it refuses connections" in text
+    assert there in text
+
+
+def test_a_server_with_requests_is_at_work_whatever_its_gpu_says(page: Page) -> None:
+    page.show(state(backend("tower", total_inflight=13, request_max=None)))
+
+    row = page.browser.evaluate("return document.querySelector('#servers tr').innerText")
+    assert "at work" in row
+    assert "13" in row
+
+
+def test_sixty_servers_are_searched_and_sorted(page: Page) -> None:
+    page.browser.resize(1280, 900)
+    many = [backend(f"gpu{n:02}", "busy" if n % 2 else "idle", total_inflight=n) for n in range(60)]
+    page.show(state(*many))
+
+    def first(script: str) -> str:
+        page.browser.evaluate(script)
+        name: str = page.browser.evaluate("return document.querySelector('#servers').innerText")
+        return name.split()[0]
+
+    flight = "document.querySelectorAll('.servers th button')[2].click()"
+    assert first(flight) == "gpu59"
+    assert first(flight) == "gpu00"
+    search = "const f = document.getElementById('servers-search'); f.value = 'GPU42';"
+    assert first(search + "f.dispatchEvent(new Event('input'))") == "gpu42"
+    assert page.browser.evaluate("return document.querySelectorAll('#servers tr').length") == 1
+
+
+def test_twelve_servers_take_one_screen(page: Page) -> None:
+    height = "return document.getElementById('servers-part').offsetHeight"
+    for width, most in ((1280, 640), (390, 900)):
+        page.browser.resize(width, 900)
+        page.show(state(*(backend(f"gpu{n:02}", "busy") for n in range(12))))
+        assert page.browser.evaluate(height) < most
 
 
 def test_without_a_key_there_is_nothing_to_drain_with(page: Page) -> None:
@@ -300,7 +364,7 @@ def test_who_logs_in_sees_the_page_live_drains_without_a_key_and_logs_out(page: 
             window.wait_until(f"document.body.innerText.includes('{sign}')")
 
         window.wait_until(LIVE)
-        window.evaluate("[...document.querySelectorAll('.card button')][0].click()")
+        window.evaluate(DRAIN)
         window.wait_until("document.body.innerText.includes('drains')")
         assert window.evaluate("return document.cookie") == ""
         window.evaluate("document.querySelector('header button').click()")

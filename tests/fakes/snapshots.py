@@ -38,6 +38,10 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "prompt_tokens": {"cache": 0, "work": 0},
         "forecasts": {"hit": 0, "miss": 0, "surprise": 0, "none": 0},
         "faults": {},
+        "changed": None,
+        "ejected_until": None,
+        "starting": [],
+        "context": None,
     } | facts
 
 

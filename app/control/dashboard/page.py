@@ -149,7 +149,7 @@ def routes(
     `has_session` returns whether a browser has logged in, so that the page can log out.
     """
     router = APIRouter()
-    template = Template("monitor.html", "monitor.js", "orders.js", "requests.js")
+    template = Template("monitor.html", "monitor.js", "orders.js", "requests.js", "servers.js", "sections.js")
     pages = {session: template.render(session=session) for session in (True, False)}
     feed = Feed(snapshot, stats, requests, stopping, interval)
 

@@ -113,62 +113,6 @@ function slots(card, backend) {
   });
 }
 
-function drainButton(card, backend, allowed) {
-  let button = card.querySelector("button");
-  if (!button) {
-    card.append((button = make("button")));
-    button.addEventListener("click", () => order(button.dataset.method, `/llmhealth-drain/${encodeURIComponent(backend.name)}`,
-      `${button.textContent}: ${backend.name}`));
-  }
-  button.hidden = !allowed;
-  const drained = backend.drained_by.includes("admin");
-  button.dataset.method = drained ? "DELETE" : "POST";
-  set(button, drained ? "Give it requests again" : "Drain");
-  button.title = drained ? "" : "No new requests; those in flight go on";
-}
-
-const STATUSES = { invalid: "unreachable", loading: "loads its model", draining: "drains", ejected: "left alone", asleep: "asleep", waking: "wakes up" };
-
-function serverCard(node, backend, { now, drain: mayDrain }) {
-  node.dataset.status = backend.status;
-  labelled(node.querySelector(".name"), backend.name);
-  const status = node.querySelector(".status");
-  status.dataset.status = backend.status;
-  const silent = backend.status === "draining" && !backend.drained_by.includes("admin");
-  set(status, silent ? "its agent is gone" : STATUSES[backend.status] || backend.status);
-  const limit = backend.request_max;
-  const total = backend.total_inflight;
-  meter(node, "flight", "In flight", limit === null ? total : `${total} of ${limit}`,
-    limit === null ? null : total / limit);
-  const last = backend.last;
-  meter(node, "gpu", "GPU, 5 s peak", last && percent(last.gpu_util_max5s), last && last.gpu_util_max5s / 100);
-  slots(node, backend);
-  const pairs = Object.entries(backend.model_inflight).map(([model, count]) => [model, count]);
-  if (backend.others_inflight) pairs.push(["Of others", backend.others_inflight]);
-  const { cache, work } = backend.prompt_tokens;
-  if (cache + work) pairs.push(["Prompts from its cache", `${percent(100 * cache / (cache + work))}, ${compact(cache)} tokens`]);
-  const { hit, miss } = backend.forecasts;
-  if (hit + miss) pairs.push(["Expected there, and was not", `${miss} of ${hit + miss}`]);
-  if (backend.prefill_tokens_per_second) pairs.push(["Reads prompts at", `${compact(backend.prefill_tokens_per_second)} tokens/s`]);
-  if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
-  if (backend.kind) pairs.push(["Kind", backend.kind]);
-  for (const text of Object.values(backend.faults)) pairs.push(["Its last probe", text]);
-  if (backend.changed) pairs.push(["Last change", `${STATUSES[backend.changed.status] || backend.changed.status}, ${age(since(now, backend.changed.at))} ago: ${backend.changed.reason}`]);
-  pairs.push(["Models at", backend.model_base]);
-  if (last) pairs.push(["Load told", `${age(since(now, last.updated_at))} ago`]);
-  facts(node, pairs);
-  let fold = node.querySelector("details");
-  if (!fold) {
-    fold = make("details");
-    fold.append(make("summary"), make("ul"));
-    node.append(fold);
-  }
-  const models = backend.models || [];
-  set(fold.querySelector("summary"), backend.models === null ? "models unknown" : models.length === 1 ? "1 model" : `${models.length} models`);
-  keep(fold.querySelector("ul"), models, (model) => model, () => make("li"), labelled);
-  drainButton(node, backend, mayDrain);
-}
-
 function gpuCard(node, gpu) {
   labelled(node.querySelector(".name"), gpu.name || `GPU ${gpu.index}`);
   set(node.querySelector(".status"), percent(gpu.utilization));
@@ -313,7 +257,7 @@ function show({ snapshot, stats }) {
   if (!configured) return;
   totals(snapshot, stats);
   showRequests(snapshot.now);
-  keep($("servers"), snapshot.backends, (backend) => backend.name, card, (node, backend) => serverCard(node, backend, snapshot));
+  showServers(snapshot);
   minutes(stats.time_series, snapshot.now);
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);
