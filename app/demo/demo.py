@@ -148,6 +148,7 @@ async def _start(processes: Processes, port: int, empty: Path) -> None:
         "BALANCER_PORT": str(port),
         "BALANCER_SERVERS": json.dumps(servers),
         "BALANCER_MODELS": json.dumps({f"{MODEL}.*": list(servers)}),
+        "BALANCER_HOME": "monitor",
         "BALANCER_LOG_LEVEL": "warning",
     }
     # In an empty directory, where no .env adds settings of its own.

@@ -19,6 +19,16 @@ from app.control.requests import Requests
 
 HERE = Path(__file__).parent
 
+SCRIPTS = (
+    "monitor.js",
+    "orders.js",
+    "requests.js",
+    "servers.js",
+    "playground.js",
+    "sections.js",
+)
+"""One after another: each may use what stands before it."""
+
 MOST_ROWS = 200
 """How many pins and requests in flight the page shows: ten thousand take the loop half a second."""
 
@@ -149,7 +159,7 @@ def routes(
     `has_session` returns whether a browser has logged in, so that the page can log out.
     """
     router = APIRouter()
-    template = Template("monitor.html", "monitor.js", "orders.js", "requests.js", "servers.js", "sections.js")
+    template = Template("monitor.html", *SCRIPTS)
     pages = {session: template.render(session=session) for session in (True, False)}
     feed = Feed(snapshot, stats, requests, stopping, interval)
 

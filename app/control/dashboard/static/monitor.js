@@ -258,6 +258,7 @@ function show({ snapshot, stats }) {
   totals(snapshot, stats);
   showRequests(snapshot.now);
   showServers(snapshot);
+  tryModels(snapshot);
   minutes(stats.time_series, snapshot.now);
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);

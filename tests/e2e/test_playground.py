@@ -1,0 +1,69 @@
+"""A model is tried from the page, through the balancer, as any client asks it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.demo.completion import Speed
+from app.demo.model_server import ModelServer
+from tests.fakes.balancer import balancer
+from tests.fakes.browser import AVAILABLE, Browser, browser
+from tests.fakes.serving import serving
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs chromium and chromedriver")
+
+KEY = "sk-of-alice-which-is-long"
+KEYS = f'{{"alice": "{KEY}"}}'
+FACTS = "document.getElementById('try-facts').innerText"
+ERROR = "document.getElementById('try-error').innerText"
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+        found.open("about:blank")
+
+
+def say(window: Browser, text: str) -> None:
+    window.wait_until("document.querySelectorAll('#try-model option').length > 1")
+    window.evaluate(f"""
+        document.getElementById('try-model').value = 'qwen3:8b';
+        document.getElementById('try-text').value = '{text}';
+        document.getElementById('try-go').click();
+    """)
+
+
+def test_a_response_streams_in_with_where_it_came_from_and_how_fast(window: Browser) -> None:
+    server = ModelServer("PC1", ["qwen3:8b"], speed=Speed(10_000.0, 500.0))
+    with serving(server.app) as served:
+        there = {"PC1": {"addr": "http://127.0.0.1", "model_port": served.port}}
+        with balancer(there, {".*": ["PC1"]}) as running:
+            window.open(running.url + "/llmhealth-monitor")
+            say(window, "Hello")
+            window.wait_until(FACTS + ".includes('tokens/s')")
+            facts = window.evaluate("return " + FACTS)
+            say(window, "And then?")
+            window.wait_until("document.querySelectorAll('#try-talk p').length === 4")
+            window.wait_until(FACTS + ".includes('from the cache')")
+            window.open("about:blank")
+
+    assert facts.startswith("PC1 · ")
+    assert "first token after" in facts
+
+
+def test_the_page_asks_for_an_api_key_where_one_is_needed(window: Browser) -> None:
+    server = ModelServer("PC1", ["qwen3:8b"], speed=Speed(10_000.0, 500.0))
+    with serving(server.app) as served:
+        there = {"PC1": {"addr": "http://127.0.0.1", "model_port": served.port}}
+        opened = '{"/llmhealth-monitor": ["127.0.0.1"]}'
+        with balancer(
+            there, {".*": ["PC1"]}, ready=False, open_endpoints=opened, api_keys=KEYS
+        ) as running:
+            window.open(running.url + "/llmhealth-monitor")
+            say(window, "Hello")
+            window.wait_until(ERROR + ".includes('needs an API key')")
+            window.evaluate(f"document.getElementById('try-key').value = '{KEY}'")
+            say(window, "Hello")
+            window.wait_until(FACTS + ".includes('tokens/s')")
+            window.open("about:blank")
