@@ -38,6 +38,7 @@ from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.metrics import Metrics
 from app.telemetry.recent_requests import RecentRequests
 from app.telemetry.reloads import Reloads
+from app.telemetry.usage_history import UsageHistory
 from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
@@ -107,6 +108,7 @@ class Runtime:
         self.stats = AccessStats()
         self.changed_prompts = ChangedPrompts()
         self.recent = RecentRequests()
+        self.usage = UsageHistory(settings.state_dir)
         self.underway: set[Exchange] = set()
         """The model requests that have not ended."""
         self.batcher = Batcher(
@@ -115,6 +117,7 @@ class Runtime:
             self.stats.finished,
             self.changed_prompts.finished,
             self.recent.finished,
+            self.usage.finished,
         )
         self.fronts = Fronts(time.monotonic, logs.front_kept)
         self.buffer = Buffer(settings.max_buffered_bytes)
@@ -180,6 +183,7 @@ class Runtime:
                 "dns": roster.names.watch(lambda: roster.written.servers),
                 "machines": roster.joined.watch(),
                 "sleep": self.waker.watch(),
+                "usage": self.usage.watch(),
             }.items()
         ]
         try:
@@ -197,6 +201,7 @@ class Runtime:
         self.sampler.stop()
         self.parser.shutdown(wait=False, cancel_futures=True)
         self.batcher.flush()
+        self.usage.close()
 
     async def render(self) -> bytes:
         """Write the metrics."""

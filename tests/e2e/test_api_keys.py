@@ -37,6 +37,7 @@ OWN = [
     "/llmhealth-monitor/events",
     "/llmhealth-requests",
     "/llmhealth-snapshot",
+    "/llmhealth-usage",
 ]
 OWN += ["/access-log-stats", "/metrics", "/llmhealth-targets"]
 

@@ -96,6 +96,7 @@ async def test_no_secret_and_no_prompt_is_in_any_output(level: str) -> None:
                 b"/metrics",
                 b"/llmhealth-snapshot",
                 b"/llmhealth-requests",
+                b"/llmhealth-usage",
                 b"/access-log-stats",
                 b"/llmhealth-monitor",
                 b"/llmhealth-targets",

@@ -225,6 +225,21 @@ def test_a_section_that_was_folded_stays_so(page: Page) -> None:
     assert "By model" in page.text()
 
 
+def test_usage_is_added_up_by_key_and_by_model(page: Page) -> None:
+    page.show(BUSY)
+
+    shown = "document.getElementById('usage').innerText"
+    page.browser.wait_until(f"{shown}.includes('Alice')")
+    first: str = page.browser.evaluate(f"return {shown}")
+    assert first.split()[:6] == ["Alice", "7", "1", "10K", "81", "%"]
+    page.browser.evaluate("""
+        const by = document.getElementById('usage-by');
+        by.value = 'model';
+        by.dispatchEvent(new Event('input'));
+    """)
+    assert page.browser.evaluate(f"return {shown}").split()[:2] == ["gpt-oss:20b", "3"]
+
+
 def test_a_server_that_is_down_says_why_and_since_when(page: Page) -> None:
     there = "http://192.168.1.25:8081/v1/models: it refuses connections"
     changed = {"status": "invalid", "reason": "refused", "at": "2026-11-24T10:20:20Z"}

@@ -93,11 +93,26 @@ def request(number: int = 1, **facts: Any) -> State:
     } | facts
 
 
+def used(client: str, model: str = "gpt-oss:20b", **facts: Any) -> State:
+    return {
+        "day": "2026-11-24",
+        "client": client,
+        "user": "",
+        "model": model,
+        "requests": 4,
+        "failed": 0,
+        "prompt_tokens": 9000,
+        "cached_tokens": 8100,
+        "generated_tokens": 500,
+    } | facts
+
+
 def state(
     *backends: Backend,
     stats: State | None = None,
     under_way: Sequence[State] = (),
     ended: Sequence[State] = (),
+    usage: Sequence[State] = (),
     **snapshot: Any,
 ) -> State:
     names = [one["name"] for one in backends]
@@ -135,6 +150,7 @@ def state(
         }
         | (stats or {}),
         "requests": {"under_way": list(under_way), "ended": list(ended)},
+        "usage": list(usage),
     }
 
 
@@ -269,6 +285,11 @@ BUSY = state(
             failures=[{"server": "attic", "fault": "connect"}],
         ),
     ],
+    usage=[
+        used("Alice", requests=3, failed=1),
+        used("Alice", "qwen3:8b", cached_tokens=0, prompt_tokens=1000),
+        used("Bob", "qwen3:8b", user="b", requests=1, prompt_tokens=10, cached_tokens=0),
+    ],
     changed_prompts=[
         changed_prompt("Alice", "claude-cli/2.1.36", "hash", requests=41, tokens=512_000),
         changed_prompt("192.168.1.30", "", "tools", seconds=75.4, message=7),
@@ -289,6 +310,7 @@ STEERED = state(
 LONG_NAMES = state(
     backend(LONG_NAME, "busy", total_inflight=1, model_inflight={LONG_NAME: 1}, models=[LONG_NAME]),
     sticky=[pin(LONG_NAME, LONG_NAME, LONG_NAME)],
+    usage=[used(LONG_NAME, LONG_NAME)],
     changed_prompts=[changed_prompt(LONG_NAME, LONG_NAME, "other")],
     ended=[
         request(

@@ -54,6 +54,12 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             with contextlib.suppress(ConnectionError):
                 self._tell()
+        elif self.path.startswith("/llmhealth-usage"):
+            told = json.dumps({"usage": self.server.state.get("usage", [])}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told)
         else:
             self.send_error(404)
 

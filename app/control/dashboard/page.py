@@ -25,6 +25,7 @@ SCRIPTS = (
     "requests.js",
     "servers.js",
     "playground.js",
+    "usage.js",
     "sections.js",
 )
 """One after another: each may use what stands before it."""

@@ -259,6 +259,7 @@ function show({ snapshot, stats }) {
   showRequests(snapshot.now);
   showServers(snapshot);
   tryModels(snapshot);
+  readUsage();
   minutes(stats.time_series, snapshot.now);
   bars($("by-model"), stats.model_counts);
   bars($("by-user"), stats.username_counts);

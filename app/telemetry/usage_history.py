@@ -1,0 +1,204 @@
+"""Who used which model how much, day by day, in SQLite: nothing of it is on a request's way."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import time
+from typing import Final, NamedTuple
+
+import structlog
+
+from app.telemetry.record import Record
+
+FILE: Final = "usage.sqlite"
+
+PAUSE: Final = 10.0
+"""Seconds between two writes."""
+
+KEPT_DAYS: Final = 400
+
+MOST_KINDS: Final = 2000
+"""So many combinations of client, user and model are told apart in a day."""
+
+OTHER: Final = "(other)"
+"""Stands for all beyond those."""
+
+LONGEST: Final = 128
+"""Longest name that is kept, in characters: clients choose some of them."""
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS usage (
+    day TEXT, client TEXT, username TEXT, model TEXT,
+    requests INTEGER, failed INTEGER, prompt INTEGER, cached INTEGER, completion INTEGER,
+    PRIMARY KEY (day, client, username, model)
+) WITHOUT ROWID
+"""
+
+ADD: Final = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    requests = requests + excluded.requests, failed = failed + excluded.failed,
+    prompt = prompt + excluded.prompt, cached = cached + excluded.cached,
+    completion = completion + excluded.completion
+"""
+
+SERVED: Final = ("success", "client_disconnect")
+"""How requests end that have not failed."""
+
+log: Final = structlog.get_logger(__name__)
+
+Kind = tuple[str, str, str, str]
+"""A day, a client, a user and a model."""
+
+
+class Used(NamedTuple):
+    """What was used on a day."""
+
+    day: str
+    """As 2026-11-29, in UTC."""
+    client: str
+    """The name of the key; where nobody needs one, the address."""
+    username: str
+    model: str
+    requests: int
+    failed: int
+    prompt: int
+    """Tokens of prompts, those from caches included."""
+    cached: int
+    completion: int
+
+
+class UsageHistory:
+    """Adds up what requests used, and writes it now and then into a file of `folder`.
+
+    Without a folder it is kept in memory. A file that cannot be written loses nothing until
+    there are too many combinations, or the program ends; what is in it is read once it can be.
+    """
+
+    def __init__(self, folder: Path | None, clock: Callable[[], float] = time) -> None:
+        self._path = ":memory:" if folder is None else str(folder / FILE)
+        self._clock = clock
+        self._pending: dict[Kind, list[int]] = {}
+        self._database: sqlite3.Connection | None = None
+        self._failing = False
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="usage")
+        """The one thread that touches the file."""
+
+    def finished(self, record: Record) -> None:
+        """Count a request that has ended, if it was for a model."""
+        if not record.model:
+            return
+        day = self._day()
+        kind = (
+            day,
+            record.identity[:LONGEST],
+            (record.username or "")[:LONGEST],
+            record.model[:LONGEST],
+        )
+        sums = self._pending.get(kind)
+        if sums is None:
+            if len(self._pending) >= MOST_KINDS:
+                kind = (day, OTHER, OTHER, OTHER)
+            sums = self._pending.setdefault(kind, [0, 0, 0, 0, 0])
+        sums[0] += 1
+        sums[1] += record.outcome not in SERVED
+        usage = record.spent()
+        if usage is not None:
+            sums[2] += usage.prompt
+            sums[3] += usage.cached or 0
+            sums[4] += usage.completion
+
+    async def watch(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await asyncio.sleep(PAUSE)
+            await self.write()
+
+    async def write(self) -> None:
+        """Write what was added up since the last time."""
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return
+        error = await asyncio.get_running_loop().run_in_executor(self._worker, self._write, pending)
+        self._note(error, pending)
+
+    async def since(self, days: int) -> list[Used]:
+        """List what was used on the last so many days, today included."""
+        await self.write()
+        first = self._day(days - 1)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._read, first)
+
+    def close(self) -> None:
+        """Write the rest, and close the file."""
+        pending, self._pending = self._pending, {}
+        self._worker.submit(self._end, pending)
+        self._worker.shutdown(wait=True)
+
+    def _note(self, error: str, pending: dict[Kind, list[int]]) -> None:
+        if error and not self._failing:
+            log.warning("usage.unwritten", file=self._path, error=error)
+        self._failing = bool(error)
+        if not error:
+            return
+        for kind, sums in pending.items():  # it may go better the next time
+            if kind in self._pending or len(self._pending) < MOST_KINDS:
+                now = self._pending.setdefault(kind, [0, 0, 0, 0, 0])
+                for index, number in enumerate(sums):
+                    now[index] += number
+
+    def _day(self, back: int = 0) -> str:
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        return (today - timedelta(days=back)).isoformat()
+
+    # In the worker
+
+    def _write(self, pending: dict[Kind, list[int]]) -> str:
+        """Add to what is in the file; return what went wrong, if anything did."""
+        try:
+            with self._opened() as database:
+                days = {kind[0] for kind in pending}
+                full = {day for day in days if self._is_full(database, day)}
+                rows = [
+                    (*(self._known(database, kind) if kind[0] in full else kind), *sums)
+                    for kind, sums in pending.items()
+                ]
+                database.executemany(ADD, rows)
+                database.execute("DELETE FROM usage WHERE day < ?", (self._day(KEPT_DAYS),))
+        except sqlite3.Error as error:
+            return str(error)
+        return ""
+
+    def _is_full(self, database: sqlite3.Connection, day: str) -> bool:
+        found = database.execute("SELECT count(*) FROM usage WHERE day = ?", (day,)).fetchone()
+        return bool(found[0] >= MOST_KINDS)
+
+    def _known(self, database: sqlite3.Connection, kind: Kind) -> Kind:
+        """Return a kind that is there, or the one that stands for all others."""
+        there = "SELECT 1 FROM usage WHERE day = ? AND client = ? AND username = ? AND model = ?"
+        return kind if database.execute(there, kind).fetchone() else (kind[0], OTHER, OTHER, OTHER)
+
+    def _read(self, first: str) -> list[Used]:
+        question = "SELECT * FROM usage WHERE day >= ? ORDER BY day, client, username, model"
+        try:
+            return [Used(*row) for row in self._opened().execute(question, (first,))]
+        except sqlite3.Error:
+            return []
+
+    def _end(self, pending: dict[Kind, list[int]]) -> None:
+        if pending:
+            self._write(pending)
+        if self._database is not None:
+            self._database.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            database = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(SCHEMA)
+            self._database = database
+        return self._database
