@@ -108,7 +108,7 @@ class Runtime:
         self.stats = AccessStats()
         self.changed_prompts = ChangedPrompts()
         self.recent = RecentRequests()
-        self.usage = UsageHistory(settings.state_dir)
+        self.usage = UsageHistory(settings.state_dir, self.stats.fresh)
         self.underway: set[Exchange] = set()
         """The model requests that have not ended."""
         self.batcher = Batcher(
@@ -117,7 +117,6 @@ class Runtime:
             self.stats.finished,
             self.changed_prompts.finished,
             self.recent.finished,
-            self.usage.finished,
         )
         self.fronts = Fronts(time.monotonic, logs.front_kept)
         self.buffer = Buffer(settings.max_buffered_bytes)

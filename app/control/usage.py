@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from app.telemetry.usage_history import KEPT_DAYS, UsageHistory, Used
+from app.telemetry.usage_history import KEPT_DAYS, DayUsed, UsageHistory
 
 HEADS = (
     *("day", "client", "user", "model", "requests", "failed"),
@@ -35,7 +35,7 @@ def routes(history: UsageHistory, flush: Callable[[], None]) -> APIRouter:
     return router
 
 
-def _csv(rows: list[Used]) -> str:
+def _csv(rows: list[DayUsed]) -> str:
     written = io.StringIO()
     writer = csv.writer(written)
     writer.writerow(HEADS)

@@ -1,10 +1,10 @@
-"""The models that each client asked for in the last hour."""
+"""What each client asked for in the last hour, and what it used."""
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.telemetry.record import Record
 
@@ -12,14 +12,56 @@ OTHER: Final = "(other)"
 MOST_KINDS: Final = 256
 MOST_CHARACTERS: Final = 128
 
+SERVED: Final = ("success", "client_disconnect")
+"""How requests end that have not failed."""
+
 Kind = tuple[str, str, str | None]
+"""An address or a key, a model, and a user."""
+
+
+class Used(NamedTuple):
+    """What requests were and used; tokens of prompts include those from caches."""
+
+    requests: int
+    failed: int
+    prompt: int
+    cached: int
+    completion: int
+
+
+class _Sums:
+    """What one kind of requests has used within a minute."""
+
+    __slots__ = ("_taken", "cached", "completion", "failed", "prompt", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.failed = self.prompt = self.cached = self.completion = 0
+        self._taken = Used(0, 0, 0, 0, 0)
+
+    def add(self, record: Record) -> None:
+        self.requests += 1
+        if record.outcome not in SERVED:
+            self.failed += 1
+        usage = record.spent()
+        if usage is not None:
+            self.prompt += usage.prompt
+            self.cached += usage.cached or 0
+            self.completion += usage.completion
+
+    def take(self) -> Used:
+        """Return what has come since the last time."""
+        before = self._taken
+        self._taken = now = Used(
+            self.requests, self.failed, self.prompt, self.cached, self.completion
+        )
+        return Used(*(new - old for new, old in zip(now, before, strict=True)))
 
 
 class _Minute:
     __slots__ = ("counts", "first")
 
     def __init__(self, first: float) -> None:
-        self.counts: dict[Kind, int] = {}
+        self.counts: dict[Kind, _Sums] = {}
         self.first = first
 
 
@@ -41,23 +83,31 @@ class AccessStats:
         self._kept = 60 * retention_hours
         self._minutes: dict[int, _Minute] = {}
         self._number = -1  # of the present minute, since the epoch
-        self._counts: dict[Kind, int] = {}
+        self._counts: dict[Kind, _Sums] = {}
+        self._fresh_from = 0
+        """The first minute of which something may not have been taken."""
         self._newest = 0.0
 
     def finished(self, record: Record) -> None:
         """Count a request that has ended, if it was for a model."""
-        if record.model:
-            self.record(record.identity, record.model, record.username)
-
-    def record(self, ip: str, model: str, username: str | None) -> None:
-        """Count one request; `username` is None where it is not known."""
+        if not record.model:
+            return
         self._newest = now = self._clock()
         if now // 60 != self._number:
             self._turn(now)
-        try:
-            self._counts[ip, model, username] += 1
-        except KeyError:
-            self._count_rare(ip, model, username)
+        kind: Kind = record.identity, record.model, record.username
+        sums = self._counts.get(kind)
+        if sums is None:
+            sums = self._begin(kind)
+        sums.add(record)
+
+    def fresh(self) -> Iterator[tuple[int, Kind, Used]]:
+        """Take what has come since the last time: in which minute since the epoch, and of whom."""
+        for number, minute in self._minutes.items():
+            if number >= self._fresh_from:
+                for kind, sums in minute.counts.items():
+                    yield number, kind, sums.take()
+        self._fresh_from = self._number
 
     def snapshot(self) -> dict[str, object]:
         """Report as `GET /access-log-stats` does; times are ISO 8601 in UTC."""
@@ -68,12 +118,12 @@ class AccessStats:
         series: dict[str, int] = {}
         for number, minute in minutes:
             counts = minute.counts.copy()
-            series[_iso(number * 60)] = sum(counts.values())
-            for (ip, model, username), count in counts.items():
-                ips[ip] += count
-                models[model] += count
+            series[_iso(number * 60)] = sum(sums.requests for sums in counts.values())
+            for (ip, model, username), sums in counts.items():
+                ips[ip] += sums.requests
+                models[model] += sums.requests
                 if username is not None:
-                    usernames[username] += count
+                    usernames[username] += sums.requests
         return {
             "total_requests": sum(series.values()),
             "unique_ips": len(ips),
@@ -104,15 +154,17 @@ class AccessStats:
         self._minutes = kept
         self._counts = minute.counts
 
-    def _count_rare(self, ip: str, model: str, username: str | None) -> None:
-        kind: Kind = (
+    def _begin(self, kind: Kind) -> _Sums:
+        """Return the sums of a kind that is not there as it stands."""
+        ip, model, username = kind
+        kind = (
             ip[:MOST_CHARACTERS],
             model[:MOST_CHARACTERS],
             None if username is None else username[:MOST_CHARACTERS],
         )
         if kind not in self._counts and len(self._counts) >= MOST_KINDS:
             kind = (OTHER, OTHER, None if username is None else OTHER)
-        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._counts.setdefault(kind, _Sums())
 
 
 def _iso(seconds: float) -> str:

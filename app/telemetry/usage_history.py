@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from app.telemetry.record import Record
+from app.telemetry.access import Used
 
 FILE: Final = "usage.sqlite"
 
@@ -25,9 +25,6 @@ MOST_KINDS: Final = 2000
 
 OTHER: Final = "(other)"
 """Stands for all beyond those."""
-
-LONGEST: Final = 128
-"""Longest name that is kept, in characters: clients choose some of them."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS usage (
@@ -45,16 +42,18 @@ ON CONFLICT DO UPDATE SET
     completion = completion + excluded.completion
 """
 
-SERVED: Final = ("success", "client_disconnect")
-"""How requests end that have not failed."""
-
 log: Final = structlog.get_logger(__name__)
 
 Kind = tuple[str, str, str, str]
 """A day, a client, a user and a model."""
 
+Pending = dict[Kind, Used]
 
-class Used(NamedTuple):
+Fresh = Callable[[], Iterable[tuple[int, tuple[str, str, str | None], Used]]]
+"""Takes what there is new: in which minute since the epoch, by which client, model and user."""
+
+
+class DayUsed(NamedTuple):
     """What was used on a day."""
 
     day: str
@@ -74,42 +73,22 @@ class Used(NamedTuple):
 class UsageHistory:
     """Adds up what requests used, and writes it now and then into a file of `folder`.
 
-    Without a folder it is kept in memory. A file that cannot be written loses nothing until
-    there are too many combinations, or the program ends; what is in it is read once it can be.
+    Without a folder it is kept in memory. `fresh` takes what there is new. A file that cannot be
+    written loses nothing until there are too many combinations, or the program ends; what is in
+    it is read once it can be.
     """
 
-    def __init__(self, folder: Path | None, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self, folder: Path | None, fresh: Fresh, clock: Callable[[], float] = time
+    ) -> None:
         self._path = ":memory:" if folder is None else str(folder / FILE)
+        self._fresh = fresh
         self._clock = clock
-        self._pending: dict[Kind, list[int]] = {}
+        self._pending: Pending = {}
         self._database: sqlite3.Connection | None = None
         self._failing = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="usage")
         """The one thread that touches the file."""
-
-    def finished(self, record: Record) -> None:
-        """Count a request that has ended, if it was for a model."""
-        if not record.model:
-            return
-        day = self._day()
-        kind = (
-            day,
-            record.identity[:LONGEST],
-            (record.username or "")[:LONGEST],
-            record.model[:LONGEST],
-        )
-        sums = self._pending.get(kind)
-        if sums is None:
-            if len(self._pending) >= MOST_KINDS:
-                kind = (day, OTHER, OTHER, OTHER)
-            sums = self._pending.setdefault(kind, [0, 0, 0, 0, 0])
-        sums[0] += 1
-        sums[1] += record.outcome not in SERVED
-        usage = record.spent()
-        if usage is not None:
-            sums[2] += usage.prompt
-            sums[3] += usage.cached or 0
-            sums[4] += usage.completion
 
     async def watch(self) -> None:
         """Write until cancelled."""
@@ -119,13 +98,13 @@ class UsageHistory:
 
     async def write(self) -> None:
         """Write what was added up since the last time."""
-        pending, self._pending = self._pending, {}
+        pending = self._take()
         if not pending:
             return
         error = await asyncio.get_running_loop().run_in_executor(self._worker, self._write, pending)
         self._note(error, pending)
 
-    async def since(self, days: int) -> list[Used]:
+    async def since(self, days: int) -> list[DayUsed]:
         """List what was used on the last so many days, today included."""
         await self.write()
         first = self._day(days - 1)
@@ -134,21 +113,32 @@ class UsageHistory:
 
     def close(self) -> None:
         """Write the rest, and close the file."""
-        pending, self._pending = self._pending, {}
-        self._worker.submit(self._end, pending)
+        self._worker.submit(self._end, self._take())
         self._worker.shutdown(wait=True)
 
-    def _note(self, error: str, pending: dict[Kind, list[int]]) -> None:
+    def _note(self, error: str, pending: Pending) -> None:
         if error and not self._failing:
             log.warning("usage.unwritten", file=self._path, error=error)
         self._failing = bool(error)
         if not error:
             return
-        for kind, sums in pending.items():  # it may go better the next time
-            if kind in self._pending or len(self._pending) < MOST_KINDS:
-                now = self._pending.setdefault(kind, [0, 0, 0, 0, 0])
-                for index, number in enumerate(sums):
-                    now[index] += number
+        for kind, used in pending.items():  # it may go better the next time
+            self._add(kind, used)
+
+    def _take(self) -> Pending:
+        """Return what is to be written."""
+        for minute, (client, model, username), used in self._fresh():
+            if used.requests:
+                day = datetime.fromtimestamp(60 * minute, UTC).date().isoformat()
+                self._add((day, client, username or "", model), used)
+        pending, self._pending = self._pending, {}
+        return pending
+
+    def _add(self, kind: Kind, used: Used) -> None:
+        if kind not in self._pending and len(self._pending) >= MOST_KINDS:
+            kind = (kind[0], OTHER, OTHER, OTHER)
+        before = self._pending.get(kind, (0, 0, 0, 0, 0))
+        self._pending[kind] = Used(*(a + b for a, b in zip(before, used, strict=True)))
 
     def _day(self, back: int = 0) -> str:
         today = datetime.fromtimestamp(self._clock(), UTC).date()
@@ -156,15 +146,15 @@ class UsageHistory:
 
     # In the worker
 
-    def _write(self, pending: dict[Kind, list[int]]) -> str:
+    def _write(self, pending: Pending) -> str:
         """Add to what is in the file; return what went wrong, if anything did."""
         try:
             with self._opened() as database:
                 days = {kind[0] for kind in pending}
                 full = {day for day in days if self._is_full(database, day)}
                 rows = [
-                    (*(self._known(database, kind) if kind[0] in full else kind), *sums)
-                    for kind, sums in pending.items()
+                    (*(self._known(database, kind) if kind[0] in full else kind), *used)
+                    for kind, used in pending.items()
                 ]
                 database.executemany(ADD, rows)
                 database.execute("DELETE FROM usage WHERE day < ?", (self._day(KEPT_DAYS),))
@@ -181,14 +171,14 @@ class UsageHistory:
         there = "SELECT 1 FROM usage WHERE day = ? AND client = ? AND username = ? AND model = ?"
         return kind if database.execute(there, kind).fetchone() else (kind[0], OTHER, OTHER, OTHER)
 
-    def _read(self, first: str) -> list[Used]:
+    def _read(self, first: str) -> list[DayUsed]:
         question = "SELECT * FROM usage WHERE day >= ? ORDER BY day, client, username, model"
         try:
-            return [Used(*row) for row in self._opened().execute(question, (first,))]
+            return [DayUsed(*row) for row in self._opened().execute(question, (first,))]
         except sqlite3.Error:
             return []
 
-    def _end(self, pending: dict[Kind, list[int]]) -> None:
+    def _end(self, pending: Pending) -> None:
         if pending:
             self._write(pending)
         if self._database is not None:

@@ -3,6 +3,12 @@ from hypothesis import strategies as st
 
 from app.telemetry.access import MOST_CHARACTERS, MOST_KINDS, OTHER, AccessStats
 from tests.fakes.clock import Clock
+from tests.fakes.records import record
+
+
+def asked(stats: AccessStats, ip: str, model: str, username: str | None) -> None:
+    stats.finished(record(address=ip, model=model, username=username, outcome="success"))
+
 
 NOON = 43_200.0  # on the first day of the epoch
 
@@ -10,10 +16,10 @@ NOON = 43_200.0  # on the first day of the epoch
 def test_the_report_has_the_keys_that_scripts_read() -> None:
     clock = Clock(NOON)
     stats = AccessStats(clock)
-    stats.record("10.0.0.1", "m", "alice")
+    asked(stats, "10.0.0.1", "m", "alice")
     clock.tick(61)
-    stats.record("10.0.0.2", "m", None)
-    stats.record("10.0.0.2", "n", None)
+    asked(stats, "10.0.0.2", "m", None)
+    asked(stats, "10.0.0.2", "n", None)
 
     assert stats.snapshot() == {
         "total_requests": 3,
@@ -39,7 +45,7 @@ def test_without_requests_the_report_is_empty() -> None:
 def test_what_is_older_than_an_hour_is_forgotten() -> None:
     clock = Clock(NOON)
     stats = AccessStats(clock)
-    stats.record("a", "m", None)
+    asked(stats, "a", "m", None)
     clock.tick(59 * 60)
     assert stats.snapshot()["total_requests"] == 1
     clock.tick(60)
@@ -50,32 +56,32 @@ def test_what_is_older_than_an_hour_is_forgotten() -> None:
 def test_a_clock_that_is_set_back_leaves_nothing_of_the_future() -> None:
     clock = Clock(NOON)
     stats = AccessStats(clock)
-    stats.record("a", "m", None)
+    asked(stats, "a", "m", None)
     clock.tick(-7_200)
-    stats.record("a", "m", None)
+    asked(stats, "a", "m", None)
 
     assert stats.snapshot()["total_requests"] == 1
 
 
 @given(st.lists(st.tuples(st.text(), st.text(), st.none() | st.text()), max_size=600))
-def test_totals_are_exact_and_memory_is_bounded(asked: list[tuple[str, str, str | None]]) -> None:
+def test_totals_are_exact_and_memory_is_bounded(kinds: list[tuple[str, str, str | None]]) -> None:
     stats = AccessStats(Clock(NOON))
-    for number, (ip, model, user) in enumerate(asked):
-        stats.record(ip, f"{model}{number}", user)
+    for number, (ip, model, user) in enumerate(kinds):
+        asked(stats, ip, f"{model}{number}", user)
     report = stats.snapshot()
 
-    assert report["total_requests"] == len(asked)
+    assert report["total_requests"] == len(kinds)
     models = report["model_counts"]
     assert isinstance(models, dict)
-    assert sum(models.values()) == len(asked)
+    assert sum(models.values()) == len(kinds)
     assert len(models) <= MOST_KINDS + 1
 
 
 def test_names_are_cut_and_what_is_too_much_is_counted_together() -> None:
     stats = AccessStats(Clock(NOON))
-    stats.record("a" * 1_000, "m" * 1_000, "u" * 1_000)
+    asked(stats, "a" * 1_000, "m" * 1_000, "u" * 1_000)
     for number in range(MOST_KINDS):
-        stats.record("a", f"m{number}", None)
+        asked(stats, "a", f"m{number}", None)
     report = stats.snapshot()
 
     models = report["model_counts"]
