@@ -50,6 +50,8 @@ class App:
     """Takes one key more for the administrator's."""
     in_flight: Callable[[], int]
     """Counts the requests under way."""
+    gpu_backend: str
+    """How this machine's GPUs are read; `none` where they cannot be."""
 
 
 def create_app(
@@ -104,6 +106,7 @@ def create_app(
         lambda: runtime.settings.server_files(),
         runtime.keys.admit,
         lambda: sum(runtime.in_flight.values()),
+        runtime.sampler.backend,
     )
 
 
@@ -169,7 +172,9 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
     server = Server(
         uvicorn_config,
         stop,
-        listening=lambda: logs.listening(here.url, _page(settings), [*settings.servers]),
+        listening=lambda: logs.listening(
+            here.url, _page(settings), [*settings.servers], app.gpu_backend
+        ),
         silence=settings.idle_timeout,
         failed=logs.task_failed,
     )

@@ -114,10 +114,15 @@ def doubtful(doubts: Iterable[str]) -> None:
         structlog.get_logger(__name__).warning("settings.doubtful", doubt=doubt)
 
 
-def listening(address: str, page: str, servers: list[str]) -> None:
-    """Log that clients may come, and where the page is."""
+def listening(address: str, page: str, servers: list[str], gpu_backend: str) -> None:
+    """Log that clients may come, where the page is, and whether the load of GPUs is known."""
     structlog.get_logger(__name__).info(
-        "balancer.listening", version=app.__version__, address=address, page=page, servers=servers
+        "balancer.listening",
+        version=app.__version__,
+        address=address,
+        page=page,
+        servers=servers,
+        gpus="unknown" if gpu_backend == "none" else gpu_backend,
     )
 
 

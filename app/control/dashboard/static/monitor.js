@@ -223,7 +223,7 @@ function totals(snapshot, stats) {
     ["Requests, last hour", stats.total_requests, ""],
     ["Prompt tokens saved", cached + worked ? percent(100 * cached / (cached + worked)) : null,
       cached ? compact(cached) : ""],
-    ["This machine's GPUs", snapshot.gpu_backend === "none" ? "none" : snapshot.local.status,
+    ["This machine's GPUs", snapshot.gpu_backend === "none" ? "unknown" : snapshot.local.status,
       snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
   ];
   keep($("totals"), items, (item) => item[0], ([name]) => {
