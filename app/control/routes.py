@@ -1,10 +1,13 @@
 """The control endpoints: what the balancer itself answers."""
 
+import asyncio
+import gzip
+import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.routing.backend import Backend
@@ -12,6 +15,9 @@ from app.routing.fleet import Server
 from app.settings.listening import bracketed
 
 GET = ["GET", "HEAD"]
+
+LEVEL: Final = 1
+"""How hard gzip tries: the text is nine times as short, and more would cost more than it saves."""
 
 
 def routes(
@@ -42,9 +48,13 @@ def routes(
         return JSONResponse(stats())
 
     @router.api_route("/metrics", methods=GET)
-    async def prometheus() -> Response:
-        """Return the metrics, as Prometheus reads them."""
-        return Response(await metrics(), headers={"content-type": metrics_type})
+    async def prometheus(request: Request) -> Response:
+        """Return the metrics, as Prometheus reads them; it asks for them compressed."""
+        body, headers = await metrics(), {"content-type": metrics_type, "vary": "accept-encoding"}
+        if takes_gzip(request.headers.get("accept-encoding", "")):
+            body = await asyncio.to_thread(gzip.compress, body, LEVEL, mtime=0)
+            headers["content-encoding"] = "gzip"
+        return Response(body, headers=headers)
 
     @router.api_route("/llmhealth-targets", methods=GET)
     async def llmhealth_targets() -> JSONResponse:
@@ -60,6 +70,15 @@ def routes(
         return Response(status_code=204)
 
     return router
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Whether a client takes what is compressed by gzip (RFC 9110 section 12.5.3)."""
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.partition(";")
+        if coding.strip() == "gzip":
+            return not re.fullmatch(r"\s*q=0(\.0*)?\s*", weight)
+    return False
 
 
 def targets(servers: Iterable[Server]) -> list[dict[str, object]]:

@@ -1,6 +1,8 @@
 """The control endpoints: exact keys, since scripts read them."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -159,10 +161,12 @@ def control() -> FastAPI:
     return app
 
 
-async def ask(method: str, path: str) -> httpx.Response:
+async def ask(
+    method: str, path: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> httpx.Response:
     transport = httpx.ASGITransport(app=control())
     async with httpx.AsyncClient(transport=transport, base_url="http://balancer") as client:
-        return await client.request(method, path)
+        return await client.request(method, path, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,27 @@ async def test_metrics_come_in_the_type_that_prometheus_asks_for() -> None:
 
     assert answer.text == "a 1\n"
     assert answer.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.0, identity", False),
+        ("br", False),
+        ("identity", False),
+    ],
+)
+async def test_metrics_are_compressed_for_those_who_take_that(
+    accepted: str, compressed: bool
+) -> None:
+    answer = await ask("GET", "/metrics", {"accept-encoding": accepted})
+
+    assert answer.text == "a 1\n"  # decoded by httpx
+    assert (answer.headers.get("content-encoding") == "gzip") is compressed
+    assert answer.headers["vary"] == "accept-encoding"
 
 
 async def test_the_icon_that_browsers_ask_for_is_none() -> None:
