@@ -68,6 +68,12 @@ class Browser:
         shot = self._command("Page.captureScreenshot", {"captureBeyondViewport": whole})
         path.write_bytes(base64.b64decode(shot["data"]))
 
+    def press_enter(self) -> None:
+        """Press the key on what has the focus."""
+        for kind in ("keyDown", "keyUp"):
+            event = {"type": kind, "key": "Enter", "text": "\r", "windowsVirtualKeyCode": 13}
+            self._command("Input.dispatchKeyEvent", event)
+
     def console(self) -> list[str]:
         """Read what was written to the console since the last time."""
         return [line["message"] for line in self._post("/se/log", {"type": "browser"})]
