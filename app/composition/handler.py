@@ -14,7 +14,7 @@ from app.apis.endpoints import OLLAMA_CHAT_PATH
 from app.apis.rewrites import Rewrites
 from app.apis.stable_prompts import known, untouched
 from app.composition.runtime import Runtime
-from app.control import admin, login, models, routes, usage
+from app.control import admin, login, model_orders, models, routes, usage
 from app.control.access import Access
 from app.control.dashboard import page
 from app.control.dispatch import Dispatch
@@ -127,6 +127,10 @@ def build(
         ),
         requests.routes(),
         usage.routes(runtime.usage, runtime.batcher.flush),
+        model_orders.routes(
+            lambda: {backend.server.name: backend for backend in runtime.balancer.backends()},
+            runtime.pools,
+        ),
         Servers(runtime.roster, runtime.balancer.backend).routes(),
         Joins(runtime.roster, runtime.balancer, runtime.wrong_keys).routes(),
         login.routes(

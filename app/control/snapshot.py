@@ -15,6 +15,7 @@ from app.routing.ledger import Lease
 from app.routing.prompt_change import ADVICE, PromptChange
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.reloads import Reloads
+from app.upstream.model_orders import understands
 
 SnapshotJson = dict[str, Any]
 
@@ -168,6 +169,9 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "faults": dict(backend.faults),
         "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
         "others_inflight": ledger.foreign,
+        "orders_models": report is not None
+        and report.loaded is not None
+        and understands(report.kind.name),
         "starting": [] if report is None else sorted(report.starting),
         "context": backend.least_context or None,
         "loaded": None if report is None or report.loaded is None else sorted(report.loaded),

@@ -37,7 +37,7 @@ KEYED = """
 
 DRAIN = """
     document.querySelector('#servers button').click();
-    document.querySelector('#servers .detail button').click();
+    document.querySelector('#servers .drain').click();
 """
 """Opens the first server, and drains it or ends that."""
 
@@ -238,6 +238,18 @@ def test_usage_is_added_up_by_key_and_by_model(page: Page) -> None:
         by.dispatchEvent(new Event('input'));
     """)
     assert page.browser.evaluate(f"return {shown}").split()[:2] == ["gpt-oss:20b", "3"]
+
+
+def test_a_model_is_loaded_with_the_key_that_is_asked_for(page: Page) -> None:
+    swapping = backend("tower", loaded=["qwen3:8b"], orders_models=True)
+    page.show(state(swapping, drain=True))
+    page.browser.evaluate(KEYED)
+    page.browser.evaluate("document.querySelector('#servers button').click()")
+    page.browser.evaluate("document.querySelector('#servers .orders button').click()")
+
+    assert "Unload qwen3:8b" in page.text()
+    path = "/llmhealth-models/tower?model=gpt-oss%3A20b"
+    assert give_key(page) == [[path, "POST", "Bearer opensesame"]]
 
 
 def test_a_server_that_is_down_says_why_and_since_when(page: Page) -> None:

@@ -40,6 +40,7 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "faults": {},
         "changed": None,
         "ejected_until": None,
+        "orders_models": False,
         "starting": [],
         "context": None,
     } | facts

@@ -1,11 +1,22 @@
 """What a kind of model server is known by, and what it can be asked."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple
 
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
 from app.upstream.introspection.pages import Get, Page, texts
+
+MODEL: Final = "MODEL"
+"""Stands for a model's name in an order."""
+
+
+class ModelOrder(NamedTuple):
+    """A request that has a server load or unload a model."""
+
+    method: str
+    path: str
+    body: Mapping[str, object]
 
 
 class Introspector:
@@ -17,6 +28,9 @@ class Introspector:
     kind: ClassVar[Kind]
     path: ClassVar[str]
     """What only servers of this kind have; `fits` tells whether the response is theirs."""
+    load: ClassVar[ModelOrder | None] = None
+    unload: ClassVar[ModelOrder | None] = None
+    """What administrators may order, where the kind can."""
 
     def __init__(self, server: str) -> None:
         self.server = server

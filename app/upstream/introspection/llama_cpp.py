@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from app.routing.kind import Kind
 from app.routing.observations import ONLY, SelfReport
-from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.introspector import MODEL, Introspector, ModelOrder
 from app.upstream.introspection.pages import (
     Get,
     Page,
@@ -37,6 +37,9 @@ class LlamaCpp(Introspector):
 
     kind = Kind("llamacpp", names_slots=True, saves_slots=True)
     path = "/props"
+    # As a router: `tools/server/README.md`, "POST /models/load".
+    load = ModelOrder("POST", "/models/load", {"model": MODEL})
+    unload = ModelOrder("POST", "/models/unload", {"model": MODEL})
 
     def __init__(self, server: str) -> None:
         super().__init__(server)

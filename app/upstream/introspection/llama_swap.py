@@ -2,7 +2,7 @@
 
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
-from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.introspector import MODEL, Introspector, ModelOrder
 from app.upstream.introspection.pages import Get, Page, members, objects, required
 
 
@@ -11,6 +11,8 @@ class LlamaSwap(Introspector):
 
     kind = Kind("llama-swap", swaps=True)
     path = "/running"
+    load = ModelOrder("GET", f"/upstream/{MODEL}/health", {})
+    unload = ModelOrder("POST", f"/api/models/unload/{MODEL}", {})
 
     @staticmethod
     def fits(page: Page) -> bool:

@@ -2,7 +2,7 @@
 
 from app.routing.kind import Kind
 from app.routing.observations import SelfReport
-from app.upstream.introspection.introspector import Introspector
+from app.upstream.introspection.introspector import MODEL, Introspector, ModelOrder
 from app.upstream.introspection.pages import Get, Page, contexts, members, objects, required, texts
 
 
@@ -12,6 +12,9 @@ class Ollama(Introspector):
     # Its API for responses says 0 whatever was cached, and its others nothing.
     kind = Kind("ollama", asks_usage=True, denies_cached_tokens=True, reloads=True)
     path = "/api/ps"
+    # https://github.com/ollama/ollama/blob/main/docs/api.md#load-a-model
+    load = ModelOrder("POST", "/api/generate", {"model": MODEL})
+    unload = ModelOrder("POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
 
     @staticmethod
     def fits(page: Page) -> bool:

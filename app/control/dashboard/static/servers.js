@@ -139,13 +139,31 @@ function serverDetail(cell, backend, its, { now, drain: mayDrain }) {
   if (last) pairs.push(["Its agent told its load", `${age(since(now, last.updated_at))} ago`]);
   pairs.push(["Models", backend.models === null ? "unknown" : backend.models.join(", ") || "none"]);
   facts(cell, pairs);
+  modelButtons(cell, backend, mayDrain);
   drainButton(cell, backend, mayDrain);
 }
 
+/* Load what is not in memory, unload what is. */
+function modelButtons(cell, backend, allowed) {
+  let list = cell.querySelector(".orders");
+  if (!list) cell.append((list = make("div", "orders")));
+  const models = allowed && backend.orders_models ? (backend.models || []).slice(0, 40) : [];
+  keep(list, models, (model) => model, (model) => {
+    const button = make("button");
+    button.addEventListener("click", () => order(button.dataset.method,
+      `/llmhealth-models/${encodeURIComponent(backend.name)}?model=${encodeURIComponent(model)}`, `${button.textContent}, ${backend.name}`));
+    return button;
+  }, (button, model) => {
+    const loaded = (backend.loaded || []).includes(model);
+    button.dataset.method = loaded ? "DELETE" : "POST";
+    labelled(button, `${loaded ? "Unload" : "Load"} ${model}`);
+  });
+}
+
 function drainButton(cell, backend, allowed) {
-  let button = cell.querySelector("button");
+  let button = cell.querySelector(".drain");
   if (!button) {
-    cell.append((button = make("button")));
+    cell.append((button = make("button", "drain")));
     button.addEventListener("click", () => order(button.dataset.method, `/llmhealth-drain/${encodeURIComponent(backend.name)}`,
       `${button.textContent}: ${backend.name}`));
   }
