@@ -88,7 +88,7 @@ async def _take_in(found: Visit, server: Server, client: Client, page: Page) -> 
     status, body = page
     listed = model_list(body) if status == 200 else None
     if listed is not None:
-        found.models = [*server.names_here(listed)]
+        found.models = sorted(server.names_here(listed))
     elif (fault := _fault(server, status)) is not None:
         found.faults.append(fault)
 

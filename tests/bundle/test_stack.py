@@ -50,6 +50,8 @@ def test_a_container_has_no_more_rights_than_it_needs(stack: Stack, service: str
     assert found["HostConfig"]["ReadonlyRootfs"]
     assert found["HostConfig"]["CapDrop"] == ["ALL"]
     assert found["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
+    assert found["HostConfig"]["PidsLimit"] == 500
+    assert found["HostConfig"]["Memory"] == 4 * 1024**3
     assert found["HostConfig"]["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}
 
 
