@@ -67,6 +67,9 @@ class ModelMemory:
         if loaded is None:
             return None
         asked, self._asked = self._asked, set(at_work)
+        if report.asked_at:  # what was used after the question may have been loaded after it
+            used = {name for name in asked if self.used_at(name) > report.asked_at}
+            loaded |= used - self._asked - report.starting
         gone = self._loaded - loaded
         if gone and (report.starting or loaded - self._loaded) and len(loaded) <= self._most:
             self.swaps = True

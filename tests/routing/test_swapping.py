@@ -51,6 +51,24 @@ def test_a_model_that_is_being_loaded_is_joined() -> None:
     assert b.backend("B").readiness(("m-b",)) is Readiness.LOADING
 
 
+def test_a_report_that_was_asked_for_before_a_request_ended_unloads_nothing() -> None:
+    clock = Clock(100.0)
+    b = balancer(clock)
+    shows(b, "A", at=clock.now)
+    shows(b, "B", at=clock.now)
+    lease = place(b, "m-a")
+    asked_at = clock.now
+    clock.tick(0.5)
+    lease.release()
+
+    shows(b, lease.server, at=asked_at)
+
+    assert b.backend(lease.server).readiness(("m-a",)) is Readiness.READY
+    clock.tick(0.5)
+    shows(b, lease.server, at=clock.now)
+    assert b.backend(lease.server).readiness(("m-a",)) is Readiness.ROOM
+
+
 def test_a_model_that_sleeps_wakes_where_it_is() -> None:
     b = balancer(Clock())
     shows(b, "A")
