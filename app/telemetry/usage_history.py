@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from app.telemetry import logs
 from app.telemetry.access import Used
 
 FILE: Final = "usage.sqlite"
@@ -73,14 +74,20 @@ class DayUsed(NamedTuple):
 class UsageHistory:
     """Adds up what requests used, and writes it now and then into a file of `folder`.
 
-    Without a folder it is kept in memory. `fresh` takes what there is new. A file that cannot be
+    Without a folder it is kept in memory. `fresh` takes what there is new, which is written at
+    every `pause`, in seconds. A file that cannot be
     written loses nothing until there are too many combinations, or the program ends; what is in
     it is read once it can be.
     """
 
     def __init__(
-        self, folder: Path | None, fresh: Fresh, clock: Callable[[], float] = time
+        self,
+        folder: Path | None,
+        fresh: Fresh,
+        clock: Callable[[], float] = time,
+        pause: float = PAUSE,
     ) -> None:
+        self._pause = pause
         self._path = ":memory:" if folder is None else str(folder / FILE)
         self._fresh = fresh
         self._clock = clock
@@ -93,8 +100,11 @@ class UsageHistory:
     async def watch(self) -> None:
         """Write until cancelled."""
         while True:
-            await asyncio.sleep(PAUSE)
-            await self.write()
+            await asyncio.sleep(self._pause)
+            try:
+                await self.write()
+            except Exception:  # noqa: BLE001 - logged and counted
+                logs.task_failed("usage")
 
     async def write(self) -> None:
         """Write what was added up since the last time."""

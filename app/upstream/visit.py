@@ -95,7 +95,7 @@ async def _take_in(found: Visit, server: Server, client: Client, page: Page) -> 
     async def get(path: str) -> Page:
         try:
             return await client.get(path)
-        except UpstreamError as error:
+        except (UpstreamError, OutOfSockets) as error:
             raise Silent from error
 
     with contextlib.suppress(Silent):

@@ -1,9 +1,11 @@
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from app.telemetry.access import AccessStats
+from app.telemetry import logs
+from app.telemetry.access import AccessStats, Used
 from app.telemetry.usage_history import FILE, MOST_KINDS, OTHER, DayUsed, UsageHistory
 from tests.fakes.clock import Clock
 from tests.fakes.records import record
@@ -106,3 +108,20 @@ async def test_days_that_are_too_old_are_deleted(tmp_path: Path) -> None:
 
     with sqlite3.connect(tmp_path / FILE) as database:
         assert database.execute("SELECT count(*) FROM usage").fetchone() == (1,)
+
+
+async def test_a_fault_in_a_round_does_not_end_the_others() -> None:
+    rounds = 0
+
+    def fail() -> list[tuple[int, tuple[str, str, str | None], Used]]:
+        nonlocal rounds
+        rounds += 1
+        raise ValueError("a fault of ours")
+
+    history = UsageHistory(None, fail, pause=0.0)
+    watching = asyncio.create_task(history.watch())
+    while rounds < 3:
+        await asyncio.sleep(0)
+    watching.cancel()
+
+    assert logs.failures["usage"] >= 2
