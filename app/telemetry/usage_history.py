@@ -75,9 +75,8 @@ class UsageHistory:
     """Adds up what requests used, and writes it now and then into a file of `folder`.
 
     Without a folder it is kept in memory. `fresh` takes what there is new, which is written at
-    every `pause`, in seconds. A file that cannot be
-    written loses nothing until there are too many combinations, or the program ends; what is in
-    it is read once it can be.
+    every `pause`, in seconds. A file that cannot be written loses nothing until there are too
+    many combinations, or the program ends; what is in it is read once it can be.
     """
 
     def __init__(
