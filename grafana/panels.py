@@ -16,6 +16,9 @@ SCHEMA = 41
 WHERE = 'job=~"$job",instance=~"$instance"'
 """The selector that every query has."""
 RATE = "[$__rate_interval]"
+SOFT_MAXIMA = {"percentunit": 0.1, "reqps": 0.1, "s": 0.1, "bytes": 1024, "Bps": 1024}
+"""Up to where an axis goes at least, by its unit: else a line of zeros stands at half of 100."""
+TOKENS = "suffix: tok/s"
 FAULTS = "upstream_error|timeout|internal_error|rejected"
 
 Steps = tuple[tuple[str, float | None], ...]
@@ -206,7 +209,7 @@ def _annotations() -> Iterable[Json]:
     marks = {
         "Restarts": (
             "blue",
-            f"changes(process_start_time_seconds{{{WHERE}}}[1m]) > 0",
+            f"time() - process_start_time_seconds{{{WHERE}}} < 60",
             "{{instance}} started",
         ),
         "Servers lost": (
@@ -253,16 +256,17 @@ def _variables(dashboard: Dashboard) -> Iterable[Json]:
         "current": {"text": "Prometheus", "value": "prometheus"},
     }
     job = f'label_values(llama_balancer_build_info{{job=~"{dashboard.job or "llama-balancer.*"}"}}, job)'
-    yield _choice("job", "Job", job)
-    yield _choice(
-        "instance", "Instance", 'label_values(llama_balancer_build_info{job=~"$job"}, instance)'
-    )
+    # All of them are those that are listed: a Prometheus may watch much else.
+    yield _choice("job", "Job", job, every=None)
+    of_job = 'label_values(llama_balancer_build_info{job=~"$job"}, instance)'
+    yield _choice("instance", "Instance", of_job, every=None)
     for label, of in dashboard.variables.items():
         name = "GPU" if label == "gpu" else label.capitalize()
         yield _choice(label, name, f"label_values({metric(of)}, {label})")
 
 
-def _choice(name: str, label: str, query: str) -> Json:
+def _choice(name: str, label: str, query: str, every: str | None = ".+") -> Json:
+    """Let some of a label's values be chosen, or all, for which `every` stands."""
     return {
         "name": name,
         "label": label,
@@ -273,7 +277,7 @@ def _choice(name: str, label: str, query: str) -> Json:
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".+",
+        **({} if every is None else {"allValue": every}),
         "hide": 0,
         "current": {"text": ["All"], "value": ["$__all"]},
         "options": [],
@@ -353,6 +357,7 @@ def _custom(panel: Panel) -> Json:
             "lineWidth": 1,
             "fillOpacity": 25 if panel.stacked else 8,
             "showPoints": "never",
+            "axisSoftMax": SOFT_MAXIMA.get(panel.unit, 1),
             "spanNulls": False,
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
             "thresholdsStyle": {"mode": "dashed" if len(panel.steps) > 1 else "off"},
@@ -369,7 +374,9 @@ _OPTIONS: dict[str, Json] = {
             "displayMode": "table",
             "placement": "bottom",
             "showLegend": True,
-            "calcs": ["mean", "max"],
+            "calcs": ["lastNotNull", "mean", "max"],
+            "sortBy": "Max",
+            "sortDesc": True,
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     },

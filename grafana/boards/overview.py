@@ -13,6 +13,7 @@ from grafana.panels import (
     QUICK,
     RATE,
     TO_MODELS,
+    TOKENS,
     WHERE,
     Dashboard,
     Panel,
@@ -195,6 +196,7 @@ OVERVIEW = Dashboard(
                     "Speed of a stream",
                     "Pieces per second in the middle of a stream, each mostly one token: what a reader feels.",
                     {"{{model}}": f"1 / {quantile(0.5, 'inter_token_seconds', MODEL, by='model')}"},
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Longest pause of a stream",
@@ -242,6 +244,7 @@ OVERVIEW = Dashboard(
                         "prompts": rate("prompt_tokens_total", MODEL),
                         "prompts, cached": rate("prompt_tokens_cached_total", MODEL),
                     },
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Requests by key",
@@ -261,6 +264,7 @@ OVERVIEW = Dashboard(
                             rate("key_tokens_estimated_total", by="key"), "key"
                         ),
                     },
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Prompts read again",
@@ -271,6 +275,7 @@ OVERVIEW = Dashboard(
                         )
                     },
                     stacked=True,
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Time of prompts read again",

@@ -10,6 +10,7 @@ from grafana.panels import (
     LOADING,
     SERVER,
     STATES,
+    TOKENS,
     WAKING,
     Dashboard,
     Panel,
@@ -111,6 +112,7 @@ SERVERS = Dashboard(
                     "Tokens generated",
                     "Per second, as the servers report them.",
                     {"{{server}}": rate("completion_tokens_total", SERVER, by="server")},
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Prompt cache",
@@ -186,6 +188,7 @@ SERVERS = Dashboard(
                     {
                         "{{server}}": f"avg by (server) ({metric('server_prefill_tokens_per_second', SERVER)})"
                     },
+                    unit=TOKENS,
                 ),
                 Panel(
                     "Bytes",
