@@ -1,6 +1,7 @@
 """Who used which model how much, day by day, in SQLite: nothing of it is on a request's way."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,9 @@ from app.telemetry import logs
 from app.telemetry.access import Used
 
 FILE: Final = "usage.sqlite"
+
+MEMORY: Final = ":memory:"
+"""What SQLite calls a database without a file."""
 
 PAUSE: Final = 10.0
 """Seconds between two writes."""
@@ -87,7 +91,7 @@ class UsageHistory:
         pause: float = PAUSE,
     ) -> None:
         self._pause = pause
-        self._path = ":memory:" if folder is None else str(folder / FILE)
+        self._path = MEMORY if folder is None else str(folder / FILE)
         self._fresh = fresh
         self._clock = clock
         self._pending: Pending = {}
@@ -196,6 +200,9 @@ class UsageHistory:
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
             database = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
+            if self._path != MEMORY:
+                with contextlib.suppress(OSError):  # some file systems know no rights
+                    Path(self._path).chmod(0o600)  # there are names in it
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute(SCHEMA)

@@ -59,6 +59,7 @@ async def test_what_was_written_survives_a_restart(tmp_path: Path) -> None:
         house.history.close()
 
     assert found == [3]
+    assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
 
 
 async def test_without_a_folder_it_is_kept_in_memory() -> None:
