@@ -72,3 +72,17 @@ def test_a_row_opens_by_the_keyboard(stage: tuple[Stage, Browser]) -> None:
 
     window.wait_until("document.querySelector('#servers .detail')")
     assert window.evaluate("return document.activeElement.getAttribute('aria-expanded')") == "true"
+
+
+def test_a_word_is_explained_where_it_has_the_focus(stage: tuple[Stage, Browser]) -> None:
+    told, window = stage
+    told.state = STATES["busy"]
+    window.open(told.url)
+    window.wait_until("document.body.dataset.state === 'live'")
+    window.evaluate("document.querySelectorAll('.servers th button')[6].focus()")
+
+    tip = "document.getElementById('tip')"
+    assert "How fast it reads" in window.evaluate(f"return {tip}.textContent")
+    assert window.evaluate(f"return {tip}.getBoundingClientRect().right <= innerWidth")
+    window.evaluate("document.activeElement.blur()")
+    assert window.evaluate(f"return {tip}.hidden")

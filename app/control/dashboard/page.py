@@ -27,6 +27,7 @@ SCRIPTS = (
     "playground.js",
     "usage.js",
     "sections.js",
+    "tips.js",
 )
 """One after another: each may use what stands before it."""
 
