@@ -6,10 +6,14 @@ OpenEndpoint = Literal[
     "/access-log-stats",
     "/llmhealth-explain",
     "/llmhealth-monitor",
+    "/llmhealth-requests",
     "/llmhealth-snapshot",
     "/llmhealth-targets",
+    "/llmhealth-usage",
     "/metrics",
 ]
 
-BELOW: dict[OpenEndpoint, tuple[str, ...]] = {"/llmhealth-monitor": ("/llmhealth-monitor/events",)}
-"""What belongs to an endpoint: the page is nothing without its stream."""
+BELOW: dict[OpenEndpoint, tuple[str, ...]] = {
+    "/llmhealth-monitor": ("/llmhealth-monitor/events", "/llmhealth-usage")
+}
+"""What belongs to an endpoint: the page is nothing without what it asks for."""

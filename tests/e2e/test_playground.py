@@ -66,4 +66,6 @@ def test_the_page_asks_for_an_api_key_where_one_is_needed(window: Browser) -> No
             window.evaluate(f"document.getElementById('try-key').value = '{KEY}'")
             say(window, "Hello")
             window.wait_until(FACTS + ".includes('tokens/s')")
+            # What belongs to the page is open as it is: who used how much, too.
+            window.wait_until("!document.getElementById('usage-part').hidden")
             window.open("about:blank")
