@@ -50,7 +50,7 @@ def test_every_alert_has_a_line_in_the_documents(alert: str) -> None:
 
 
 async def test_every_limit_of_a_time_is_an_edge_between_buckets() -> None:
-    limits = re.findall(r"rate\((\w+_bucket)\[\w+\]\)\)\) > ([\d.]+)", RULES)
+    limits = re.findall(r"rate\((\w+_bucket)(?:\{[^}]*\})?\[\w+\]\)\)\) > ([\d.]+)", RULES)
     edges = await emitted_edges()
 
     assert len(limits) == 5
