@@ -61,7 +61,7 @@ async def test_the_first_byte_s_timeout_holds_for_each_of_many_requests_under_lo
         assert await balancer.metrics("task_failures_total") == {
             f'task="{task}"': 0.0
             for task in (
-                *("probe", "introspection", "pool", "clients", "gpus", "telemetry", "lag"),
+                *("probe", "introspection", "pool", "clients", "gpus", "telemetry", "usage", "lag"),
             )
         }
 
