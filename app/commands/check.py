@@ -4,7 +4,6 @@ import argparse
 import asyncio
 from typing import Final
 
-from app.composition.runtime import Runtime
 from app.discovery.added_servers import AddedServers
 from app.routing.fleet import Server
 from app.settings import Settings, load
@@ -35,6 +34,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 async def _connect(settings: Settings) -> int:
     """Ask every server, and print what it says or what is wrong."""
+    # It takes as long as all else here.
+    from app.composition.runtime import Runtime
+
     runtime = Runtime(settings)
     try:
         await runtime.roster.names.look(settings.servers)
