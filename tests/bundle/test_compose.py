@@ -44,6 +44,17 @@ def test_every_combination_of_files_is_valid(extra: tuple[str, ...]) -> None:
 
 
 @compose
+def test_both_files_for_nvidia_s_gpus_are_refused_together() -> None:
+    files = ("compose.yaml", "docker/compose.gpu.yaml", "docker/compose.cdi.yaml")
+    options = [word for name in files for word in ("--file", name)]
+
+    result = run("compose", *options, "config", "--quiet")
+
+    assert result.returncode != 0
+    assert "either-compose.gpu.yaml-or-compose.cdi.yaml" in result.stderr
+
+
+@compose
 @pytest.mark.parametrize("proxy", ["caddy", "traefik"])
 def test_a_proxy_in_front_is_believed_and_is_the_only_one(proxy: str) -> None:
     found = configuration("compose.yaml", f"docker/compose.{proxy}.yaml", DOMAIN="llm.example.com")
