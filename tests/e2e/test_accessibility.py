@@ -43,16 +43,22 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Bro
         window.open("about:blank")
 
 
+def opened(stage: tuple[Stage, Browser], name: str) -> Browser:
+    """Open the page in some state."""
+    told, window = stage
+    told.state = STATES[name]
+    window.open(told.url)
+    window.wait_until("document.body.dataset.state === 'live'")
+    return window
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", sorted(STATES))
 def test_axe_finds_nothing_to_complain_of(
     name: str, scheme: str, stage: tuple[Stage, Browser], axe: str
 ) -> None:
-    told, window = stage
-    told.state = STATES[name]
-    window.prefer(scheme)
-    window.open(told.url)
-    window.wait_until("document.body.dataset.state === 'live'")
+    stage[1].prefer(scheme)
+    window = opened(stage, name)
     window.evaluate("events.close()")
     window.evaluate(OPEN_ROWS)
     window.evaluate(axe)
@@ -63,10 +69,7 @@ def test_axe_finds_nothing_to_complain_of(
 
 
 def test_a_row_opens_by_the_keyboard(stage: tuple[Stage, Browser]) -> None:
-    told, window = stage
-    told.state = STATES["busy"]
-    window.open(told.url)
-    window.wait_until("document.body.dataset.state === 'live'")
+    window = opened(stage, "busy")
     window.evaluate("document.querySelector('#servers button').focus()")
     window.press_enter()
 
@@ -75,10 +78,7 @@ def test_a_row_opens_by_the_keyboard(stage: tuple[Stage, Browser]) -> None:
 
 
 def test_a_word_is_explained_where_it_has_the_focus(stage: tuple[Stage, Browser]) -> None:
-    told, window = stage
-    told.state = STATES["busy"]
-    window.open(told.url)
-    window.wait_until("document.body.dataset.state === 'live'")
+    window = opened(stage, "busy")
     window.evaluate("document.querySelectorAll('.servers th button')[6].focus()")
 
     tip = "document.getElementById('tip')"

@@ -40,6 +40,14 @@ def held() -> tuple[ModelHost, asyncio.Event]:
     return ModelHost(wait), go
 
 
+async def begun(balancer: Running, client: Visit, host: ModelHost) -> dict[str, Any]:
+    """Ask for a stream; return how it is listed once the server is at it."""
+    await client.say(chat(stream=True))
+    await balancer.until(lambda: host.active)
+    [one] = (await listed(balancer))["under_way"]
+    return one
+
+
 async def test_a_request_that_has_ended_is_listed_with_what_it_took() -> None:
     host = ModelHost(complete)
     async with host.running(), balancing({"A": host}, admin_key=ADMIN) as balancer:
@@ -72,9 +80,7 @@ async def test_a_request_under_way_is_listed_until_it_is_cancelled() -> None:
     host, go = held()
     async with host.running(), balancing({"A": host}, admin_key=ADMIN) as balancer:
         async with balancer.client() as client:
-            await client.say(chat(stream=True))
-            await balancer.until(lambda: host.active)
-            [one] = (await listed(balancer))["under_way"]
+            one = await begun(balancer, client, host)
             assert (one["server"], one["state"]) in (("A", "sent"), ("A", "responding"))
 
             assert await cancel(balancer, one["id"], bearer(ADMIN)) == 200
@@ -93,10 +99,7 @@ async def test_a_request_is_cancelled_by_the_admin_key_alone() -> None:
     host, go = held()
     async with host.running(), balancing({"A": host}, admin_key=ADMIN) as balancer:
         async with balancer.client() as client:
-            await client.say(chat(stream=True))
-            await balancer.until(lambda: host.active)
-            [one] = (await listed(balancer))["under_way"]
-
+            one = await begun(balancer, client, host)
             assert await cancel(balancer, one["id"]) == 401
             assert await cancel(balancer, "unknown", bearer(ADMIN)) == 404
             assert len((await listed(balancer))["under_way"]) == 1

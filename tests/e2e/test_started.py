@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import app
 from tests.fakes.command import command
 from tests.fakes.model_host import ModelHost
 from tests.fakes.ports import free_port
@@ -18,13 +17,14 @@ pytestmark = pytest.mark.anyio
 ADMIN = b"authorization: Bearer an-admin-key-that-is-long"
 
 
-async def test_the_start_tells_the_version_the_page_and_each_server() -> None:
+async def test_the_start_tells_the_version_the_page_and_each_server(tmp_path: Path) -> None:
+    _, version, _ = await command(tmp_path, "--version")
     host = ModelHost(models=["qwen3:8b"])
     async with host.running(), balancing({"A": host}) as balancer:
         await balancer.until(lambda: balancer.events("server.up"))
         [listening], [up] = balancer.events("balancer.listening"), balancer.events("server.up")
 
-    assert listening["version"] == app.__version__
+    assert version == f"llama-balancer {listening['version']}\n"
     assert listening["page"] == f"http://127.0.0.1:{balancer.port}/llmhealth-monitor"
     assert listening["servers"] == ["A"]
     assert (up["server"], up["models"], up["level"]) == ("A", ["qwen3:8b"], "info")
