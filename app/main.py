@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 from fastapi import FastAPI
 
+from app.apis.paths import MONITOR
 from app.composition.reloader import Reloader
 from app.composition.runtime import Runtime
 from app.control.running_file import Running
@@ -29,7 +30,7 @@ from app.downstream.server import (
 )
 from app.settings import Settings
 from app.settings.doubts import doubts
-from app.settings.listening import as_client, bracketed, published_port, reached_at
+from app.settings.listening import published_port, reached_at
 from app.telemetry import logs
 from app.telemetry.gpu.reader import GpuReader
 
@@ -173,7 +174,7 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
         uvicorn_config,
         stop,
         listening=lambda: logs.listening(
-            here.url, _page(settings), [*settings.servers], app.gpu_backend
+            here.url, _page(here.url), [*settings.servers], app.gpu_backend
         ),
         silence=settings.idle_timeout,
         failed=logs.task_failed,
@@ -187,12 +188,12 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
     logs.stopped()
 
 
-def _page(settings: Settings) -> str:
-    """Return where the page is, seen from this machine."""
+def _page(own: str) -> str:
+    """Return where the page is, seen from this machine, where the program itself is at `own`."""
     port = published_port()
-    scheme = "http" if settings.tls_cert is None else "https"
-    own = f"{scheme}://{bracketed(as_client(settings.host))}:{settings.port}"
-    return f"{own if port is None else f'{scheme}://127.0.0.1:{port}'}/llmhealth-monitor"
+    if port is not None:
+        own = f"{own.partition('://')[0]}://127.0.0.1:{port}"
+    return own + MONITOR
 
 
 def _reload_on_hangup(reloader: Reloader) -> None:

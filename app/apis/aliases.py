@@ -3,11 +3,8 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
 
-from app.routing.patterns import Patterns
-
-_SPECIAL: Final = frozenset("*+?()[]{}|^$\\")
+from app.routing.patterns import Patterns, is_name
 
 
 class Aliases:
@@ -18,7 +15,7 @@ class Aliases:
 
     def __init__(self, models: Mapping[str, str] = MappingProxyType({})) -> None:
         self._models = Patterns([(re.compile(x), model) for x, model in models.items()])
-        self.names = {x: model for x, model in models.items() if _SPECIAL.isdisjoint(x)}
+        self.names = {x: model for x, model in models.items() if is_name(x)}
         """The aliases that are names rather than patterns, and their models."""
 
     def model(self, name: str) -> str:

@@ -2,9 +2,9 @@
 
 import argparse
 import asyncio
-from typing import Final
 
 from app.discovery.added_servers import AddedServers
+from app.routing.catalog import some_of
 from app.routing.fleet import Server
 from app.settings import Settings, load
 from app.settings.doubts import doubts
@@ -12,9 +12,6 @@ from app.settings.listening import bracketed
 from app.settings.paths import ROUTABLE_PATHS
 from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.visit import Visit, visit
-
-MOST_NAMES: Final = 12
-"""So many models of a server are named, and the others counted."""
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -67,9 +64,7 @@ def _found(found: Visit) -> list[str]:
             told.append(f"{min(report.contexts.values())} tokens a prompt")
         lines.append(", ".join([*told, f"{1000 * found.seconds:.0f} ms"]))
     if found.models is not None:
-        more = len(found.models) - MOST_NAMES
-        names = ", ".join(found.models[:MOST_NAMES]) or "no models"
-        lines.append(f"{names}, and {more} more" if more > 0 else names)
+        lines.append(", ".join(some_of(found.models)) or "no models")
     return [*found.faults, *lines]
 
 

@@ -1,10 +1,14 @@
 """Which models there are, over all servers."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from app.routing.backend import Backend
 from app.routing.fleet import Fleet, spelt
+
+MOST_NAMES: Final = 12
+"""So many models are named where all would be too long to read."""
 
 
 def offered(
@@ -29,6 +33,12 @@ def _is_reached(model: str, backends: Iterable[Backend], fleet: Fleet) -> bool:
     """Whether a server that lists a model may get requests for it."""
     servers = fleet.reached(model)
     return any(b.server.name in servers and model in (b.models or ()) for b in backends)
+
+
+def some_of(names: Sequence[str]) -> list[str]:
+    """Name the first, and count the others."""
+    more = len(names) - MOST_NAMES
+    return [*names[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def facts_of(names: Collection[str], backends: Iterable[Backend]) -> Mapping[str, object]:

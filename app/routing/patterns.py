@@ -15,6 +15,13 @@ LATEST: Final = ":latest"
 
 Value = TypeVar("Value")
 
+_SPECIAL: Final = frozenset("*+?()[]{}|^$\\")
+
+
+def is_name(pattern: str) -> bool:
+    """Whether a pattern is a name, and means nothing else."""
+    return _SPECIAL.isdisjoint(pattern)
+
 
 class Patterns(Generic[Value]):
     """Finds what the first pattern that matches a whole name stands for."""

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from app.apis.aliases import Aliases
+from app.routing.patterns import is_name
 from app.settings.schema import Settings
 
 ALL: Final = re.compile(r"\^?\(?\.[*+]\)?\$?")
@@ -14,8 +15,6 @@ ALL: Final = re.compile(r"\^?\(?\.[*+]\)?\$?")
 
 GLOB: Final = re.compile(r"(?<=[A-Za-z0-9:/_-])\*")
 """A `*` that stands for text in a shell; in a regular expression it repeats one character."""
-
-SPECIAL: Final = frozenset("*+?()[]{}|^$\\")
 
 
 def doubts(settings: Settings) -> list[str]:
@@ -25,7 +24,7 @@ def doubts(settings: Settings) -> list[str]:
 
 def _ports(settings: Settings) -> Iterator[str]:
     for name, server in settings.servers.items():
-        url = urlsplit(settings.servers[name].server(name).model_base)
+        url = urlsplit(server.server(name).model_base)
         if url.scheme == "http" and url.port is None and not server.addr.startswith("dns+srv"):
             yield (
                 f"BALANCER_SERVERS: {name}.addr has no port, so that port 80 is asked; "
@@ -64,7 +63,7 @@ def _covers(earlier: str, later: str) -> bool:
     """Whether all names that match the later pattern match the earlier one, as far as one sees."""
     if ALL.fullmatch(earlier):
         return True
-    return SPECIAL.isdisjoint(later) and re.fullmatch(earlier, later) is not None
+    return is_name(later) and re.fullmatch(earlier, later) is not None
 
 
 def _aliases(settings: Settings) -> Iterator[str]:

@@ -16,14 +16,12 @@ from structlog.typing import EventDict, Processor
 
 import app
 from app.routing.backend import Backend, Status
+from app.routing.catalog import some_of
 from app.routing.ledger import Lease
 from app.settings.listening import bracketed
 from app.telemetry.log_writer import writer_to
 from app.telemetry.record import Record
 from app.telemetry.response_reader import ResponseReader
-
-MOST_NAMES: Final = 12
-"""So many models of a server are named, and the others counted."""
 
 LONGEST_PATH: Final = 256
 """How much of a path the log has, in characters."""
@@ -154,13 +152,12 @@ def server_introduced(backend: Backend) -> None:
 
 def _about(backend: Backend) -> dict[str, object]:
     """Say what is known of a server."""
-    report, models = backend.self_report, sorted(backend.models or ())
-    more = len(models) - MOST_NAMES
+    report = backend.self_report
     about = {
         "address": backend.server.model_base,
         "kind": None if report is None else report.kind.name,
         "slots": None if report is None else report.slots,
-        "models": [*models[:MOST_NAMES], *([f"and {more} more"] if more > 0 else [])] or None,
+        "models": some_of(sorted(backend.models or ())) or None,
     }
     known = {name: value for name, value in about.items() if value is not None}
     return {"server": backend.server.name, **known}
