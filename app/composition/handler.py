@@ -31,7 +31,6 @@ from app.proxy.cors import Cors
 from app.proxy.model_request import ModelRequest, Reading, username_finder
 from app.proxy.proxy import Proxy
 from app.settings import Settings
-from app.telemetry import metrics
 
 
 def build(
@@ -101,7 +100,6 @@ def build(
             stats=runtime.counted,
             backends=runtime.balancer.backends,
             metrics=runtime.render,
-            metrics_type=metrics.CONTENT_TYPE,
         ),
         models.routes(
             backends=lambda: runtime.balancer.listing(settings.models_interval),

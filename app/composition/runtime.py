@@ -202,10 +202,10 @@ class Runtime:
         self.batcher.flush()
         self.usage.close()
 
-    async def render(self) -> bytes:
-        """Write the metrics."""
+    async def render(self, content_type: str) -> bytes:
+        """Write the metrics as a content type says."""
         self.batcher.flush()
-        return await self.meters.render()
+        return await self.meters.render(content_type)
 
     def counted(self) -> dict[str, object]:
         """Return who asked for which model."""

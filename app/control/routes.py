@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from app.routing.backend import Backend
 from app.routing.fleet import Server
 from app.settings.listening import bracketed
+from app.telemetry import exposition
 
 GET = ["GET", "HEAD"]
 
@@ -26,8 +27,7 @@ def routes(
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
     backends: Callable[[], Iterable[Backend]],
-    metrics: Callable[[], Awaitable[bytes]],
-    metrics_type: str,
+    metrics: Callable[[str], Awaitable[bytes]],
 ) -> APIRouter:
     """Build the routes over functions that give the present state."""
     router = APIRouter()
@@ -50,7 +50,9 @@ def routes(
     @router.api_route("/metrics", methods=GET)
     async def prometheus(request: Request) -> Response:
         """Return the metrics, as Prometheus reads them; it asks for them compressed."""
-        body, headers = await metrics(), {"content-type": metrics_type, "vary": "accept-encoding"}
+        kind = exposition.content_type(request.headers.get("accept", ""))
+        body = await metrics(kind)
+        headers = {"content-type": kind, "vary": "accept, accept-encoding"}
         if takes_gzip(request.headers.get("accept-encoding", "")):
             body = await asyncio.to_thread(gzip.compress, body, LEVEL, mtime=0)
             headers["content-encoding"] = "gzip"

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -26,7 +24,7 @@ from prometheus_client.registry import Collector
 from app.routing.balancer import Balancer
 from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
-from app.telemetry import log_writer, logs
+from app.telemetry import exposition, log_writer, logs
 from app.telemetry.collector import NO_MODEL, StateCollector
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import Instruments, label
@@ -36,7 +34,6 @@ from app.telemetry.reloads import Reloads
 from app.telemetry.request_metrics import OTHER, RequestMetrics
 
 PREFIX: Final = "llama_balancer"
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 PROBE: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -129,8 +126,8 @@ class Metrics:
             except Exception:  # noqa: BLE001 - logged and counted
                 logs.task_failed("lag")
 
-    async def render(self) -> bytes:
-        """Write all series as text.
+    async def render(self, content_type: str) -> bytes:
+        """Write all series as a content type says (see `exposition`).
 
         The state is read here, in the event loop to which it belongs; the text, which takes
         long, is written in a thread.
@@ -166,7 +163,7 @@ class Metrics:
             ),
         )
         self._described = (*state, written, failed, lost, *reloads, self._build)
-        return await asyncio.to_thread(generate_latest, self._registry)
+        return await asyncio.to_thread(exposition.write, self._registry.collect(), content_type)
 
     def _model_of_record(self, record: Record) -> str:
         names = models_by_name(self._balancer.backends())

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, get_args
 
-from app.telemetry.instrument import Count, Instruments, Series
+from app.telemetry.instrument import SECONDS, Count, Instruments, Series
 from app.telemetry.record import Fault, Record, Rejection
-from app.telemetry.token_metrics import FIRST, TokenMetrics, Tokens
+from app.telemetry.token_metrics import TokenMetrics, Tokens
 
-DURATION: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
-UPSTREAM_DURATION: Final = (0.1, 1, 5, 30, 120, 600)  # few: for each model at each server
-QUEUE_WAIT: Final = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 MOST_SETS: Final = 1000
@@ -60,14 +57,14 @@ class RequestMetrics:
         self._duration = histogram(
             "request_duration_seconds",
             "From the request's arrival to the last byte of its response.",
-            DURATION,
-            *("endpoint", "model", "stream"),
+            SECONDS,
+            "model",
         )
         self._queue_wait = histogram(
             "queue_wait_seconds",
             "How long a model request waited in the queue; 0 where a server was free, none if it "
             "was turned away at once.",
-            QUEUE_WAIT,
+            SECONDS,
             "model",
         )
         self._decisions = counter(
@@ -112,14 +109,14 @@ class RequestMetrics:
         self._first_byte = histogram(
             "time_to_first_byte_seconds",
             "From sending a request to a server to the first byte of its response.",
-            FIRST,
+            SECONDS,
             "server",
         )
         self._upstream_duration = histogram(
             "upstream_duration_seconds",
             "From sending a request to a server to the end of its response.",
-            UPSTREAM_DURATION,
-            *("server", "model"),
+            SECONDS,
+            "server",
         )
         self._disconnects = counter(
             "client_disconnects",
@@ -158,9 +155,9 @@ class RequestMetrics:
         )
         meters = self._known.get(key) or self._meters(record, key)
         meters.requests.value += 1
-        meters.duration.observe(record.ended - record.started)
+        meters.duration.observe(record.ended - record.started, record.id)
         if meters.queue_wait is not None:
-            meters.queue_wait.observe(record.waited)
+            meters.queue_wait.observe(record.waited, record.id)
         if meters.decisions is not None:
             meters.decisions.value += 1
         if meters.upstream is not None:
@@ -212,16 +209,17 @@ class RequestMetrics:
             "queue_full",
             "buffer_full",
             "key_limit",
+            "no_route",
         )
         if record.model:
             self._expect_trouble(model)
         meters = Meters(
             model,
             self._requests.labels(record.endpoint, model, stream, outcome),
-            self._duration.labels(record.endpoint, model, stream),
+            self._duration.labels(model),
             self._queue_wait.labels(model) if waits else None,
             self._decisions.labels(server, model, record.reason) if record.reason else None,
-            self._upstream_of(record, model) if responded else None,
+            self._upstream_of(record) if responded else None,
             self._tokens.of(server, model)
             if responded and record.model and record.status == 200
             else None,
@@ -230,14 +228,14 @@ class RequestMetrics:
             self._known[key] = meters
         return meters
 
-    def _upstream_of(self, record: Record, model: str) -> Upstream:
+    def _upstream_of(self, record: Record) -> Upstream:
         server = record.server
         return Upstream(
             self._sent_bytes.labels(server),
             self._response_bytes.labels(server),
             self._responses.labels(server, f"{record.status // 100}xx"),
             self._first_byte.labels(server),
-            self._upstream_duration.labels(server, model),
+            self._upstream_duration.labels(server),
         )
 
 

@@ -3,11 +3,12 @@
 from typing import Final, NamedTuple
 
 from app.apis.endpoints import api_of
-from app.telemetry.instrument import Count, Instruments, Series
+from app.telemetry.instrument import SECONDS, Count, Instruments, Series
 from app.telemetry.record import Record
 from app.telemetry.response_reader import GAPS
 
-FIRST: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+PROMPT: Final = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
+COMPLETION: Final = (16, 64, 256, 512, 1024, 2048, 4096, 16384)
 LONGEST_GAP: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 _ENDS: Final = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}
@@ -23,6 +24,8 @@ class Tokens(NamedTuple):
     prompt: Count
     cached: Count
     completion: Count
+    prompt_size: Series
+    completion_size: Series
     usage_present: Count
     usage_missing: Count
 
@@ -35,8 +38,8 @@ class TokenMetrics:
         self._first_token = histogram(
             "time_to_first_token_seconds",
             "From a request's arrival to the first token of its stream.",
-            FIRST,
-            *("server", "model"),
+            SECONDS,
+            "model",
         )
         self._tokenless = counter(
             "streams_without_token", "Streams that ended before a token came.", "model", "reason"
@@ -57,6 +60,12 @@ class TokenMetrics:
             "prompt_tokens_cached", "Prompt tokens that came from a cache.", "server", "model"
         )
         self._completion = counter("completion_tokens", "Generated tokens.", "server", "model")
+        self._prompt_size = histogram(
+            "request_prompt_tokens", "Prompt tokens of a request.", PROMPT, "model"
+        )
+        self._completion_size = histogram(
+            "request_completion_tokens", "Generated tokens of a request.", COMPLETION, "model"
+        )
         self._changed = counter(
             "changed_prompts",
             "Requests whose conversation was read again because a text in it had changed: a clock, "
@@ -82,12 +91,14 @@ class TokenMetrics:
     def of(self, server: str, model: str) -> Tokens:
         """Return what counts the responses of a model at a server."""
         return Tokens(
-            self._first_token.labels(server, model),
+            self._first_token.labels(model),
             self._gaps.labels(model),
             self._longest_gap.labels(model),
             self._prompt.labels(server, model),
             self._cached.labels(server, model),
             self._completion.labels(server, model),
+            self._prompt_size.labels(model),
+            self._completion_size.labels(model),
             self._usage.labels(server, model, "present"),
             self._usage.labels(server, model, "missing"),
         )
@@ -98,7 +109,7 @@ class TokenMetrics:
         if response is None:
             return
         if response.first_token is not None and response.gaps is not None:
-            tokens.first_token.observe(response.first_token - record.started)
+            tokens.first_token.observe(response.first_token - record.started, record.id)
             tokens.gaps.add(response.gaps)
             if any(response.gaps.counts):
                 tokens.longest_gap.observe(response.longest_gap)
@@ -116,5 +127,7 @@ class TokenMetrics:
             tokens.prompt.value += usage.prompt
             tokens.cached.value += usage.cached or 0
             tokens.completion.value += usage.completion
+            tokens.prompt_size.observe(usage.prompt)
+            tokens.completion_size.observe(usage.completion)
         elif record.outcome == "success" and api_of(record.endpoint).tokens:
             tokens.usage_missing.value += 1

@@ -61,7 +61,7 @@ async def _samples() -> list[Sample]:
     metrics.checked("PC1", "ok", 0.1)
     for record in _records():
         metrics.finished(record)
-    text = (await metrics.render()).decode()
+    text = (await metrics.render("text/plain")).decode()
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 

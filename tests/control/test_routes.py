@@ -143,8 +143,8 @@ async def test_without_servers_the_snapshot_is_empty_and_still_complete() -> Non
 
 
 def control() -> FastAPI:
-    async def metrics() -> bytes:
-        return b"a 1\n"
+    async def metrics(content_type: str) -> bytes:
+        return f"a 1 {content_type}\n".encode()
 
     b = balancer()
     b.observe(ModelsSeen("PC1", ["m"]))
@@ -155,7 +155,6 @@ def control() -> FastAPI:
         stats=lambda: {"total_requests": 0},
         backends=b.backends,
         metrics=metrics,
-        metrics_type="text/plain; version=1.0.0; charset=utf-8",
     )
     app.include_router(router)
     return app
@@ -183,11 +182,13 @@ async def test_the_endpoints_answer_json(path: str, body: object) -> None:
     assert (answer.status_code, answer.json()) == (200, body)
 
 
-async def test_metrics_come_in_the_type_that_prometheus_asks_for() -> None:
-    answer = await ask("GET", "/metrics")
+@pytest.mark.parametrize("accepted", ["text/plain", "application/openmetrics-text"])
+async def test_metrics_come_in_the_type_that_prometheus_asks_for(accepted: str) -> None:
+    kind, choice = f"{accepted}; version=1.0.0", "text/html;q=0.9, "
+    answer = await ask("GET", "/metrics", {"accept": f"{choice}{kind};q=0.5"})
 
-    assert answer.text == "a 1\n"
-    assert answer.headers["content-type"] == "text/plain; version=1.0.0; charset=utf-8"
+    assert answer.headers["content-type"].startswith(kind)
+    assert answer.text == f"a 1 {answer.headers['content-type']}\n"
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,9 @@ async def test_metrics_are_compressed_for_those_who_take_that(
 ) -> None:
     answer = await ask("GET", "/metrics", {"accept-encoding": accepted})
 
-    assert answer.text == "a 1\n"  # decoded by httpx
+    assert answer.text.startswith("a 1 ")  # decoded by httpx
     assert (answer.headers.get("content-encoding") == "gzip") is compressed
-    assert answer.headers["vary"] == "accept-encoding"
+    assert answer.headers["vary"] == "accept, accept-encoding"
 
 
 async def test_the_icon_that_browsers_ask_for_is_none() -> None:

@@ -1,9 +1,12 @@
-from hypothesis import given
+import random
+
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Reference
 
-from app.telemetry.instrument import LONGEST_LABEL, Counter, Histogram, Series, label
+from app.telemetry.instrument import LONGEST_LABEL, SECONDS, Counter, Histogram, Series, label
 
 EDGES = (0.1, 0.5, 1, 5)
 values = st.lists(st.floats(0, 10) | st.sampled_from(EDGES))
@@ -68,3 +71,32 @@ def test_a_label_that_is_too_long_is_cut_and_stays_told_apart(one: str, other: s
 
     assert len(first.encode()) <= LONGEST_LABEL
     assert (first == second) == (one == other)
+
+
+@given(
+    st.floats(-4, 5),
+    st.floats(0.15, 1.2),
+    st.sampled_from([0.5, 0.95, 0.99]),
+    st.integers(0, 1000),
+)
+def test_quantiles_of_waits_are_right_within_fifteen_percent(
+    middle: float, spread: float, share: float, seed: int
+) -> None:
+    rng, series = random.Random(seed), Series(SECONDS)
+    waits = sorted(rng.lognormvariate(middle, spread) for _ in range(2000))
+    for wait in waits:
+        series.observe(wait)
+    truth = waits[int(share * len(waits))]
+    assume(0.01 <= truth <= 300)
+
+    assert quantile(series, share) == pytest.approx(truth, rel=0.15)
+
+
+def quantile(series: Series, share: float) -> float:
+    """Estimate as Prometheus' `histogram_quantile` does."""
+    wanted, below, lower = share * sum(series.counts), 0, 0.0
+    for edge, count in zip(series.edges, series.counts, strict=False):
+        if below + count >= wanted:
+            return lower + (edge - lower) * (wanted - below) / count
+        below, lower = below + count, edge
+    return lower

@@ -85,7 +85,7 @@ async def told(found: Metrics, *records: Record) -> dict[str, float]:
     for each in records:
         found.finished(each)
     series = {}
-    for line in (await found.render()).decode().splitlines():
+    for line in (await found.render("text/plain")).decode().splitlines():
         if not line.startswith("#"):
             name, _, value = line.rpartition(" ")
             series[name.removeprefix("llama_balancer_")] = float(value)
@@ -99,10 +99,10 @@ async def test_a_finished_request_is_counted_and_timed() -> None:
     where = 'model="m0",server="PC0"'
     expected = {
         f'requests_total{{{key},outcome="success",stream="false"}}': 1,
-        f'request_duration_seconds_sum{{{key},stream="false"}}': 2.5,
+        'request_duration_seconds_sum{model="m0"}': 2.5,
         'queue_wait_seconds_sum{model="m0"}': 0.2,
         'time_to_first_byte_seconds_sum{server="PC0"}': 0.5,
-        f"upstream_duration_seconds_sum{{{where}}}": 2,
+        'upstream_duration_seconds_sum{server="PC0"}': 2,
         'routing_decisions_total{model="m0",reason="sticky",server="PC0"}': 1,
         'upstream_responses_total{code="2xx",server="PC0"}': 1,
         'request_body_bytes_total{server="PC0"}': 100,
@@ -110,6 +110,8 @@ async def test_a_finished_request_is_counted_and_timed() -> None:
         f"prompt_tokens_total{{{where}}}": 9,
         f"prompt_tokens_cached_total{{{where}}}": 0,
         f"completion_tokens_total{{{where}}}": 4,
+        'request_prompt_tokens_bucket{le="256.0",model="m0"}': 1,
+        'request_completion_tokens_bucket{le="16.0",model="m0"}': 1,
         'usage_reports_total{model="m0",result="present",server="PC0"}': 1,
     }
     assert {name: series[name] for name in expected} == expected
@@ -122,7 +124,7 @@ async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
     seen.first_token = 2.0
     series = await told(metrics(), record(stream=True, response=seen))
 
-    assert series['time_to_first_token_seconds_sum{model="m0",server="PC0"}'] == 1.5
+    assert series['time_to_first_token_seconds_sum{model="m0"}'] == 1.5
     assert series['inter_token_seconds_count{model="m0"}'] == 2
     assert series['stream_max_gap_seconds_count{model="m0"}'] == 1
     assert series['usage_reports_total{model="m0",result="missing",server="PC0"}'] == 1
@@ -132,7 +134,7 @@ async def test_a_stream_in_one_piece_has_no_longest_pause() -> None:
     event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
     series = await told(metrics(), record(stream=True, response=answer(event, streams=True)))
 
-    assert series['time_to_first_token_seconds_count{model="m0",server="PC0"}'] == 1
+    assert series['time_to_first_token_seconds_count{model="m0"}'] == 1
     assert series['stream_max_gap_seconds_count{model="m0"}'] == 0
 
 
@@ -300,7 +302,7 @@ async def test_a_model_that_a_server_lists_by_its_path_is_told_by_it() -> None:
     assert series['queue_wait_seconds_count{model="/models/llama.gguf"}'] == 1
 
 
-async def test_the_series_stay_below_two_thousand() -> None:
+async def test_the_series_stay_below_two_and_a_half_thousand() -> None:
     balancer = fleet_balancer(servers=4, models=6)
     found = metrics(balancer)
     rng = random.Random(3)
@@ -312,7 +314,7 @@ async def test_the_series_stay_below_two_thousand() -> None:
         facts = {"server": server, "reason": rng.choice(reasons), "stream": rng.random() < 0.5}
         found.finished(record(rng.choice(outcomes), model, **facts))
 
-    assert len(await told(found)) < 2_000
+    assert len(await told(found)) < 2_500
 
 
 async def test_the_state_is_described_when_it_is_asked_for() -> None:
@@ -400,7 +402,7 @@ async def test_the_lag_of_the_event_loop_is_measured() -> None:
 async def test_promtool_finds_no_fault() -> None:
     found = metrics()
     found.finished(record())
-    text = await found.render()
+    text = await found.render("text/plain")
     checked = await asyncio_run(["promtool", "check", "metrics"], text)
 
     assert "llama_balancer" not in checked
