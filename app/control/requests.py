@@ -79,6 +79,7 @@ def _ended(number: int, record: Record, at: Calendar) -> dict[str, Any]:
     usage = record.spent()
     response = record.response
     first = None if response is None else response.first_token
+    phases = record.phases()
     tokens = None
     if usage is not None:
         tokens = {
@@ -95,6 +96,8 @@ def _ended(number: int, record: Record, at: Calendar) -> dict[str, Any]:
         "error": record.error,
         "tokens": tokens,
         "first_token_seconds": None if first is None else first - record.started,
+        "load_seconds": phases.load,
+        "prompt_seconds": phases.prompt,
         "seconds": record.ended - record.started,
     }
 
@@ -118,6 +121,12 @@ def _row(record: Record, at: Calendar) -> dict[str, Any]:
         "reason": record.reason,
         "held_seconds": 0.0 if lease is None else lease.held,
         "expected_seconds": None if lease is None else lease.expected,
+        "considered": []
+        if lease is None
+        else [
+            {"server": one.server, "read_seconds": one.read, "others_seconds": one.others}
+            for one in lease.considered
+        ],
         "expected_share": None
         if lease is None or lease.prediction is None
         else round(lease.prediction.share, 3),

@@ -8,7 +8,7 @@ from app.routing.ejection import Ejection
 from app.routing.fleet import Server
 from app.routing.health_window import HealthWindow, Side
 from app.routing.instances import instances, model_of
-from app.routing.ledger import Ledger
+from app.routing.ledger import Lease, Ledger
 from app.routing.model_memory import MOST_INSTANCES, ModelMemory, Readiness, smoothed
 from app.routing.observations import ONLY, SelfReport
 from app.routing.prefix_index import PrefixIndex
@@ -457,12 +457,16 @@ class Backend:
             if context:
                 self.note_context(instance, context)
 
-    def note_end(self, instance: str, now: float) -> None:
-        """Note that a request has ended that went to an instance."""
+    def note_end(self, lease: Lease, now: float) -> None:
+        """Note that a request has ended, and for how long it waited for its model."""
         if not self.ledger.total:
             self._reads_until = 0.0
         if self.self_report is not None and self.self_report.loaded is not None:
-            self.memory.used(instance, now)
+            self.memory.used(lease.instance, now)
+            if lease.succeeded:
+                first_token = None if lease.reuse is None else lease.reuse.seconds
+                until = now if first_token is None else lease.since + first_token
+                lease.load = self.memory.loading(lease.instance, lease.since, until)
 
     @property
     def place_seconds(self) -> float:

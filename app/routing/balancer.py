@@ -738,7 +738,7 @@ class Balancer:
                 return
             if pinned:
                 self._pin(ask, choice, now)
-            backend.note_end(lease.instance, now)
+            backend.note_end(lease, now)
             self._judge(backend, lease, now)
             if lease.reuse is not None:
                 self._learn(backend, lease, lease.reuse, ask, now)
@@ -752,6 +752,7 @@ class Balancer:
         lease.files = files
         lease.change = change
         lease.expected = expected.first_token
+        lease.considered = choice.considered
         lease.alone = not ledger.total or backend.tells_slots
         backend.reads(expected.read, now)
         if ask.held_since:
@@ -833,10 +834,11 @@ class Balancer:
         """Learn how fast a server reads; return how many tokens it had to."""
         read = report.prompt - (report.cached or 0)
         told = lease.alone or backend.prefill is None
-        if told and report.seconds is not None and report.seconds > 0 and read >= MEASURABLE:
-            backend.read_prompt(read, report.seconds)
+        seconds = report.seconds and max(0.0, report.seconds - lease.load)
+        if told and seconds and read >= MEASURABLE:
+            backend.read_prompt(read, seconds)
         speed = backend.prefill
-        lease.reading_seconds = report.seconds or (speed and read / speed)
+        lease.reading_seconds = seconds or (speed and read / speed)
         if report.seconds is not None:
             lease.measured = report.seconds
             if lease.expected is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from app.routing.backend import Backend
+from app.routing.ledger import Considered
 from app.routing.model_memory import Readiness
 from app.routing.pins import Pin
 from app.routing.prompt import Prompt
@@ -122,6 +123,8 @@ class Choice:
         self.instance = instance
         self.reason = reason
         self.placement = placement
+        self.considered: Sequence[Considered] = ()
+        """The servers among which seconds decided."""
 
 
 class Weighed(NamedTuple):

@@ -1,9 +1,9 @@
 """Requests in flight at one server: the leases, and the limit that they keep."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from app.routing.observations import CacheReuse
 from app.routing.prompt_cache import Occupancy, Prediction
@@ -15,6 +15,16 @@ Fault = Literal["read_timeout", "reset", "protocol", "status_5xx", "status_429"]
 
 
 HOUR: Final = 3600.0
+
+
+class Considered(NamedTuple):
+    """What the best place of a server costs, in seconds."""
+
+    server: str
+    read: float
+    """To read what is in no cache there."""
+    others: float
+    """What others must read again."""
 
 
 class Lease:
@@ -29,12 +39,14 @@ class Lease:
         "alone",
         "change",
         "client",
+        "considered",
         "expected",
         "fault",
         "files",
         "held",
         "instance",
         "lingers",
+        "load",
         "measured",
         "model",
         "occupancy",
@@ -82,10 +94,14 @@ class Lease:
         """How long the server read what was not in its cache: measured, or by its speed."""
         self.expected: float | None = None
         """Seconds to the first token, as they are expected."""
+        self.considered: Sequence[Considered] = ()
+        """The servers among which seconds decided, the cheapest first."""
         self.alone = True
         """Whether the server reads nothing else before its prompt."""
         self.measured: float | None = None
         """Seconds that it took."""
+        self.load = 0.0
+        """Seconds until the model was in memory, as far as the server tells."""
         self.held = 0.0
         """Seconds that the request waited beside places that were held for others."""
         self.fault: Fault | None = None

@@ -53,6 +53,7 @@ class ModelMemory:
         self._asked: set[str] = set()
         self._used: OrderedDict[str, float] = OrderedDict()
         self._loads: dict[str, float] = {}  # since when
+        self._last_loads: dict[str, tuple[float, float]] = {}  # from when until when
         self._most = 1
         self._seconds: float | None = None
         self._seconds_of: dict[str, float] = {}
@@ -164,6 +165,19 @@ class ModelMemory:
         """Return since when a model is being loaded, in seconds."""
         return min((self._loads.get(name, now) for name in instances), default=now)
 
+    def loading(self, instance: str, since: float, until: float) -> float:
+        """Return how many seconds a request waited for an instance to be loaded.
+
+        A load that is not seen to be over yet has taken as long as usual, and ended with the
+        request's first token at the latest.
+        """
+        begun, ended = self._last_loads.get(instance, (0.0, 0.0))
+        if self._loads.get(instance, begun) != begun:
+            begun = self._loads[instance]
+            ended = min(until, begun + self.load_seconds((instance,)))
+            self._last_loads[instance] = begun, ended
+        return max(0.0, min(until, ended) - max(since, begun))
+
     def _note_loads(self, now: float) -> None:
         """Measure how long loads took; one that nobody waits for any more is forgotten."""
         for instance, begun in list(self._loads.items()):
@@ -172,6 +186,8 @@ class ModelMemory:
                 self._seconds = smoothed(self._seconds, took)
                 if len(self._seconds_of) >= MOST_INSTANCES:
                     self._seconds_of.clear()
+                    self._last_loads.clear()
+                self._last_loads[instance] = begun, now
                 self._seconds_of[instance] = smoothed(self._seconds_of.get(instance), took)
             elif instance in self._asked:
                 continue

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from app.routing.backend import Backend
 from app.routing.choice import Ask, Choice, choice_of, effort_to_load
 from app.routing.costs import Tally, reading, unread
+from app.routing.ledger import Considered
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Match, Placement, PromptCache, Slot
 
@@ -38,6 +39,9 @@ YIELD: Final = 1.0
 
 STRETCH: Final = 3.0
 """A request waits beside held places for so many times its own work at the most."""
+
+MOST_TOLD: Final = 5
+"""Of so many servers it is told what a place there would have cost."""
 
 WRITING: Final = 3.0
 """Seconds that it takes to write a response to a client of whom none was seen."""
@@ -143,7 +147,9 @@ class Seconds:
             if best.unread > wait and now < longest:
                 self.wait_until(longest)
                 return None
-        return choice_of(best.backend, best.instance, best.placement)
+        choice = choice_of(best.backend, best.instance, best.placement)
+        choice.considered = _considered(places)
+        return choice
 
     def patience(self, work: float) -> float:
         """Return how many seconds a request waits at the most beside what is held."""
@@ -233,6 +239,14 @@ def _caches(
             cache = backend.prompt_cache(instance, len(instances))
             found.append((backend, instance, cache, cache.free(backend.elsewhere)))
     return found
+
+
+def _considered(places: Sequence[Place]) -> list[Considered]:
+    """Tell what each server's best place costs, of the cheapest servers."""
+    best: dict[str, Place] = {}
+    for place in sorted(places, key=lambda place: place.unread + place.cost):
+        best.setdefault(place.backend.server.name, place)
+    return [Considered(name, p.unread, p.cost) for name, p in [*best.items()][:MOST_TOLD]]
 
 
 def _rank(place: Place, ask: Ask, tier: int) -> tuple[float, ...]:

@@ -341,6 +341,11 @@ def _tell_tokens(record: Record, response: ResponseReader, facts: dict[str, obje
 def _tell_lease(lease: Lease, facts: dict[str, object]) -> None:
     if lease.expected is not None:
         facts["expected_first_token_ms"] = _ms(lease.expected)
+    if lease.considered:
+        costs = {one.server: _ms(one.read + one.others) for one in lease.considered}
+        facts["considered_ms"] = costs
+    if lease.load:
+        facts["load_ms"] = _ms(lease.load)
     if lease.held:
         facts["held_ms"] = _ms(lease.held)
     if lease.files is not None and lease.files.seconds:

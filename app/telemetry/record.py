@@ -1,6 +1,6 @@
 """The facts of one request, filled in as it goes."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.apis.usage import Usage
 from app.keys.key_ring import Key
@@ -31,6 +31,16 @@ Fault = Literal[
 
 Rejection = Literal["no_route", "queue_full", "queue_timeout", "buffer_full", "key_limit"]
 """Why the request was sent to no server."""
+
+
+class Phases(NamedTuple):
+    """Where a request's time went, in seconds."""
+
+    queue: float
+    load: float
+    """Until the model was in memory, as far as the server tells."""
+    prompt: float
+    answer: float
 
 
 class Record:
@@ -102,6 +112,23 @@ class Record:
             return usage
         generated = 0 if response is None else response.estimate()
         return Usage(self.tokens, None, generated, estimated=True)
+
+    def phases(self) -> Phases:
+        """Return where the time of a request went that a server has responded to.
+
+        Without a first token and without the server's word, reading counts as the answer's.
+        """
+        if self.sent is None:
+            return Phases(self.waited, 0.0, 0.0, 0.0)
+        load = 0.0 if self.lease is None else self.lease.load
+        work = self.ended - self.sent - load
+        response = self.response
+        read = None
+        if response is not None:
+            first = response.first_token
+            read = response.reading_seconds if first is None else first - self.sent - load
+        read = min(max(0.0, read or 0.0), max(0.0, work))
+        return Phases(self.waited, load, read, max(0.0, work - read))
 
     @property
     def identity(self) -> str:

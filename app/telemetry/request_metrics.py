@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, get_args
 
 from app.telemetry.instrument import SECONDS, Count, Instruments, Series
-from app.telemetry.record import Fault, Record, Rejection
+from app.telemetry.record import Fault, Phases, Record, Rejection
 from app.telemetry.token_metrics import TokenMetrics, Tokens
 
 OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -39,6 +39,7 @@ class Meters(NamedTuple):
     decisions: Count | None
     upstream: Upstream | None
     tokens: Tokens | None
+    phases: tuple[Count, Count, Count, Count] | None
 
 
 class RequestMetrics:
@@ -71,6 +72,11 @@ class RequestMetrics:
             "routing_decisions",
             "Requests by the server that they went to, and why.",
             *("server", "model", "reason"),
+        )
+        self._phases = counter(
+            "request_seconds",
+            "Where the time of model requests went: queue, load of the model, prompt, answer.",
+            *("model", "phase"),
         )
         self._rejections = counter(
             "routing_rejections",
@@ -160,6 +166,9 @@ class RequestMetrics:
             meters.queue_wait.observe(record.waited, record.id)
         if meters.decisions is not None:
             meters.decisions.value += 1
+        if meters.phases is not None:
+            for count, seconds in zip(meters.phases, record.phases(), strict=True):
+                count.value += seconds
         if meters.upstream is not None:
             self._count_upstream(record, meters.upstream)
         if meters.tokens is not None:
@@ -223,10 +232,16 @@ class RequestMetrics:
             self._tokens.of(server, model)
             if responded and record.model and record.status == 200
             else None,
+            self._phases_of(model) if waits else None,
         )
         if len(self._known) < MOST_SETS and model != OTHER:
             self._known[key] = meters
         return meters
+
+    def _phases_of(self, model: str) -> tuple[Count, Count, Count, Count]:
+        queue, load, prompt, answer = Phases._fields
+        of = self._phases.labels
+        return of(model, queue), of(model, load), of(model, prompt), of(model, answer)
 
     def _upstream_of(self, record: Record) -> Upstream:
         server = record.server

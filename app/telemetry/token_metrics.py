@@ -7,8 +7,8 @@ from app.telemetry.instrument import SECONDS, Count, Instruments, Series
 from app.telemetry.record import Record
 from app.telemetry.response_reader import GAPS
 
-PROMPT: Final = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)
-COMPLETION: Final = (16, 64, 256, 512, 1024, 2048, 4096, 16384)
+PROMPT: Final = (256, 1024, 4096, 8192, 16384, 32768, 65536)
+COMPLETION: Final = (16, 64, 256, 512, 1024, 2048, 8192)
 LONGEST_GAP: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 _ENDS: Final = {"success": "empty", "client_disconnect": "disconnect", "timeout": "timeout"}

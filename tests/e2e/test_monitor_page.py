@@ -125,14 +125,16 @@ def test_a_request_opens_to_why_it_went_there_and_where_its_time_went(page: Page
     page.show(BUSY)
     page.browser.evaluate("""
         const rows = [...document.querySelectorAll('#requests tr')];
-        rows.find((row) => row.innerText.includes('done')).querySelector('button').click();
+        rows.find((row) => row.innerText.includes('太郎')
+            && row.innerText.includes('done')).querySelector('button').click();
     """)
     page.browser.wait_until("document.querySelector('#requests .detail')")
 
     text = page.text()
-    assert "free instance" in text
-    assert "Load and prompt 1.2 s" in text
-    assert "Response 4.5 s" in text
+    assert "cached prompt, after 12 s beside held places" in text
+    for part in ("Queue 13 s", "Model loaded 4.0 s", "Prompt 2.7 s", "Response 5.3 s"):
+        assert part in text
+    assert "workstation 2.4 s + 0 ms, tower 21 s + 9.5 s" in text
     assert "4.2K tokens, 4.1K of them from the cache" in text
 
 

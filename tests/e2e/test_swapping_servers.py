@@ -107,3 +107,17 @@ async def test_a_model_with_two_contexts_in_turn_is_loaded_once_with_each() -> N
             assert response.status == 200
 
     assert sorted(one.loads + two.loads) == ["32768", "8192"]
+
+
+async def test_a_request_tells_how_long_its_model_was_loaded() -> None:
+    host = SwapHost(0.6)
+    async with host.running(), balancing({"A": host}, probe_interval=0.1) as balancer:
+        for _ in range(2):
+            await balancer.ask(chat("a"))
+        ended = json.loads((await balancer.get("/llmhealth-requests")).body)["ended"]
+        loaded = (await balancer.metrics("request_seconds_total"))['model="a",phase="load"']
+
+    first, second = (one["load_seconds"] for one in ended)
+    assert 0.3 < first < 0.9
+    assert second == 0
+    assert loaded == pytest.approx(first)

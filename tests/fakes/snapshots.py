@@ -66,6 +66,8 @@ def request(number: int = 1, **facts: Any) -> State:
         "error": "",
         "tokens": {"prompt": 4200, "cached": 4096, "completion": 180, "estimated": False},
         "first_token_seconds": 1.2,
+        "load_seconds": 0.0,
+        "prompt_seconds": 1.196,
         "seconds": 5.7,
     }
     return {
@@ -83,6 +85,7 @@ def request(number: int = 1, **facts: Any) -> State:
         "slot": None,
         "reason": "free_instance",
         "held_seconds": 0.0,
+        "considered": [],
         "expected_seconds": None,
         "expected_share": None,
         "change": None,
@@ -271,8 +274,14 @@ BUSY = state(
             expected_seconds=2.46,
             wait_seconds=13.0,
             sent_seconds=13.0,
-            first_token_seconds=15.7,
-            seconds=21.0,
+            considered=[
+                {"server": "workstation", "read_seconds": 2.4, "others_seconds": 0.0},
+                {"server": "tower", "read_seconds": 21.0, "others_seconds": 9.5},
+            ],
+            first_token_seconds=19.7,
+            load_seconds=4.0,
+            prompt_seconds=2.7,
+            seconds=25.0,
         ),
         request(2, client="Alice"),
         request(

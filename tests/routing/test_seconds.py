@@ -162,6 +162,18 @@ def test_a_request_waits_for_the_server_that_has_its_prompt() -> None:
     assert isinstance(house.balancer.place(asked), Lease)
 
 
+def test_a_lease_names_the_servers_among_which_seconds_decided() -> None:
+    house = House(2)
+    assert house.serve("alice", 20) != house.serve("bob", 10)
+    house.clock.tick(60)  # nobody is waited for any more
+    lease = house.place("carol", 4)
+    assert isinstance(lease, Lease)
+
+    assert [(one.server, one.read) for one in lease.considered] == [("B", 10.0), ("A", 10.0)]
+    assert lease.considered[0].others < lease.considered[1].others
+    assert lease.server == "B"
+
+
 def test_a_short_prompt_is_not_worth_waiting_for() -> None:
     house = House()
     house.serve("alice", 20)

@@ -1,11 +1,13 @@
 """Which server loads a model that none has in memory, and when it is better to wait."""
 
+import pytest
+
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask
 from app.routing.fleet import Fleet, Server
 from app.routing.ledger import Lease
 from app.routing.model_memory import GUESSED_LOAD, Readiness
-from app.routing.observations import ModelsSeen, SelfReport
+from app.routing.observations import CacheReuse, ModelsSeen, SelfReport
 from tests.fakes.clock import Clock
 from tests.fakes.kinds import LLAMA_SWAP
 
@@ -140,3 +142,47 @@ def test_how_long_a_load_takes_is_learnt() -> None:
     shows(b, "A", "m-a", at=clock.now)
 
     assert b.backend("A").load_seconds(("m-a",)) == 3
+
+
+def loading(ends_seen: float | None) -> tuple[Balancer, Lease]:
+    """Have a model loaded for a request whose first token comes after five seconds."""
+    clock = Clock(100.0)
+    b = balancer(clock)
+    shows(b, "A")
+    shows(b, "B", "m-b")
+    lease = place(b, "m-a")
+    clock.tick(3)
+    if ends_seen is not None:
+        shows(b, "A", "m-a", at=100.0 + ends_seen)
+    clock.tick(7)
+    lease.reuse, lease.succeeded = CacheReuse(prompt=1000, cached=0, seconds=5.0), True
+    lease.release()
+    return b, lease
+
+
+def test_a_request_knows_how_long_its_model_was_loaded() -> None:
+    _, lease = loading(ends_seen=3)
+
+    assert lease.load == 3
+
+
+def test_a_load_whose_end_was_not_seen_has_ended_with_the_first_token() -> None:
+    _, lease = loading(ends_seen=None)
+
+    assert lease.load == 5  # a load is believed to take ten
+
+
+def test_a_server_reads_as_fast_as_it_does_once_the_model_is_loaded() -> None:
+    b, _ = loading(ends_seen=3)
+
+    assert b.backend("A").prefill == 500
+
+
+@pytest.mark.parametrize("ends_seen", [3, None])
+def test_a_request_to_a_model_in_memory_waits_for_no_load(ends_seen: float | None) -> None:
+    b, _ = loading(ends_seen)
+    lease = place(b, "m-a")
+    lease.succeeded = True
+    lease.release()
+
+    assert (lease.server, lease.load) == ("A", 0)

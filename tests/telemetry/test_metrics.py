@@ -15,7 +15,7 @@ from app.telemetry.gpu.reader import Gpu, NoReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import LONGEST_LABEL
 from app.telemetry.metrics import Metrics
-from app.telemetry.record import Outcome, Record
+from app.telemetry.record import Outcome, Phases, Record
 from app.telemetry.response_reader import ResponseReader
 from tests.fakes import records
 from tests.fakes.clock import Clock
@@ -128,6 +128,23 @@ async def test_a_stream_tells_its_first_token_and_its_pauses() -> None:
     assert series['inter_token_seconds_count{model="m0"}'] == 2
     assert series['stream_max_gap_seconds_count{model="m0"}'] == 1
     assert series['usage_reports_total{model="m0",result="missing",server="PC0"}'] == 1
+
+
+async def test_the_time_of_a_request_is_told_by_what_it_went_into() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
+    seen = answer(event, streams=True)
+    seen.first_token = 2.25
+    stream = record(stream=True, response=seen)  # in the queue for 0.2 s, sent at 1 s
+    assert stream.lease is not None
+    stream.lease.load = 1.0
+    series = await told(metrics(), stream, record(), unsent("rejected", waited=30.0))
+
+    family = 'request_seconds_total{model="m0",phase='
+    spent = {phase: f'{family}"{phase}"}}' for phase in Phases._fields}
+    assert series[spent["queue"]] == pytest.approx(30.4)
+    assert series[spent["load"]] == 1
+    assert series[spent["prompt"]] == 0.25
+    assert series[spent["answer"]] == 0.75 + 2  # the other one told nothing of its prompt
 
 
 async def test_a_stream_in_one_piece_has_no_longest_pause() -> None:

@@ -34,6 +34,8 @@ const place = (one) => (!one.server ? null : one.slot === null ? one.server : `$
 const outcome = (one) => (one.outcome ? (FAILED.has(one.outcome) ? `${OUTCOMES[one.outcome]} (${one.status})` : OUTCOMES[one.outcome]) : STATES[one.state]);
 const reason = (one) => one.reason.replaceAll("_", " ") + (one.held_seconds ? `, after ${brief(one.held_seconds)} beside held places` : "");
 
+const weighed = (place) => `${place.server} ${brief(place.read_seconds)} + ${brief(place.others_seconds)}`;
+
 function speed(one) {
   if (!one.tokens || one.tokens.completion < 2) return null;
   const wrote = one.first_token_seconds === null ? null : one.seconds - one.first_token_seconds;
@@ -49,13 +51,13 @@ function tokens(one) {
 /* Where the time went: what it waited for, one after another, in seconds. */
 function phases(one) {
   const begun = one.sent_seconds === null ? one.seconds : one.sent_seconds;
-  const first = one.first_token_seconds;
   return [
     ["body", "Body", Math.min(one.read_seconds, begun)],
     ["queue", "Queue", one.wait_seconds],
     ["connect", "Server found and connected", Math.max(0, begun - one.read_seconds - one.wait_seconds)],
-    ["prompt", first === null ? "Prompt and response" : "Load and prompt", (first === null ? one.seconds : first) - begun],
-    ["answer", "Response", first === null ? 0 : one.seconds - first],
+    ["load", "Model loaded", one.load_seconds],
+    ["prompt", "Prompt", one.prompt_seconds],
+    ["answer", one.prompt_seconds || one.first_token_seconds !== null ? "Response" : "Prompt and response", one.seconds - begun - one.load_seconds - one.prompt_seconds],
   ].filter(([, , seconds]) => seconds > 0.01 * one.seconds);  // less could not be seen
 }
 
@@ -152,6 +154,7 @@ function fillDetail(cell, one, now) {
     ["Why there", one.reason ? reason(one) : null],
     ["Expected in its cache", one.expected_share === null ? null : percent(100 * one.expected_share)],
     ["First token, expected", known(one.expected_seconds)],
+    ["Considered, to read and read again by others", one.considered.length > 1 ? one.considered.map(weighed).join(", ") : null],
     ["Prompt", used && `${compact(used.prompt)} tokens${used.cached === null ? "" : `, ${compact(used.cached)} of them from the cache`}`],
     ["Instance", one.instance !== one.model ? one.instance : null],
     ["Asked for", one.asked_model || null],
