@@ -6,10 +6,11 @@ from pathlib import Path
 from grafana.boards.gpus import GPUS
 from grafana.boards.overview import OVERVIEW
 from grafana.boards.servers import SERVERS
+from grafana.boards.slow import SLOW
 from grafana.panels import Dashboard, build
 
 HERE = Path(__file__).parent / "dashboards"
-DASHBOARDS = (OVERVIEW, SERVERS, GPUS)
+DASHBOARDS = (OVERVIEW, SLOW, SERVERS, GPUS)
 
 
 def written(dashboard: Dashboard) -> str:

@@ -21,6 +21,8 @@ SOFT_MAXIMA = {"percentunit": 0.1, "reqps": 0.1, "s": 0.1, "bytes": 1024, "Bps":
 TOKENS = "suffix: tok/s"
 FAULTS = "upstream_error|timeout|internal_error|rejected"
 
+EXEMPLARS = ("time_to_first_token_seconds", "request_duration_seconds", "queue_wait_seconds")
+
 Steps = tuple[tuple[str, float | None], ...]
 GOOD: Steps = (("green", None),)
 FEW_ERRORS: Steps = (("green", None), ("red", 0.05))
@@ -86,6 +88,8 @@ class Dashboard:
     about: str
     rows: tuple[Row, ...]
     job: str = "llama-balancer"
+    tells: str = "build_info"
+    """The metric that each program has which the dashboard is about."""
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -105,11 +109,12 @@ def risen(name: str, *labels: str, over: str) -> str:
 
 
 def quantile(share: float, name: str, *labels: str, by: str = "", over: str = "") -> str:
-    """Tell below which value a share of a histogram's values lies."""
+    """Tell below which value a share of a histogram's values lies; nothing where there are none."""
     whole = ", ".join(part for part in ("le", by) if part)
     buckets = metric(name + "_bucket", *labels)
     counted = f"increase({buckets}[{over}])" if over else f"rate({buckets}{RATE})"
-    return f"histogram_quantile({share}, sum by ({whole}) ({counted}))"
+    # Where nothing was counted it is NaN, which would be a line without a point.
+    return f"(histogram_quantile({share}, sum by ({whole}) ({counted})) >= 0)"
 
 
 def ratio(part: str, whole: str) -> str:
@@ -130,6 +135,11 @@ def _by(label: str) -> str:
 
 
 MODEL = 'model=~"$model"'
+REAL = 'model!~"none|other"'
+EACH_MODEL = f"{MODEL},{REAL}"
+"""For panels with a line for each model: without what stands for none, and for unknown names."""
+FIRING = 'ALERTS{service="llama-balancer",alertstate="firing"}'
+FIRING_SINCE = 'ALERTS_FOR_STATE{service="llama-balancer"}'
 TO_MODELS = (MODEL, 'endpoint!="other"')
 BALANCER = 'job="llama-balancer"'
 OF_OURS = 'job=~"llama-balancer.*"'
@@ -255,14 +265,16 @@ def _variables(dashboard: Dashboard) -> Iterable[Json]:
         "hide": 0,
         "current": {"text": "Prometheus", "value": "prometheus"},
     }
-    job = f'label_values(llama_balancer_build_info{{job=~"{dashboard.job or "llama-balancer.*"}"}}, job)'
+    tells = f"llama_balancer_{dashboard.tells}"
+    job = f'label_values({tells}{{job=~"{dashboard.job or "llama-balancer.*"}"}}, job)'
     # All of them are those that are listed: a Prometheus may watch much else.
     yield _choice("job", "Job", job, every=None)
-    of_job = 'label_values(llama_balancer_build_info{job=~"$job"}, instance)'
+    of_job = f'label_values({tells}{{job=~"$job"}}, instance)'
     yield _choice("instance", "Instance", of_job, every=None)
     for label, of in dashboard.variables.items():
         name = "GPU" if label == "gpu" else label.capitalize()
-        yield _choice(label, name, f"label_values({metric(of)}, {label})")
+        real = [REAL] if label == "model" else []
+        yield _choice(label, name, f"label_values({metric(of, *real)}, {label})")
 
 
 def _choice(name: str, label: str, query: str, every: str | None = ".+") -> Json:
@@ -299,6 +311,8 @@ def _panel(panel: Panel) -> Json:
         defaults["min"] = 0
     if panel.most is not None:
         defaults["max"] = panel.most
+    if any("{{server}}" in legend for legend in panel.queries):
+        defaults["links"] = [_to_server("${__field.labels.server}")]
     if panel.absent:
         defaults["noValue"] = panel.absent
     if panel.words:
@@ -312,7 +326,7 @@ def _panel(panel: Panel) -> Json:
         "title": panel.title,
         "description": panel.about,
         "datasource": SOURCE,
-        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": _overrides(panel)},
         "options": _OPTIONS[panel.kind] | ({"graphMode": "none"} if panel.now else {}),
         "targets": [
             {
@@ -320,6 +334,7 @@ def _panel(panel: Panel) -> Json:
                 "datasource": SOURCE,
                 "expr": expression,
                 "legendFormat": legend or "__auto",
+                **({"exemplar": True} if _has_exemplars(panel, expression) else {}),
                 **({"format": "heatmap"} if panel.kind == "heatmap" else {}),
                 **(
                     {"format": "table", "instant": True}
@@ -335,6 +350,25 @@ def _panel(panel: Panel) -> Json:
     if panel.kind == "table":
         built["transformations"] = _columns(panel)
     return built
+
+
+def _has_exemplars(panel: Panel, expression: str) -> bool:
+    """Whether requests are shown as points beside a quantile: those whose ids are exported."""
+    return panel.kind == "timeseries" and any(f"{name}_bucket" in expression for name in EXEMPLARS)
+
+
+def _to_server(name: str) -> Json:
+    """Lead from a server's name to its own board."""
+    where = f"/d/llama-balancer-servers?var-server={name}&${{__url_time_range}}"
+    return {"title": f"Server {name}", "url": where}
+
+
+def _overrides(panel: Panel) -> list[Json]:
+    if "server" not in panel.table:
+        return []
+    links = [_to_server("${__value.text}")]
+    named = {"id": "byName", "options": "server"}
+    return [{"matcher": named, "properties": [{"id": "links", "value": links}]}]
 
 
 def _columns(panel: Panel) -> list[Json]:
@@ -391,6 +425,7 @@ _OPTIONS: dict[str, Json] = {
     "bargauge": {
         "reduceOptions": _REDUCED,
         "displayMode": "basic",
+        "namePlacement": "top",
         "orientation": "horizontal",
         "showUnfilled": True,
         "minVizHeight": 16,

@@ -27,6 +27,7 @@ GPUS = Dashboard(
     "llama-balancer: GPUs",
     "Every machine's GPUs: those of the balancer's own, and of all agents.",
     job="",
+    tells="gpu_collector_up",
     variables={"gpu": "gpu_info"},
     rows=(
         Row(
@@ -34,7 +35,7 @@ GPUS = Dashboard(
             (
                 Panel(
                     "Machines",
-                    "Share of the balancers and agents that response Prometheus.",
+                    "Share of the balancers and agents that answer Prometheus.",
                     {"": f"avg(up{{{WHERE},{OF_OURS}}})"},
                     "stat",
                     "percentunit",

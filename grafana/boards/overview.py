@@ -4,8 +4,11 @@ from grafana.panels import (
     ALL_UP,
     ANSWERS,
     BALANCER,
+    EACH_MODEL,
     FAULTS,
     FEW_ERRORS,
+    FIRING,
+    FIRING_SINCE,
     GOOD,
     MODEL,
     NO_ALERT,
@@ -25,6 +28,11 @@ from grafana.panels import (
     ratio,
     risen,
 )
+
+OF_TAKERS = "on (job, instance, server)"
+OPEN = metric("server_state", 'state=~"idle|busy"')
+TAKERS = f"{OF_TAKERS} {OPEN} == 1"
+"""The servers that take requests."""
 
 OVERVIEW = Dashboard(
     "llama-balancer-overview",
@@ -51,7 +59,7 @@ OVERVIEW = Dashboard(
                 Panel(
                     "Alerts",
                     "Alerts that fire now; the README says what to do about each.",
-                    {"": f'count(ALERTS{{{WHERE},alertstate="firing"}}) or vector(0)'},
+                    {"": f"count({FIRING}) or vector(0)"},
                     "stat",
                     "short",
                     2,
@@ -61,15 +69,30 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Servers up",
-                    "Share of the configured servers that response. Below 100 % see the dashboard of the servers.",
+                    "Share of the configured servers that respond. Below 100 % see the dashboard of the servers.",
                     {"": f"avg({metric('server_up')})"},
                     "stat",
                     "percentunit",
-                    3,
+                    2,
                     4,
                     ALL_UP,
                     1,
                     absent="none known",
+                    now=True,
+                ),
+                Panel(
+                    "Free places",
+                    "Share of the places that are free, at servers with a limit that take requests: what the whole fleet has left.",
+                    {
+                        "": f"1 - sum({metric('upstream_requests_in_flight')} and {OF_TAKERS} {metric('server_request_limit')} and {TAKERS}) / sum({metric('server_request_limit')} and {TAKERS})"
+                    },
+                    "stat",
+                    "percentunit",
+                    3,
+                    4,
+                    GOOD,
+                    1,
+                    absent="no limits",
                     now=True,
                 ),
                 Panel(
@@ -120,7 +143,7 @@ OVERVIEW = Dashboard(
                     {"": rate("requests_total", MODEL)},
                     "stat",
                     "reqps",
-                    3,
+                    2,
                     4,
                     now=True,
                 ),
@@ -146,11 +169,30 @@ OVERVIEW = Dashboard(
                     },
                     "stat",
                     "percentunit",
-                    3,
+                    2,
                     4,
                     GOOD,
                     1,
                     absent="no tokens reported yet",
+                ),
+            ),
+        ),
+        Row(
+            "What fires?",
+            (
+                Panel(
+                    "Alerts",
+                    "What fires now, and for how long; docs/operations.md says what to do about each.",
+                    {
+                        "for, s": or_none(
+                            f"(time() - {FIRING_SINCE} and ignoring (alertstate) {FIRING})",
+                            "alertname",
+                        )
+                    },
+                    "table",
+                    width=24,
+                    height=5,
+                    table=("alertname", "severity", "instance", "server", "machine", "model"),
                 ),
             ),
         ),
@@ -162,10 +204,10 @@ OVERVIEW = Dashboard(
                     "From a request's arrival to the first text, reasoning or tool call of its stream, by model.",
                     {
                         "{{model}}, 95 %": quantile(
-                            0.95, "time_to_first_token_seconds", MODEL, by="model"
+                            0.95, "time_to_first_token_seconds", EACH_MODEL, by="model"
                         ),
                         "{{model}}, half": quantile(
-                            0.5, "time_to_first_token_seconds", MODEL, by="model"
+                            0.5, "time_to_first_token_seconds", EACH_MODEL, by="model"
                         ),
                     },
                     unit="s",
@@ -184,10 +226,10 @@ OVERVIEW = Dashboard(
                     "From a request's arrival to the end of its response, by model.",
                     {
                         "{{model}}, 95 %": quantile(
-                            0.95, "request_duration_seconds", MODEL, by="model"
+                            0.95, "request_duration_seconds", EACH_MODEL, by="model"
                         ),
                         "{{model}}, half": quantile(
-                            0.5, "request_duration_seconds", MODEL, by="model"
+                            0.5, "request_duration_seconds", EACH_MODEL, by="model"
                         ),
                     },
                     unit="s",
@@ -195,19 +237,25 @@ OVERVIEW = Dashboard(
                 Panel(
                     "Speed of a stream",
                     "Pieces per second in the middle of a stream, each mostly one token: what a reader feels.",
-                    {"{{model}}": f"1 / {quantile(0.5, 'inter_token_seconds', MODEL, by='model')}"},
+                    {
+                        "{{model}}": f"1 / {quantile(0.5, 'inter_token_seconds', EACH_MODEL, by='model')}"
+                    },
                     unit=TOKENS,
                 ),
                 Panel(
                     "Longest pause of a stream",
                     "95 % of the streams never stall for longer.",
-                    {"{{model}}": quantile(0.95, "stream_max_gap_seconds", MODEL, by="model")},
+                    {"{{model}}": quantile(0.95, "stream_max_gap_seconds", EACH_MODEL, by="model")},
                     unit="s",
                 ),
                 Panel(
                     "Wait for a place",
                     "How long requests wait while every server that may take them is full. Alert QueueWaitHigh above 10 s.",
-                    {"{{model}}, 95 %": quantile(0.95, "queue_wait_seconds", MODEL, by="model")},
+                    {
+                        "{{model}}, 95 %": quantile(
+                            0.95, "queue_wait_seconds", EACH_MODEL, by="model"
+                        )
+                    },
                     unit="s",
                 ),
             ),
@@ -231,8 +279,8 @@ OVERVIEW = Dashboard(
                 ),
                 Panel(
                     "Requests by model",
-                    "Finished requests per second. Names that no server lists are `other`.",
-                    {"{{model}}": rate("requests_total", MODEL, by="model")},
+                    "Finished requests per second; without names that no server lists, and requests for none.",
+                    {"{{model}}": rate("requests_total", EACH_MODEL, by="model")},
                     unit="reqps",
                     stacked=True,
                 ),
@@ -298,7 +346,7 @@ OVERVIEW = Dashboard(
                 Panel(
                     "Waiting",
                     "Requests that wait for a place, by model.",
-                    {"{{model}}": f"sum by (model) ({metric('queue_depth', MODEL)})"},
+                    {"{{model}}": f"sum by (model) ({metric('queue_depth', EACH_MODEL)})"},
                     stacked=True,
                 ),
             ),
@@ -378,7 +426,7 @@ OVERVIEW = Dashboard(
                     "Requests per second that no server could be reached for.",
                     {
                         "{{model}}": or_none(
-                            rate("retries_exhausted_total", MODEL, by="model"), "model"
+                            rate("retries_exhausted_total", EACH_MODEL, by="model"), "model"
                         )
                     },
                     unit="reqps",

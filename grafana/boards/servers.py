@@ -8,6 +8,7 @@ from grafana.panels import (
     EJECTED,
     INVALID,
     LOADING,
+    REAL,
     SERVER,
     STATES,
     TOKENS,
@@ -93,7 +94,7 @@ SERVERS = Dashboard(
                     "In flight by model",
                     "Open model requests by model.",
                     {
-                        "{{server}}, {{model}}": f"sum by (server, model) ({metric('upstream_requests_in_flight', SERVER)})"
+                        "{{server}}, {{model}}": f"sum by (server, model) ({metric('upstream_requests_in_flight', SERVER, REAL)})"
                     },
                     stacked=True,
                 ),
@@ -118,7 +119,7 @@ SERVERS = Dashboard(
                     "Prompt cache",
                     "Share of the prompts' tokens that a server had in its cache.",
                     {
-                        "{{server}}": f"{rate('prompt_tokens_cached_total', SERVER, by='server')} / {rate('prompt_tokens_total', SERVER, by='server')}"
+                        "{{server}}": f"{rate('prompt_tokens_cached_total', SERVER, by='server')} / ({rate('prompt_tokens_total', SERVER, by='server')} > 0)"
                     },
                     unit="percentunit",
                     most=1,
@@ -212,16 +213,6 @@ SERVERS = Dashboard(
                     {
                         "{{server}}": quantile(
                             0.95, "time_to_first_byte_seconds", SERVER, by="server"
-                        )
-                    },
-                    unit="s",
-                ),
-                Panel(
-                    "First token",
-                    "From a request's arrival to the first token: 95 % are quicker.",
-                    {
-                        "{{server}}": quantile(
-                            0.95, "time_to_first_token_seconds", SERVER, by="server"
                         )
                     },
                     unit="s",

@@ -134,7 +134,7 @@ def test_a_request_opens_to_why_it_went_there_and_where_its_time_went(page: Page
     assert "cached prompt, after 12 s beside held places" in text
     for part in ("Queue 13 s", "Model loaded 4.0 s", "Prompt 2.7 s", "Response 5.3 s"):
         assert part in text
-    assert "workstation 2.4 s + 0 ms, tower 21 s + 9.5 s" in text
+    assert "workstation: 2.4 s to read; tower: 21 s to read, 9.5 s for others" in text
     assert "4.2K tokens, 4.1K of them from the cache" in text
 
 

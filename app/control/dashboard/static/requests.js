@@ -34,7 +34,7 @@ const place = (one) => (!one.server ? null : one.slot === null ? one.server : `$
 const outcome = (one) => (one.outcome ? (FAILED.has(one.outcome) ? `${OUTCOMES[one.outcome]} (${one.status})` : OUTCOMES[one.outcome]) : STATES[one.state]);
 const reason = (one) => one.reason.replaceAll("_", " ") + (one.held_seconds ? `, after ${brief(one.held_seconds)} beside held places` : "");
 
-const weighed = (place) => `${place.server} ${brief(place.read_seconds)} + ${brief(place.others_seconds)}`;
+const weighed = (place) => `${place.server}: ${brief(place.read_seconds)} to read${place.others_seconds ? `, ${brief(place.others_seconds)} for others` : ""}`;
 
 function speed(one) {
   if (!one.tokens || one.tokens.completion < 2) return null;
@@ -154,7 +154,7 @@ function fillDetail(cell, one, now) {
     ["Why there", one.reason ? reason(one) : null],
     ["Expected in its cache", one.expected_share === null ? null : percent(100 * one.expected_share)],
     ["First token, expected", known(one.expected_seconds)],
-    ["Considered, to read and read again by others", one.considered.length > 1 ? one.considered.map(weighed).join(", ") : null],
+    ["Servers considered", one.considered.length > 1 ? one.considered.map(weighed).join("; ") : null],
     ["Prompt", used && `${compact(used.prompt)} tokens${used.cached === null ? "" : `, ${compact(used.cached)} of them from the cache`}`],
     ["Instance", one.instance !== one.model ? one.instance : null],
     ["Asked for", one.asked_model || null],
