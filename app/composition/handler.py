@@ -84,6 +84,7 @@ def build(
         loops=runtime.loops,
         owners=runtime.owners,
         underway=runtime.underway,
+        trace=None if runtime.tracing is None else runtime.tracing.begin,
     )
     requests = Requests(runtime.recent, runtime.underway, runtime.batcher.flush)
     admin_key = settings.admin_key

@@ -18,6 +18,7 @@ FIXED: Final = (
     "port",
     "join",
     "join_name",
+    "traces",
     "tls_cert",
     "tls_key",
     "log_format",

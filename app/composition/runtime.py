@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import app
 from app.apis.endpoints import OTHER
@@ -43,6 +43,9 @@ from app.upstream.introspection.introspection import NAMES as KINDS
 from app.upstream.pool import Pool
 from app.upstream.prober import Prober
 from app.upstream.waker import Waker
+
+if TYPE_CHECKING:
+    from app.telemetry.tracing import Tracing  # an extra: it is there where it is asked for
 
 
 class Runtime:
@@ -111,12 +114,14 @@ class Runtime:
         self.usage = UsageHistory(settings.state_dir, self.stats.fresh)
         self.underway: set[Exchange] = set()
         """The model requests that have not ended."""
+        self.tracing = _tracing() if settings.traces else None
         self.batcher = Batcher(
             self.meters.finished,
             logs.RequestLog().finished,
             self.stats.finished,
             self.changed_prompts.finished,
             self.recent.finished,
+            *([] if self.tracing is None else [self.tracing.finished]),
         )
         self.fronts = Fronts(time.monotonic, logs.front_kept)
         self.buffer = Buffer(settings.max_buffered_bytes)
@@ -201,6 +206,8 @@ class Runtime:
         self.parser.shutdown(wait=False, cancel_futures=True)
         self.batcher.flush()
         self.usage.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def render(self, content_type: str) -> bytes:
         """Write the metrics as a content type says."""
@@ -309,6 +316,12 @@ def _rules(settings: Settings) -> _Rules:
         "pinned": _pinned(settings.pin_models),
         "saved_prompts": settings.saved_prompts,
     }
+
+
+def _tracing() -> "Tracing":
+    from app.telemetry.tracing import Tracing
+
+    return Tracing(app.__version__)
 
 
 def _pinned(models: Sequence[str]) -> Callable[[str], bool] | None:

@@ -522,6 +522,7 @@ class Exchange:
             length=length,
             upgrade=upgrade,
             decoded=decoded,
+            trace=self._record.trace,
         )
 
     # The queue

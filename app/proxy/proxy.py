@@ -45,7 +45,7 @@ from app.proxy.realtime import model_of
 from app.proxy.request_heads import Fields, RequestHeads
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
-from app.telemetry.record import Record
+from app.telemetry.record import Record, Trace
 from app.upstream.pool import Pool
 
 WORKING_PATHS: Final = frozenset(path for path, api in APIS.items() if api.works)
@@ -69,8 +69,8 @@ class Proxy:
     endpoint. Requests to the `routed_paths` go where their model is, as `read` finds it.
     Streams that wait for a place get a sign of life every `keepalive` seconds, unless that
     is 0. `parser` reads long bodies beside the event loop; `underway` holds model requests
-    until their end. Clients need a key of `keys` where there are any; `forwarding` is
-    `RequestHeads`'. `loops` marks what goes out.
+    until their end; `trace` begins a request's trace. Clients need a key of `keys` where there
+    are any; `forwarding` is `RequestHeads`'. `loops` marks what goes out.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Proxy:
         parser: Executor | None = None,
         owners: Owners | None = None,
         underway: set[Exchange] | None = None,
+        trace: Callable[[Fields], Trace | None] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()
@@ -114,6 +115,7 @@ class Proxy:
         self._loops = loops = Loops(pools) if loops is None else loops
         self._ids = secrets.token_hex(6) + "-"
         self._requests = 0
+        self._trace = trace
         self._shared = Shared(
             balancer,
             pools,
@@ -142,6 +144,8 @@ class Proxy:
             monotonic(),
         )
         record.path = request.path
+        if self._trace is not None:
+            record.trace = self._trace(fields)
         in_flight = self._shared.in_flight
         in_flight[record.endpoint] = in_flight.get(record.endpoint, 0) + 1
         cors: Headers | None = None

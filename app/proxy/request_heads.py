@@ -8,6 +8,7 @@ from app.downstream.forwarded import Origin
 from app.keys.key_ring import CREDENTIALS, SESSION
 from app.proxy.headers import OURS, Headers, joined, request_head, without_cookie
 from app.proxy.loops import HOPS, Loops
+from app.telemetry.record import Trace
 from app.upstream.pool import Pool
 
 Fields = dict[bytes, bytes]
@@ -41,11 +42,13 @@ class RequestHeads:
         length: bytes | None,
         upgrade: bytes | None = None,
         decoded: bool = False,
+        trace: Trace | None = None,
     ) -> bytes:
         """Write a head; `length` and `upgrade` are those of `request_head`.
 
         `pool` is that of the server: its path goes before ours, and its headers in place of
-        ours. Where the body is `decoded`, no header says that it is compressed.
+        ours. Where the body is `decoded`, no header says that it is compressed. Of a `trace`
+        the server's span is ours' child.
         """
         peer = client.peer
         chain = peer.encode()
@@ -61,6 +64,9 @@ class RequestHeads:
         drop = OURS if self._forwarding is None or server in self._forwarding else CLOSED
         if decoded:
             drop |= {b"content-encoding"}
+        if trace is not None:
+            drop |= {b"traceparent"}
+            more += b"traceparent: %b\r\n" % trace.parent
         return request_head(
             request.method,
             target + b"?" + request.query if request.query else target,

@@ -63,6 +63,12 @@ def _balancer(text: str) -> str:
     return ServerSettings(addr=text).addr
 
 
+def _traces(value: bool) -> bool:
+    if value and importlib.util.find_spec("opentelemetry") is None:
+        raise mistake("needs the extra `otel`: pip install llama-balancer[otel]")
+    return value
+
+
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         raise mistake("is no folder")
@@ -424,6 +430,11 @@ class Settings(BaseSettings):
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = (
         Field(default="info", description="Least severe log lines to write.")
+    )
+    traces: Annotated[bool, AfterValidator(_traces)] = Field(
+        default=False,
+        description="Send a span of each request by OpenTelemetry, with the extra `otel`; its own "
+        "variables say where to, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.",
     )
 
     @classmethod

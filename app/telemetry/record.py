@@ -1,6 +1,6 @@
 """The facts of one request, filled in as it goes."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from app.apis.usage import Usage
 from app.keys.key_ring import Key
@@ -31,6 +31,17 @@ Fault = Literal[
 
 Rejection = Literal["no_route", "queue_full", "queue_timeout", "buffer_full", "key_limit"]
 """Why the request was sent to no server."""
+
+
+class Trace(NamedTuple):
+    """What a trace needs to know of a request before it has ended."""
+
+    parent: bytes
+    """The server's `traceparent` (https://www.w3.org/TR/trace-context/)."""
+    context: Any
+    """That of the client, as OpenTelemetry holds it."""
+    trace_id: int
+    span_id: int
 
 
 class Phases(NamedTuple):
@@ -65,6 +76,8 @@ class Record:
         """What the client showed; None where nobody needs a key."""
         self.priority: Priority = "normal"
         """How soon it has its turn where it waits."""
+        self.trace: Trace | None = None
+        """None where nobody wants traces."""
         self.username: str | None = None
         self.session = ""
         """What the client calls the conversation."""
