@@ -1,5 +1,6 @@
 """The state of the servers, the queue and the GPUs at the moment of a scrape."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
@@ -96,7 +97,7 @@ class StateCollector:
                 limit.add_metric([name], ledger.limit)
             if window.last is not None:
                 load.add_metric([name], window.last.gpu_percent / 100)
-                seen.add_metric([name], window.last.at)
+                seen.add_metric([name], time.time() - (self._balancer.now() - window.last.at))
         ejections = self._counter(
             "ejections",
             "How often a server was left alone for a while because requests failed there.",

@@ -2,6 +2,7 @@ import asyncio
 import random
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -386,6 +387,15 @@ async def test_no_label_is_longer_than_prometheus_allows() -> None:
     series = await told(metrics(balancer), record(model=model))
 
     assert max(len(value) for name in series for value in name.split('"')) <= LONGEST_LABEL
+
+
+async def test_when_a_server_was_seen_is_told_as_prometheus_tells_the_time() -> None:
+    balancer = fleet_balancer()
+    balancer.observe(HealthSeen("PC0", Sample(True, 75.0, balancer.now() - 5)))
+    series = await told(metrics(balancer))
+
+    seen = series['server_last_seen_timestamp_seconds{server="PC0"}']
+    assert seen == pytest.approx(time.time() - 5, abs=2)
 
 
 async def test_a_machine_without_gpus_has_no_collector_to_be_down() -> None:
