@@ -422,16 +422,6 @@ _OPTIONS: dict[str, Json] = {
         "orientation": "auto",
         "textMode": "auto",
     },
-    "bargauge": {
-        "reduceOptions": _REDUCED,
-        "displayMode": "basic",
-        "namePlacement": "top",
-        "orientation": "horizontal",
-        "showUnfilled": True,
-        "minVizHeight": 16,
-        "minVizWidth": 8,
-        "valueMode": "color",
-    },
     "heatmap": {
         "calculate": False,
         "color": {

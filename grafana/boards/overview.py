@@ -324,6 +324,7 @@ OVERVIEW = Dashboard(
                     },
                     stacked=True,
                     unit=TOKENS,
+                    width=6,
                 ),
                 Panel(
                     "Time of prompts read again",
@@ -334,6 +335,7 @@ OVERVIEW = Dashboard(
                         )
                     },
                     stacked=True,
+                    width=6,
                 ),
                 Panel(
                     "In progress",
@@ -342,12 +344,14 @@ OVERVIEW = Dashboard(
                         "{{endpoint}}": f"sum by (endpoint) ({metric('requests_in_flight')})",
                         "at servers": f"sum({metric('upstream_requests_in_flight', MODEL)})",
                     },
+                    width=6,
                 ),
                 Panel(
                     "Waiting",
                     "Requests that wait for a place, by model.",
                     {"{{model}}": f"sum by (model) ({metric('queue_depth', EACH_MODEL)})"},
                     stacked=True,
+                    width=6,
                 ),
             ),
         ),
@@ -360,6 +364,7 @@ OVERVIEW = Dashboard(
                     {"{{reason}}": rate("routing_decisions_total", MODEL, by="reason")},
                     unit="reqps",
                     stacked=True,
+                    width=6,
                 ),
                 Panel(
                     "Clients that were known",
@@ -367,6 +372,7 @@ OVERVIEW = Dashboard(
                     {"{{result}}": rate("sticky_lookups_total", by="result")},
                     unit="reqps",
                     stacked=True,
+                    width=6,
                 ),
                 Panel(
                     "Prompts that changed",
@@ -374,6 +380,7 @@ OVERVIEW = Dashboard(
                     {"{{kind}}": or_none(rate("changed_prompts_total", MODEL, by="kind"), "kind")},
                     unit="reqps",
                     stacked=True,
+                    width=6,
                 ),
                 Panel(
                     "Pins",
@@ -382,6 +389,7 @@ OVERVIEW = Dashboard(
                         "pins": f"sum({metric('sticky_entries')})",
                         "forgotten, {{reason}}": rate("sticky_evictions_total", by="reason"),
                     },
+                    width=6,
                 ),
             ),
         ),

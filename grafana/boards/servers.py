@@ -1,7 +1,6 @@
 """The dashboard that says which server needs attention."""
 
 from grafana.panels import (
-    ALL_UP,
     ASLEEP,
     BUSY,
     DRAINING,
@@ -41,28 +40,18 @@ SERVERS = Dashboard(
                     "As each balancer sees it. Invalid, loading and draining servers get no requests; those asleep are woken for some. Busy is what the machine says of its GPUs.",
                     {"{{server}}, {{instance}}": f"max by (instance, server) ({STATE})"},
                     "state-timeline",
-                    width=16,
+                    width=24,
                     words=STATES,
                     absent="no servers configured",
                 ),
                 Panel(
-                    "Load against the limit",
-                    "Requests in flight as a share of request_max; servers without a limit are not shown.",
-                    {
-                        "{{server}}": f"sum by (server) ({metric('upstream_requests_in_flight', SERVER)}) / sum by (server) ({metric('server_request_limit', SERVER)})"
-                    },
-                    "bargauge",
-                    "percentunit",
-                    most=1,
-                    absent="no server has a limit",
-                ),
-                Panel(
                     "Servers",
-                    "Whether a server answers, what is in flight, and how long ago its machine told its load.",
+                    "Whether a server answers, what is in flight there, also as a share of its limit, and how long ago its machine told its load.",
                     {
                         "up": f"max by (instance, server) ({metric('server_up', SERVER)})",
                         "in flight": f"sum by (instance, server) ({metric('upstream_requests_in_flight', SERVER)})",
                         "limit": f"sum by (instance, server) ({metric('server_request_limit', SERVER)})",
+                        "full, %": f"100 * sum by (instance, server) ({metric('upstream_requests_in_flight', SERVER)}) / sum by (instance, server) ({metric('server_request_limit', SERVER)})",
                         "told ago, s": f"time() - max by (instance, server) ({metric('server_last_seen_timestamp_seconds', SERVER)})",
                     },
                     "table",
@@ -72,9 +61,9 @@ SERVERS = Dashboard(
                 Panel(
                     "Servers for each pattern",
                     "Servers that may take a configured model: valid, loaded and not draining. Alert ModelUnserved at 0.",
-                    {"{{model}}": f"min by (model) ({metric('model_servers_available')})"},
-                    "bargauge",
-                    steps=ALL_UP,
+                    {"servers": f"min by (model) ({metric('model_servers_available')})"},
+                    "table",
+                    table=("model",),
                     absent="no patterns configured",
                 ),
             ),
@@ -189,6 +178,7 @@ SERVERS = Dashboard(
                     {
                         "{{server}}": f"avg by (server) ({metric('server_prefill_tokens_per_second', SERVER)})"
                     },
+                    width=12,
                     unit=TOKENS,
                 ),
                 Panel(
@@ -200,6 +190,7 @@ SERVERS = Dashboard(
                             "response_body_bytes_total", SERVER, by="server"
                         ),
                     },
+                    width=12,
                     unit="Bps",
                 ),
             ),
@@ -215,6 +206,7 @@ SERVERS = Dashboard(
                             0.95, "time_to_first_byte_seconds", SERVER, by="server"
                         )
                     },
+                    width=12,
                     unit="s",
                 ),
                 Panel(
@@ -225,6 +217,7 @@ SERVERS = Dashboard(
                             0.95, "upstream_duration_seconds", SERVER, by="server"
                         )
                     },
+                    width=12,
                     unit="s",
                 ),
             ),
