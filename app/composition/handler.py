@@ -126,10 +126,7 @@ def build(
         ),
         requests.routes(),
         usage.routes(runtime.usage, runtime.batcher.flush),
-        model_orders.routes(
-            lambda: {backend.server.name: backend for backend in runtime.balancer.backends()},
-            runtime.pools,
-        ),
+        model_orders.routes(runtime.balancer, runtime.pools),
         Servers(runtime.roster, runtime.balancer.backend).routes(),
         Joins(runtime.roster, runtime.balancer, runtime.wrong_keys).routes(),
         login.routes(

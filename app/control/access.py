@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from app.control.errors import error_response
 from app.control.joins import JOIN
 from app.control.login import LOGIN, LOGOUT, LoginPage
-from app.control.model_orders import MODELS
+from app.control.model_orders import MODELS, PINNED
 from app.control.models import is_of_clients
 from app.control.requests import REQUESTS
 from app.control.servers import SERVERS
@@ -30,7 +30,7 @@ OPEN = frozenset({"/", "/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})
 """Paths that the metrics key opens: what Prometheus reads."""
 
-ORDERS = ("/llmhealth-drain/", "/llmhealth-reload", f"{REQUESTS}/", MODELS, SERVERS)
+ORDERS = ("/llmhealth-drain/", "/llmhealth-reload", f"{REQUESTS}/", MODELS, PINNED, SERVERS)
 """How paths begin that need the admin key, whether clients need keys or not."""
 
 SAFE = frozenset({"GET", "HEAD"})

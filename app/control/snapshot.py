@@ -172,6 +172,7 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "orders_models": report is not None
         and report.loaded is not None
         and understands(report.kind.name),
+        "pinned_models": balancer.pinned_models(server.name),
         "starting": [] if report is None else sorted(report.starting),
         "context": backend.least_context or None,
         "loaded": None if report is None or report.loaded is None else sorted(report.loaded),

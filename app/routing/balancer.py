@@ -543,6 +543,16 @@ class Balancer:
         self._note_change(backend, before, by)
         self.on_room()
 
+    def pin_model(self, server: str, model: str, *, on: bool) -> None:
+        """Have a model stay in a server's memory, or no longer."""
+        pins = self._model_turns.pins
+        (pins.add if on else pins.discard)((server, model))
+        self.on_room()
+
+    def pinned_models(self, server: str) -> list[str]:
+        """Name the models that were told to stay in a server's memory."""
+        return sorted(model for name, model in self._model_turns.pins if name == server)
+
     def now(self) -> float:
         """Return the time, in seconds."""
         return self._clock()

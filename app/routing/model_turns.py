@@ -23,11 +23,13 @@ class ModelTurns:
     def __init__(self, seconds: Seconds, pinned: Callable[[str], bool] | None = None) -> None:
         self._seconds = seconds
         self._pinned = pinned
+        self.pins: set[tuple[str, str]] = set()
+        """Models that stay where they are besides, each with its server."""
 
     @property
     def matters(self) -> bool:
         """Whether any model is kept."""
-        return self._seconds.hold_max > 0 or self._pinned is not None
+        return self._seconds.hold_max > 0 or self._pinned is not None or bool(self.pins)
 
     def change(self, pinned: Callable[[str], bool] | None) -> None:
         """Keep other models where they are from now on."""
@@ -86,13 +88,20 @@ class ModelTurns:
         """Whether all that a server could unload stays where it is."""
         if _again(backend, ask) is not None:
             return False
-        return backend.memory.oldest(self._pinned) is None and backend.memory.oldest() is not None
+        return self._oldest(backend) is None and backend.memory.oldest() is not None
 
     def _first_out(self, backend: Backend, ask: Ask) -> str | None:
         again = _again(backend, ask)
         if again is not None:
             return again
-        return backend.memory.oldest(self._pinned) or backend.memory.oldest()
+        return self._oldest(backend) or backend.memory.oldest()
+
+    def _oldest(self, backend: Backend) -> str | None:
+        """Name what would leave a server for another model, and is not pinned."""
+        server, pins, pinned = backend.server.name, self.pins, self._pinned
+        return backend.memory.oldest(
+            lambda name: (server, name) in pins or (pinned is not None and pinned(name))
+        )
 
     def _kept_until(
         self,

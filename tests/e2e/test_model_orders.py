@@ -100,6 +100,26 @@ async def test_orders_that_nobody_can_carry_out_are_refused() -> None:
     assert seen == []
 
 
+async def test_a_model_is_pinned_by_an_administrator_until_it_is_not() -> None:
+    pinned = []
+    host = server(OLLAMA, [])
+    async with host.running(), balancing({"A": host}, admin_key=ADMIN) as balancer:
+
+        async def knows() -> bool:
+            return await balancer.backends("loaded") == [["b:8b"]]
+
+        await balancer.until(knows)
+        for method, key in (("POST", b""), ("POST", bearer(ADMIN)), ("DELETE", bearer(ADMIN))):
+            path = b"/llmhealth-pinned/A?model=b:8b"
+            headers = [key] if key else []
+            await balancer.ask(get(path, *headers, method=method.encode()))
+            pinned += await balancer.backends("pinned_models")
+        unknown = get(b"/llmhealth-pinned/A?model=no", bearer(ADMIN), method=b"POST")
+        assert (await balancer.ask(unknown)).status == 404
+
+    assert pinned == [[], ["b:8b"], []]
+
+
 async def test_a_model_that_does_not_load_is_logged() -> None:
     host = server(OLLAMA, [])
 

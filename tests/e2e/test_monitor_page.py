@@ -254,6 +254,18 @@ def test_a_model_is_loaded_with_the_key_that_is_asked_for(page: Page) -> None:
     assert give_key(page) == [[path, "POST", "Bearer opensesame"]]
 
 
+def test_a_model_in_memory_is_pinned_and_one_that_is_pinned_is_not(page: Page) -> None:
+    swapping = backend("tower", loaded=["gpt-oss:20b", "qwen3:8b"], pinned_models=["qwen3:8b"])
+    page.show(state(swapping, drain=True))
+    page.browser.evaluate(KEYED)
+    page.browser.evaluate("document.querySelector('#servers button').click()")
+    page.browser.evaluate("document.querySelector('#servers .orders button').click()")
+
+    assert "Unpin qwen3:8b" in page.text()
+    path = "/llmhealth-pinned/tower?model=gpt-oss%3A20b"
+    assert give_key(page) == [[path, "POST", "Bearer opensesame"]]
+
+
 def test_a_server_that_is_down_says_why_and_since_when(page: Page) -> None:
     there = "http://192.168.1.25:8081/v1/models: it refuses connections"
     changed = {"status": "invalid", "reason": "refused", "at": "2026-11-24T10:20:20Z"}

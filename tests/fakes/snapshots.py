@@ -41,6 +41,7 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "changed": None,
         "ejected_until": None,
         "orders_models": False,
+        "pinned_models": [],
         "starting": [],
         "context": None,
     } | facts

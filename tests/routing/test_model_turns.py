@@ -177,6 +177,17 @@ def test_a_pinned_model_stays_and_another_server_loads() -> None:
     assert house.place("m-c", "carol").server == "PC2"
 
 
+def test_a_model_that_is_pinned_at_one_server_stays_there_until_it_is_not() -> None:
+    house = House(servers=2, hold_max=0.0)
+    house.balancer.pin_model("PC1", "m-a", on=True)
+    house.clock.tick(1)
+    house.place("m-b", "bob").release()
+    assert house.place("m-c", "carol").server == "PC2"
+
+    house.balancer.pin_model("PC1", "m-a", on=False)
+    assert house.place("m-d", "dave").server == "PC1"
+
+
 def test_the_only_server_unloads_even_what_is_pinned() -> None:
     house = House(pinned=lambda model: model == "m-a")
     house.balancer.seconds.note_pause(1e6)

@@ -125,6 +125,7 @@ function serverDetail(cell, backend, its, { now, drain: mayDrain }) {
   pairs.push(...Object.entries(backend.model_inflight).map(([model, count]) => [`In flight, ${model}`, count]));
   if (backend.others_inflight) pairs.push(["In flight, of others", backend.others_inflight]);
   if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
+  if (backend.pinned_models.length) pairs.push(["Pinned", backend.pinned_models.join(", ")]);
   if (backend.starting.length) pairs.push(["Loads", backend.starting.join(", ")]);
   if (backend.context) pairs.push(["Context", `${compact(backend.context)} tokens`]);
   if (backend.prefill_tokens_per_second) pairs.push(["Reads prompts at", `${rate(backend.prefill_tokens_per_second)} tokens/s`]);
@@ -143,20 +144,28 @@ function serverDetail(cell, backend, its, { now, drain: mayDrain }) {
   drainButton(cell, backend, mayDrain);
 }
 
-/* Load what is not in memory, unload what is. */
+/* Load what is not in memory; unload what is, or have it stay. */
 function modelButtons(cell, backend, allowed) {
   let list = cell.querySelector(".orders");
   if (!list) cell.append((list = make("div", "orders")));
-  const models = allowed && backend.orders_models ? (backend.models || []).slice(0, 40) : [];
-  keep(list, models, (model) => model, (model) => {
+  const models = allowed && backend.loaded ? (backend.models || []).slice(0, 40) : [];
+  const orders = models.flatMap((model) => {
+    const loaded = backend.loaded.includes(model);
+    const pinned = backend.pinned_models.includes(model);
+    return [
+      backend.orders_models && { path: "models", model, undo: loaded, text: `${loaded ? "Unload" : "Load"} ${model}` },
+      (loaded || pinned) && { path: "pinned", model, undo: pinned, text: `${pinned ? "Unpin" : "Pin"} ${model}` },
+    ].filter(Boolean);
+  });
+  keep(list, orders, ({ path, model }) => `${path} ${model}`, ({ path, model }) => {
     const button = make("button");
     button.addEventListener("click", () => order(button.dataset.method,
-      `/llmhealth-models/${encodeURIComponent(backend.name)}?model=${encodeURIComponent(model)}`, `${button.textContent}, ${backend.name}`));
+      `/llmhealth-${path}/${encodeURIComponent(backend.name)}?model=${encodeURIComponent(model)}`, `${button.textContent}, ${backend.name}`));
     return button;
-  }, (button, model) => {
-    const loaded = (backend.loaded || []).includes(model);
-    button.dataset.method = loaded ? "DELETE" : "POST";
-    labelled(button, `${loaded ? "Unload" : "Load"} ${model}`);
+  }, (button, { path, undo, text }) => {
+    button.dataset.method = undo ? "DELETE" : "POST";
+    labelled(button, text);
+    if (path === "pinned") button.title = "A pinned model is unloaded for no other while another server can load that one";
   });
 }
 
