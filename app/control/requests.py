@@ -79,7 +79,7 @@ def _ended(number: int, record: Record, at: Calendar) -> dict[str, Any]:
     usage = record.spent()
     response = record.response
     first = None if response is None else response.first_token
-    phases = record.phases()
+    _, load, prompt, _ = record.phases()
     tokens = None
     if usage is not None:
         tokens = {
@@ -96,8 +96,8 @@ def _ended(number: int, record: Record, at: Calendar) -> dict[str, Any]:
         "error": record.error,
         "tokens": tokens,
         "first_token_seconds": None if first is None else first - record.started,
-        "load_seconds": phases.load,
-        "prompt_seconds": phases.prompt,
+        "load_seconds": load,
+        "prompt_seconds": prompt,
         "seconds": record.ended - record.started,
     }
 

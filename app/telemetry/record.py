@@ -1,6 +1,6 @@
 """The facts of one request, filled in as it goes."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from app.apis.usage import Usage
 from app.keys.key_ring import Key
@@ -44,14 +44,8 @@ class Trace(NamedTuple):
     span_id: int
 
 
-class Phases(NamedTuple):
-    """Where a request's time went, in seconds."""
-
-    queue: float
-    load: float
-    """Until the model was in memory, as far as the server tells."""
-    prompt: float
-    answer: float
+STAGES: Final = ("queue", "load", "prompt", "answer")
+"""Where a model request's time goes; `load` until the model is in memory, as far as it is told."""
 
 
 class Record:
@@ -126,22 +120,24 @@ class Record:
         generated = 0 if response is None else response.estimate()
         return Usage(self.tokens, None, generated, estimated=True)
 
-    def phases(self) -> Phases:
-        """Return where the time of a request went that a server has responded to.
+    def phases(self) -> tuple[float, float, float, float]:
+        """Return how many seconds of it went into each of `STAGES`.
 
         Without a first token and without the server's word, reading counts as the answer's.
         """
-        if self.sent is None:
-            return Phases(self.waited, 0.0, 0.0, 0.0)
+        sent = self.sent
+        if sent is None:
+            return self.waited, 0.0, 0.0, 0.0
         load = 0.0 if self.lease is None else self.lease.load
-        work = self.ended - self.sent - load
-        response = self.response
-        read = None
+        work = max(0.0, self.ended - sent - load)
+        response, read = self.response, 0.0
         if response is not None:
-            first = response.first_token
-            read = response.reading_seconds if first is None else first - self.sent - load
-        read = min(max(0.0, read or 0.0), max(0.0, work))
-        return Phases(self.waited, load, read, max(0.0, work - read))
+            if response.first_token is not None:
+                read = response.first_token - sent - load
+            elif response.reading_seconds is not None:
+                read = response.reading_seconds
+        read = min(max(0.0, read), work)
+        return self.waited, load, read, work - read
 
     @property
     def identity(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, get_args
 
 from app.telemetry.instrument import SECONDS, Count, Instruments, Series
-from app.telemetry.record import Fault, Phases, Record, Rejection
+from app.telemetry.record import STAGES, Fault, Record, Rejection
 from app.telemetry.token_metrics import TokenMetrics, Tokens
 
 OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -167,8 +167,12 @@ class RequestMetrics:
         if meters.decisions is not None:
             meters.decisions.value += 1
         if meters.phases is not None:
-            for count, seconds in zip(meters.phases, record.phases(), strict=True):
-                count.value += seconds
+            queue, load, prompt, answer = meters.phases
+            waited, loaded, read, answered = record.phases()
+            queue.value += waited
+            load.value += loaded
+            prompt.value += read
+            answer.value += answered
         if meters.upstream is not None:
             self._count_upstream(record, meters.upstream)
         if meters.tokens is not None:
@@ -239,9 +243,8 @@ class RequestMetrics:
         return meters
 
     def _phases_of(self, model: str) -> tuple[Count, Count, Count, Count]:
-        queue, load, prompt, answer = Phases._fields
-        of = self._phases.labels
-        return of(model, queue), of(model, load), of(model, prompt), of(model, answer)
+        queue, load, prompt, answer = (self._phases.labels(model, phase) for phase in STAGES)
+        return queue, load, prompt, answer
 
     def _upstream_of(self, record: Record) -> Upstream:
         server = record.server

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from app.apis.endpoints import api_of
 from app.telemetry import logs
-from app.telemetry.record import Record, Trace
+from app.telemetry.record import STAGES, Record, Trace
 
 NAME: Final = "llama-balancer"
 
@@ -141,7 +141,8 @@ def _resource(version: str) -> Resource:
 
 def _attributes(record: Record, operation: str | None) -> Attributes:
     """Describe a request, without its words."""
-    phases, usage = record.phases(), record.spent()
+    usage = record.spent()
+    phases = zip(STAGES, record.phases(), strict=True)
     found: dict[str, str | int | float | bool | None] = {
         "url.path": record.endpoint,
         "client.address": record.address,
@@ -156,7 +157,7 @@ def _attributes(record: Record, operation: str | None) -> Attributes:
         "llama_balancer.reason": record.reason or None,
         "llama_balancer.key": None if record.key is None else record.key.name,
         "llama_balancer.failures": ", ".join(record.failures) or None,
-        **{f"llama_balancer.{name}_seconds": value for name, value in phases._asdict().items()},
+        **{f"llama_balancer.{name}_seconds": value for name, value in phases},
     }
     if usage is not None:
         found["gen_ai.usage.input_tokens"] = usage.prompt

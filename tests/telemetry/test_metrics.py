@@ -16,7 +16,7 @@ from app.telemetry.gpu.reader import Gpu, NoReader
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import LONGEST_LABEL
 from app.telemetry.metrics import Metrics
-from app.telemetry.record import Outcome, Phases, Record
+from app.telemetry.record import STAGES, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from tests.fakes import records
 from tests.fakes.clock import Clock
@@ -141,7 +141,7 @@ async def test_the_time_of_a_request_is_told_by_what_it_went_into() -> None:
     series = await told(metrics(), stream, record(), unsent("rejected", waited=30.0))
 
     family = 'request_seconds_total{model="m0",phase='
-    spent = {phase: f'{family}"{phase}"}}' for phase in Phases._fields}
+    spent = {phase: f'{family}"{phase}"}}' for phase in STAGES}
     assert series[spent["queue"]] == pytest.approx(30.4)
     assert series[spent["load"]] == 1
     assert series[spent["prompt"]] == 0.25
