@@ -68,9 +68,9 @@ async def stumble(client: httpx.AsyncClient, model: str) -> None:
             pieces = ask(client, model, question)
             await anext(pieces)
             await pieces.aclose()
-            if number % 10 == 0:  # more often, an alert would say so
+            if number % 10 == 0:  # more often, an alert and the boards would tell of trouble
                 await client.post("/v1/chat/completions", json={"model": "qwen", "messages": []})
-            await client.post("/v1/chat/completions", content=b"{")
+                await client.post("/v1/chat/completions", content=b"{")
             await client.post("/v1/chat/completions", json={"model": model, "messages": question})
             await client.post("/v1/embeddings", json={"model": model, "input": QUESTIONS[1]})
 
