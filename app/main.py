@@ -176,6 +176,7 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
         listening=lambda: logs.listening(
             here.url, _page(here.url), [*settings.servers], app.gpu_backend
         ),
+        delay=settings.drain_delay,
         silence=settings.idle_timeout,
         failed=logs.task_failed,
     )

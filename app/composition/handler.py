@@ -97,6 +97,7 @@ def build(
     routers = [
         routes.routes(
             health=runtime.sampler.health,
+            unready=lambda: "it stops" if stopping.is_set() else runtime.unready(),
             snapshot=runtime.state,
             stats=runtime.counted,
             backends=runtime.balancer.backends,

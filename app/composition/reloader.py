@@ -23,6 +23,7 @@ FIXED: Final = (
     "tls_key",
     "log_format",
     "log_level",
+    "drain_delay",
     "shutdown_timeout",
     "state_dir",
 )

@@ -214,6 +214,13 @@ class Runtime:
         self.batcher.flush()
         return await self.meters.render(content_type)
 
+    def unready(self) -> str:
+        """Say why no request could be served, if so. An agent has no servers, and is ready."""
+        backends = list(self.balancer.backends())
+        if backends and all(b.status in ("invalid", "loading", "draining") for b in backends):
+            return "no server is up"
+        return ""
+
     def counted(self) -> dict[str, object]:
         """Return who asked for which model."""
         self.batcher.flush()

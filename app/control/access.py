@@ -14,6 +14,7 @@ from app.control.login import LOGIN, LOGOUT, LoginPage
 from app.control.model_orders import MODELS, PINNED
 from app.control.models import is_of_clients
 from app.control.requests import REQUESTS
+from app.control.routes import READY
 from app.control.servers import SERVERS
 from app.control.session import ELSEWHERE, Sessions, is_from_here
 from app.downstream.asgi import App
@@ -24,8 +25,8 @@ from app.keys.wrong_keys import WrongKeys
 from app.proxy.cors import Cors, Headers
 from app.proxy.headers import joined
 
-OPEN = frozenset({"/", "/llmhealth", "/favicon.ico", LOGIN, LOGOUT})
-"""Paths that nobody needs a key for: other balancers poll the first."""
+OPEN = frozenset({"/", "/llmhealth", READY, "/favicon.ico", LOGIN, LOGOUT})
+"""Paths that nobody needs a key for: other balancers and probes poll some."""
 
 METRICS = frozenset({"/metrics", "/llmhealth-targets"})
 """Paths that the metrics key opens: what Prometheus reads."""

@@ -17,6 +17,8 @@ from app.telemetry import exposition
 
 GET = ["GET", "HEAD"]
 
+READY: Final = "/llmhealth-ready"
+
 LEVEL: Final = 1
 """How hard gzip tries: the text is nine times as short, and more would cost more than it saves."""
 
@@ -24,18 +26,32 @@ LEVEL: Final = 1
 def routes(
     *,
     health: Callable[[], dict[str, object]],
+    unready: Callable[[], str],
     snapshot: Callable[[], dict[str, Any]],
     stats: Callable[[], dict[str, object]],
     backends: Callable[[], Iterable[Backend]],
     metrics: Callable[[str], Awaitable[bytes]],
 ) -> APIRouter:
-    """Build the routes over functions that give the present state."""
+    """Build the routes over functions that give the present state.
+
+    `unready` says why requests should go to another balancer, if so.
+    """
     router = APIRouter()
 
     @router.api_route("/llmhealth", methods=GET)
     async def llmhealth() -> JSONResponse:
         """Return whether this machine's GPUs are busy. Other balancers poll it."""
         return JSONResponse(health())
+
+    @router.api_route(READY, methods=GET)
+    async def llmhealth_ready() -> JSONResponse:
+        """Return whether requests may come: 503 once it stops, and while no server is up.
+
+        https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
+        """
+        reason = unready()
+        told = {"ready": False, "reason": reason} if reason else {"ready": True}
+        return JSONResponse(told, 503 if reason else 200)
 
     @router.api_route("/llmhealth-snapshot", methods=GET)
     async def llmhealth_snapshot() -> JSONResponse:

@@ -66,7 +66,8 @@ class Server(uvicorn.Server):
 
     It ends requests and responses that have come to a standstill, of which uvicorn waits for the
     end for ever: after `silence` seconds, or uvicorn's own for connections that are idle.
-    `failed` is told of a round over the connections that failed.
+    `failed` is told of a round over the connections that failed. After a signal it listens for
+    `delay` seconds more.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Server(uvicorn.Server):
         stopping: Callable[[], None],
         *,
         listening: Callable[[], None] = lambda: None,
+        delay: float = 0.0,
         silence: float = 300.0,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -84,6 +86,7 @@ class Server(uvicorn.Server):
         self._stopping = stopping
         self._silence = silence
         self._hurries = False
+        self._delay = delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen.
@@ -102,6 +105,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests under way end within the grace time, or until asked once more to stop."""
         self._stopping()
+        loop = asyncio.get_running_loop()
+        closing = loop.time() + self._delay
+        while loop.time() < closing and not self._hurries and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         grace = self.config.timeout_graceful_shutdown
         if grace is not None:
             self.config.timeout_graceful_shutdown = grace + 2  # if all else fails

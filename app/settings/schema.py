@@ -392,6 +392,13 @@ class Settings(BaseSettings):
         ge=1,
         description="How many of them may come from one address that is no trusted proxy.",
     )
+    drain_delay: int = Field(
+        default=0,
+        ge=0,
+        le=600,
+        description="How long requests are still taken after a stop, in seconds: for a load "
+        "balancer or Kubernetes to see `/llmhealth-ready` say 503, and to send them elsewhere.",
+    )
     shutdown_timeout: int = Field(
         default=30,
         ge=0,

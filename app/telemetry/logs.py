@@ -135,7 +135,7 @@ def cannot_listen(host: str, port: int, error: str) -> None:
 
 
 def stopping(in_flight: int) -> None:
-    """Log that no more clients may come, and how many requests are waited for."""
+    """Log that it is to stop, and how many requests are waited for."""
     structlog.get_logger(__name__).info("balancer.stopping", in_flight=in_flight)
 
 

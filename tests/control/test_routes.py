@@ -151,6 +151,7 @@ def control() -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     router = routes.routes(
         health=lambda: {"status": "idle"},
+        unready=lambda: "",
         snapshot=lambda: {"now": "now"},
         stats=lambda: {"total_requests": 0},
         backends=b.backends,
@@ -172,6 +173,7 @@ async def ask(
     ("path", "body"),
     [
         ("/llmhealth", {"status": "idle"}),
+        ("/llmhealth-ready", {"ready": True}),
         ("/llmhealth-snapshot", {"now": "now"}),
         ("/access-log-stats", {"total_requests": 0}),
     ],
