@@ -500,6 +500,7 @@ class Balancer:
                 self._observe_report(backend, observation)
         self._compare_context(backend, context)
         backend.look_at_sleep(self._clock())
+        backend.ejection.lapse(self._clock())
         self._note_change(backend, before, reason)
         self.on_room()
 

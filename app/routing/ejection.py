@@ -13,6 +13,9 @@ SHORTEST, LONGEST = 1.0, 60.0
 JITTER: Final = 0.2
 """The part by which an ejection may last longer, so that servers do not come back together."""
 
+UNTRIED: Final = 30.0
+"""Seconds after which an ejection is over that nobody has tried: clients stay where they are."""
+
 SLOW_START: Final = 10.0
 """Seconds after its return in which a server gets more requests step by step."""
 
@@ -27,7 +30,8 @@ class Ejection:
     """The failures of one server's requests, as an outlier detection (as Envoy's) counts them.
 
     An ejected server gets no request until its time is over, and then one, the trial: a
-    success brings it back, a failure ejects it for twice as long. Times are in seconds.
+    success brings it back, a failure ejects it for twice as long. Where no request comes for a
+    trial, it is back by itself. Times are in seconds.
     """
 
     __slots__ = (
@@ -81,6 +85,14 @@ class Ejection:
         """Note a lease: the first one after an ejection is the trial."""
         if self.until is not None and self._trial is None and now >= self.until:
             self._trial = lease
+
+    def lapse(self, now: float) -> None:
+        """End an ejection whose trial nobody makes; the next failure is enough for another."""
+        if self.until is not None and self._trial is None and now >= self.until + UNTRIED:
+            self.until = None
+            self._returned = now
+            self._completed = 0
+            self._failures = FAILURES - 1
 
     def failed(self, lease: Lease, fault: Fault, now: float, chance: float) -> bool:
         """Note a request that failed; tell whether the server is ejected for it.

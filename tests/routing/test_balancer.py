@@ -2,6 +2,7 @@ from dataclasses import replace
 
 from app.routing.balancer import Balancer, Refusal
 from app.routing.choice import Ask, Choice
+from app.routing.ejection import LONGEST, UNTRIED
 from app.routing.fleet import Fleet, Server
 from app.routing.health_window import Sample
 from app.routing.ledger import Lease
@@ -555,3 +556,19 @@ def test_what_was_placed_before_a_server_told_its_slots_keeps_one() -> None:
     assert placed(b.place(replace(ask("bob"), prompt=turn(who="bob")))).slot == 1
     early.release()
     assert placed(b.place(replace(ask(), prompt=turn(2)))).slot == 0
+
+
+def test_a_server_that_nobody_tries_after_its_ejection_is_up_again() -> None:
+    clock = Clock()
+    b = balancer(clock)
+    statuses = []
+    b.on_change = lambda backend, _: statuses.append(backend.status)
+    b.observe(ModelsSeen("A", ["m"]))
+    lease = placed(b.place(ask()))
+    lease.fault = "status_429"
+    lease.release()
+    clock.tick(LONGEST + UNTRIED)
+    b.observe(ModelsSeen("A", ["m"]))
+
+    assert statuses[-2:] == ["ejected", "idle"]
+    assert b.backend("A").changed is not None

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.routing.budget import RetryBudget
-from app.routing.ejection import LONGEST, SLOW_START, UNPROVEN, Ejection
+from app.routing.ejection import LONGEST, SLOW_START, UNPROVEN, UNTRIED, Ejection
 from app.routing.ledger import Fault, Lease
 
 
@@ -79,6 +79,35 @@ def test_each_ejection_lasts_twice_as_long_up_to_a_minute() -> None:
         now = e.until
 
     assert lasted == [1, 2, 4, 8, 16, 32, LONGEST, LONGEST]
+
+
+def test_an_ejection_that_nobody_tries_is_over_after_a_while() -> None:
+    e = Ejection()
+    complete(e, 0.0)
+    fail(e, 0.0, "status_429")
+    left_alone = []
+    for now in (1.0 + UNTRIED - 0.1, 1.0 + UNTRIED):
+        e.lapse(now)
+        left_alone.append(e.ejected)
+
+    assert left_alone == [True, False]
+    assert e.slows(in_flight=1, now=1.0 + UNTRIED)
+
+
+def test_a_trial_under_way_is_waited_for() -> None:
+    e = ejected()
+    e.booked(lease(1.0), 1.0)
+    e.lapse(1000.0)
+
+    assert e.ejected
+
+
+def test_one_failure_is_enough_after_an_ejection_that_nobody_tried() -> None:
+    e = ejected()
+    e.lapse(1.0 + UNTRIED)
+
+    assert fail(e, 40.0)
+    assert e.bars(41.9)
 
 
 def test_a_server_that_says_when_is_not_asked_before() -> None:
