@@ -96,7 +96,7 @@ down:  ## stop them; what Prometheus and Grafana keep stays
 
 lock: .venv/tests-installed  ## pin what the image installs, by hashes
 	$(BIN)/pip install --quiet uv
-	$(LOCK) pyproject.toml --extra otel --output-file docker/requirements.txt
+	$(LOCK) pyproject.toml --extra otel --extra valkey --output-file docker/requirements.txt
 	printf '%s\n' hatchling mypy setuptools | \
 	$(LOCK) - --constraint docker/requirements.txt --output-file docker/requirements-build.txt
 

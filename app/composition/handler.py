@@ -84,6 +84,7 @@ def build(
         loops=runtime.loops,
         owners=runtime.owners,
         underway=runtime.underway,
+        enter=None if runtime.places is None else runtime.places.enter,
         trace=None if runtime.tracing is None else runtime.tracing.begin,
     )
     requests = Requests(runtime.recent, runtime.underway, runtime.batcher.flush)

@@ -45,6 +45,7 @@ from app.upstream.prober import Prober
 from app.upstream.waker import Waker
 
 if TYPE_CHECKING:
+    from app.store.places import SharedPlaces
     from app.telemetry.tracing import Tracing  # an extra: it is there where it is asked for
 
 
@@ -80,6 +81,7 @@ class Runtime:
         self._doors: dict[str, tuple[str, str | None, dict[str, str], Trust]] = {}
         """Where each leads, as whom the server knows us, and whom we believe."""
         self._follow_servers(settings)
+        self.places = _places(settings, self.balancer) if settings.valkey_url else None
         self.queue = RequestQueue(
             self.balancer, capacity=settings.queue_max, timeout=settings.queue_timeout
         )
@@ -188,6 +190,7 @@ class Runtime:
                 "machines": roster.joined.watch(),
                 "sleep": self.waker.watch(),
                 "usage": self.usage.watch(),
+                **({} if self.places is None else {"store": self.places.watch()}),
             }.items()
         ]
         try:
@@ -206,6 +209,8 @@ class Runtime:
         self.parser.shutdown(wait=False, cancel_futures=True)
         self.batcher.flush()
         self.usage.close()
+        if self.places is not None:
+            await self.places.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
 
@@ -238,6 +243,7 @@ class Runtime:
             may_drain=self.settings.admin_key is not None,
             open_at=self.settings.open_at(),
             reloads=self.reloads,
+            store=None if self.places is None else self.places.snapshot(),
             most=most,
         )
 
@@ -323,6 +329,19 @@ def _rules(settings: Settings) -> _Rules:
         "pinned": _pinned(settings.pin_models),
         "saved_prompts": settings.saved_prompts,
     }
+
+
+def _places(settings: Settings, balancer: Balancer) -> "SharedPlaces":
+    from app.store.places import SharedPlaces
+
+    assert settings.valkey_url is not None
+    return SharedPlaces(
+        settings.valkey_url.get_secret_value(),
+        settings.valkey_prefix,
+        balancer,
+        away=settings.on_store_failure,
+        failed=logs.task_failed,
+    )
 
 
 def _tracing() -> "Tracing":

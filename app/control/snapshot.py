@@ -30,14 +30,15 @@ def snapshot(
     may_drain: bool = False,
     open_at: str | None = None,
     reloads: Reloads | None = None,
+    store: SnapshotJson | None = None,
     most: int | None = None,
 ) -> SnapshotJson:
     """Describe the state as `GET /llmhealth-snapshot` does; `now` in seconds since the epoch.
 
     `changed_prompts` are the conversations that were read again, `may_drain` tells whether a
-    key allows to drain servers, `open_at` where anybody may use every model, `reloads` whether
-    settings were refused. With `most`, only so many pins and leases are described, the newest
-    pins and the oldest leases.
+    key allows to drain servers, `open_at` where anybody may use every model, `store` what
+    replicas share (None for one balancer), `reloads` whether settings were refused. With `most`,
+    only so many pins and leases are described, the newest pins and the oldest leases.
     """
     backends = list(balancer.backends())
     leases = (lease for backend in backends for lease in backend.ledger.leases())
@@ -80,6 +81,7 @@ def snapshot(
         "fallback": fleet.fallback,
         "drain": may_drain,
         "open_at": open_at,
+        "store": store,
         "refused_settings": [] if reloads is None else list(reloads.mistakes),
         "sticky_count": len(pins),
         "sticky": sticky,
@@ -168,7 +170,8 @@ def _backend(balancer: Balancer, backend: Backend, at: Calendar) -> SnapshotJson
         "changed": change_json(backend.changed, at),
         "faults": dict(backend.faults),
         "ejected_until": None if backend.ejection.until is None else at.iso(backend.ejection.until),
-        "others_inflight": ledger.foreign,
+        "others_inflight": ledger.elsewhere,
+        "request_share": ledger.share,
         "orders_models": report is not None
         and report.loaded is not None
         and understands(report.kind.name),

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
@@ -55,7 +55,7 @@ from app.routing.saved_prompts import SlotFiles
 from app.telemetry.record import Fault, Outcome, Record
 from app.telemetry.response_reader import ResponseReader
 from app.upstream.connection import Connection, Head
-from app.upstream.errors import Broken, OutOfSockets, Unreachable, UpstreamError
+from app.upstream.errors import Broken, OutOfSockets, PlaceTaken, Unreachable, UpstreamError
 from app.upstream.pool import Pool
 from app.upstream.slot_files import act
 
@@ -128,6 +128,8 @@ class Shared:
     owners: Owners
     underway: "set[Exchange]"
     """The model requests that have not ended."""
+    enter: "Callable[[Lease], Awaitable[bool]] | None"
+    """Takes a place for all replicas to see; None where there is one balancer."""
 
 
 class Exchange:
@@ -616,25 +618,41 @@ class Exchange:
     def _send(self, pool: Pool, *, fresh: bool = False) -> None:
         lease = self._lease
         files = None if lease is None or fresh else lease.files
-        connection = None if fresh or files else pool.kept(repeatable=self._repeatable)
+        shares = self._shared.enter is not None and lease is not None and not lease.shared
+        prepares = shares or bool(files)
+        connection = None if fresh or prepares else pool.kept(repeatable=self._repeatable)
         if connection is not None:
             self._send_over(connection)
             return
         self.state = State.DIALLING
         if self._streams_body:
             self._client.pause()
-        dial = pool.dial() if lease is None or not files else self._prepare(pool, lease, files)
+        dial = pool.dial() if lease is None or not prepares else self._prepare(pool, lease, fresh)
         self._dialling = asyncio.get_running_loop().create_task(dial)
         self._dialling.add_done_callback(self._on_dialled)
 
-    async def _prepare(self, pool: Pool, lease: Lease, files: SlotFiles) -> Connection:
+    async def _prepare(self, pool: Pool, lease: Lease, fresh: bool) -> Connection:
+        """Take the place before other replicas do, and have the server prepare its slot.
+
+        Raises:
+            PlaceTaken: another replica was quicker.
+        """
+        enter = self._shared.enter
+        if enter is not None and not lease.shared and not await enter(lease):
+            raise PlaceTaken
+        if fresh:
+            return await pool.dial()
+        if lease.files is not None:
+            await self._prepare_slot(pool, lease, lease.files)
+        return await pool.connect(repeatable=self._repeatable)
+
+    async def _prepare_slot(self, pool: Pool, lease: Lease, files: SlotFiles) -> None:
         """Have the server save what the request's slot holds, and restore what it shall hold."""
         balancer, slot = self._shared.balancer, lease.slot
         if files.save and slot is not None:
             balancer.note_saved(lease, await act(pool, slot, "save", files.save))
         if files.restore and slot is not None:
             balancer.note_restored(lease, await act(pool, slot, "restore", files.restore))
-        return await pool.connect(repeatable=self._repeatable)
 
     def _on_dialled(self, dialling: "asyncio.Task[Connection]") -> None:
         self._dialling = None
@@ -865,6 +883,10 @@ class Exchange:
         if isinstance(error, OutOfSockets):
             log.error("exchange.out_of_sockets", id=self._record.id, reason=str(error))
             self.refuse(error_responses.out_of_sockets(error))
+            return
+        if isinstance(error, PlaceTaken) and self._model_request is not None:
+            self._let_go(None)
+            self._place(self._model_request)
             return
         if not isinstance(error, UpstreamError):
             log.error("exchange.failed", id=self._record.id, exc_info=error)

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from time import monotonic
 from typing import Final
@@ -45,6 +45,7 @@ from app.proxy.realtime import model_of
 from app.proxy.request_heads import Fields, RequestHeads
 from app.routing.balancer import Balancer
 from app.routing.choice import Ask
+from app.routing.ledger import Lease
 from app.telemetry.record import Record, Trace
 from app.upstream.pool import Pool
 
@@ -69,7 +70,8 @@ class Proxy:
     endpoint. Requests to the `routed_paths` go where their model is, as `read` finds it.
     Streams that wait for a place get a sign of life every `keepalive` seconds, unless that
     is 0. `parser` reads long bodies beside the event loop; `underway` holds model requests
-    until their end; `trace` begins a request's trace. Clients need a key of `keys` where there
+    until their end; `trace` begins a request's trace, and `enter` takes a place for all
+    replicas to see. Clients need a key of `keys` where there
     are any; `forwarding` is `RequestHeads`'. `loops` marks what goes out.
     """
 
@@ -100,6 +102,7 @@ class Proxy:
         owners: Owners | None = None,
         underway: set[Exchange] | None = None,
         trace: Callable[[Fields], Trace | None] | None = None,
+        enter: Callable[[Lease], Awaitable[bool]] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()
@@ -131,6 +134,7 @@ class Proxy:
             {} if in_flight is None else in_flight,
             owners or Owners(),
             set() if underway is None else underway,
+            enter,
         )
 
     def __call__(self, request: Request, client: ClientConnection) -> Exchange:

@@ -544,6 +544,15 @@ class Balancer:
         self._note_change(backend, before, by)
         self.on_room()
 
+    def others_at(self, server: str, count: int, share: int | None = None) -> None:
+        """Note how many leases other replicas have at a server, or what our share is."""
+        ledger = self._backends[server].ledger
+        before = ledger.full
+        ledger.others, ledger.share = max(0, count), share
+        if before != ledger.full:
+            self.version += 1
+            self.on_room()
+
     def pin_model(self, server: str, model: str, *, on: bool) -> None:
         """Have a model stay in a server's memory, or no longer."""
         pins = self._model_turns.pins

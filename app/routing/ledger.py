@@ -57,6 +57,7 @@ class Lease:
         "retry_after",
         "reuse",
         "server",
+        "shared",
         "since",
         "slot",
         "succeeded",
@@ -96,6 +97,8 @@ class Lease:
         """Seconds to the first token, as they are expected."""
         self.considered: Sequence[Considered] = ()
         """The servers among which seconds decided, the cheapest first."""
+        self.shared = ""
+        """What it is called in the store that replicas share."""
         self.alone = True
         """Whether the server reads nothing else before its prompt."""
         self.measured: float | None = None
@@ -133,6 +136,16 @@ class Lease:
             let_go(self)
             self.occupancy = None
 
+    def when_released(self, told: Callable[["Lease"], None]) -> None:
+        """Have somebody be told as well, once the place is free."""
+        let_go = self._let_go
+
+        def both(lease: Lease) -> None:
+            let_go(lease)
+            told(lease)
+
+        self._let_go = both
+
     def __enter__(self) -> Self:
         return self
 
@@ -156,6 +169,10 @@ class Ledger:
         self.limit = limit
         self.foreign = 0
         """Requests at the server that did not come through us, as far as it tells."""
+        self.others = 0
+        """Leases that other replicas have there."""
+        self.share: int | None = None
+        """The limit that we keep while nobody knows what other replicas do."""
         self.weight = weight
         self.hourly: int | None = None
         """Most requests within an hour."""
@@ -176,8 +193,14 @@ class Ledger:
     @property
     def full(self) -> bool:
         """Whether one more request would pass a limit."""
-        at_limit = self.limit is not None and self.total + self.foreign >= self.limit
+        limit = self.limit if self.share is None else self.share
+        at_limit = limit is not None and self.total + self.elsewhere >= limit
         return at_limit or self.spent
+
+    @property
+    def elsewhere(self) -> int:
+        """Requests at the server that did not come through us, as far as anybody tells."""
+        return max(self.foreign, self.others)
 
     def look_at_hour(self, now: float) -> None:
         """Forget what is longer ago than an hour; `now` is in seconds."""
@@ -190,7 +213,7 @@ class Ledger:
     @property
     def load(self) -> float:
         """Requests at the server against its limit, or one place where it has none, and weight."""
-        return (self.total + self.foreign) / ((self.limit or 1) * self.weight)
+        return (self.total + self.elsewhere) / ((self.limit or 1) * self.weight)
 
     @property
     def lingering(self) -> int:

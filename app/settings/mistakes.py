@@ -15,7 +15,7 @@ OTHERS = ("BALANCER_PUBLISH", "BALANCER_SECRETS_DIR")
 """Variables with our prefix that are no settings of the program: where compose publishes it,
 and where the secrets lie."""
 
-SECRET = ("admin_key", "api_keys", "join_token", "metrics_key")
+SECRET = ("admin_key", "api_keys", "join_token", "metrics_key", "valkey_url")
 """Settings whose values stand in no message: a key may stand in the wrong place."""
 
 Place = tuple[str, ...]

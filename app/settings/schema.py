@@ -69,6 +69,14 @@ def _traces(value: bool) -> bool:
     return value
 
 
+def _store(url: SecretStr) -> SecretStr:
+    if importlib.util.find_spec("redis") is None:
+        raise mistake("needs the extra `valkey`: pip install llama-balancer[valkey]")
+    if urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+        raise mistake("begins with redis://, rediss:// (TLS) or unix://")
+    return url
+
+
 def _folder(path: Path) -> Path:
     if not path.is_dir():
         raise mistake("is no folder")
@@ -391,6 +399,23 @@ class Settings(BaseSettings):
         default=1000,
         ge=1,
         description="How many of them may come from one address that is no trusted proxy.",
+    )
+    valkey_url: Annotated[SecretStr, AfterValidator(_store)] | None = Field(
+        default=None,
+        description="Address of the Valkey (or Redis) in which several balancers keep each "
+        "server's `request_max` together; needs the extra `valkey`.",
+        examples=["redis://:password@192.168.1.10:6379/0"],
+    )
+    valkey_prefix: str = Field(
+        default="llama-balancer",
+        pattern=r"^[\w.:-]{1,64}$",
+        description="How the names begin of what is kept there: the same for all that belong "
+        "together.",
+    )
+    on_store_failure: Annotated[Literal["share", "full", "reject"], BeforeValidator(lower)] = Field(
+        default="share",
+        description="What a balancer goes by while Valkey is away: its share of each "
+        "`request_max`, the `full` one, or none (`reject`).",
     )
     drain_delay: int = Field(
         default=0,

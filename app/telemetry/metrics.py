@@ -40,7 +40,10 @@ LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_INTERVAL: Final = 0.1
 """Seconds between two looks at the event loop's lag."""
 
-TASKS: Final = ("probe", "introspection", "pool", "clients", "gpus", "telemetry", "usage", "lag")
+TASKS: Final = (
+    *("probe", "introspection", "pool", "clients", "gpus", "telemetry", "usage", "lag"),
+    "store",
+)
 """What runs again and again, whatever happens to one round of it."""
 
 MOST_MODELS: Final = 100

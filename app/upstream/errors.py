@@ -26,6 +26,10 @@ class UpstreamError(Exception):
     """A word for metrics."""
 
 
+class PlaceTaken(Exception):
+    """Another replica of the balancer was quicker: the server has no place for the request."""
+
+
 class Unreachable(UpstreamError):
     """No connection came about: nothing was sent."""
 

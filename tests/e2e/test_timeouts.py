@@ -62,6 +62,7 @@ async def test_the_first_byte_s_timeout_holds_for_each_of_many_requests_under_lo
             f'task="{task}"': 0.0
             for task in (
                 *("probe", "introspection", "pool", "clients", "gpus", "telemetry", "usage", "lag"),
+                "store",
             )
         }
 

@@ -42,6 +42,7 @@ def backend(name: str, status: str = "idle", **facts: Any) -> Backend:
         "ejected_until": None,
         "orders_models": False,
         "pinned_models": [],
+        "request_share": None,
         "starting": [],
         "context": None,
     } | facts
@@ -137,6 +138,7 @@ def state(
             "queue": {"waiting": 0, "max": 100, "by_model": {}, "oldest_wait_seconds": 0.0},
             "drain": False,
             "refused_settings": [],
+            "store": None,
             "changed_prompts": [],
         }
         | snapshot,

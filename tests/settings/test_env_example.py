@@ -25,7 +25,7 @@ def test_the_example_says_the_defaults(environment: Environment) -> None:
     set_to_nothing = {"fallback_server", "admin_key", "api_keys_file", "metrics_key"}
     set_to_nothing |= {"allowed_hosts", "cors_origins", "tls_cert", "tls_key"}
     set_to_nothing |= {"join", "join_address", "join_name", "join_token", "pin_models"}
-    set_to_nothing |= {"state_dir"}
+    set_to_nothing |= {"state_dir", "valkey_url"}
     assert loaded.model_fields_set == set(Settings.model_fields) - set_to_nothing
 
 

@@ -1,0 +1,302 @@
+"""The places of all servers, kept together by all replicas of the balancer.
+
+Each server's leases are a sorted set in Valkey: a member for each lease, scored with the time at
+which it expires, by the store's own clock. A place is taken and given back by a script, which the
+store runs as one step; each replica renews its leases with every heartbeat. So a replica that
+dies gives its places back when they expire, and no more requests than `request_max` are at a
+server, whichever replica has them.
+
+`redis` is an extra: this file is imported where a store is asked for.
+
+https://valkey.io/topics/lua-api/
+https://valkey.io/commands/zadd/
+"""
+
+import asyncio
+import math
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal
+
+import structlog
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from app.routing.balancer import Balancer
+from app.routing.ledger import Lease
+
+TTL: Final = 10.0
+"""Seconds after which the leases of a replica expire that says nothing."""
+
+BEAT: Final = 2.0
+"""Seconds between two heartbeats."""
+
+PATIENCE: Final = 0.1
+"""Seconds that a request waits for the store at the most."""
+
+FAILURES: Final = 3
+"""Failures in a row after which nobody asks the store any more, but for the heartbeat."""
+
+Away = Literal["share", "full", "reject"]
+"""What a replica goes by while the store is away: its share of a limit, all of it, or nothing."""
+
+Call = Callable[..., Awaitable[Any]]
+
+ENTER: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local count = redis.call('ZCARD', KEYS[1])
+if count >= tonumber(ARGV[2]) then return {0, count} end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]) * 2)
+return {1, count + 1}
+"""
+"""Takes a place: KEYS are the server's leases; ARGV the lease, the limit, and milliseconds."""
+
+LEAVE: Final = """
+for at = 1, #KEYS do
+  redis.call('ZREM', KEYS[at], ARGV[2 * at])
+  redis.call('PUBLISH', ARGV[1], ARGV[2 * at + 1])
+end
+return 0
+"""
+"""Gives places back and says so: ARGV are the channel, and for each key a lease and its server."""
+
+RENEW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ttl = tonumber(ARGV[2])
+redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('PEXPIRE', KEYS[1], ttl * 2)
+local counts = {redis.call('ZCARD', KEYS[1])}
+local at = 3
+for key = 2, #KEYS do
+  local mine = {}
+  for lease = at + 1, at + tonumber(ARGV[at]) do
+    mine[ARGV[lease]] = true
+    redis.call('ZADD', KEYS[key], now + ttl, ARGV[lease])
+  end
+  at = at + tonumber(ARGV[at]) + 1
+  redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
+  for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
+    if string.sub(lease, 1, #ARGV[1]) == ARGV[1] and not mine[lease] then
+      redis.call('ZREM', KEYS[key], lease)
+    end
+  end
+  redis.call('PEXPIRE', KEYS[key], ttl * 2)
+  counts[key] = redis.call('ZCARD', KEYS[key])
+end
+return counts
+"""
+"""Renews all leases of a replica, and drops those of its own that it does not know.
+
+KEYS are the replicas, then each server's leases; ARGV the replica, milliseconds, and for each
+server how many leases it has there, and they. Returns how many replicas there are, then how many
+leases each server has.
+"""
+
+log = structlog.get_logger(__name__)
+
+
+class SharedPlaces:
+    """Has all replicas keep each server's limit together.
+
+    What a request needs of the store is one round trip, and never more than `PATIENCE`. While the
+    store is away, each replica goes by what `away` says. `failed` is told of a round that failed
+    for a fault of ours.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        balancer: Balancer,
+        *,
+        away: Away = "share",
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.replicas = 1
+        """How many there were when the store told last."""
+        self.away = False
+        """Whether the store is away."""
+        self._policy = away
+        self._failed = failed
+        self._balancer = balancer
+        self._failures = 0
+        self._replica = secrets.token_hex(6) + "/"
+        self._leases = 0
+        self._held: dict[str, dict[str, Lease]] = {}
+        """Our leases that the store has, or may have, by server and by their names there."""
+        self._left: list[tuple[str, str]] = []
+        self._leaving: asyncio.Task[None] | None = None
+        tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
+        self._members, self._channel = f"{tag}:replicas", f"{tag}:freed"
+        self._key = f"{tag}:leases:"
+        self._client = Redis.from_url(
+            url,
+            decode_responses=True,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=PATIENCE,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._enter: Call = self._client.register_script(ENTER)
+        self._leave: Call = self._client.register_script(LEAVE)
+        self._renew: Call = self._client.register_script(RENEW)
+
+    async def enter(self, lease: Lease) -> bool:
+        """Take a place for a lease; tell whether there was one."""
+        if lease.server not in self._balancer.fleet.servers:
+            return True  # it was removed in this very moment
+        ledger = self._balancer.backend(lease.server).ledger
+        if ledger.limit is None:
+            return True
+        self._leases += 1
+        lease.shared = f"{self._replica}{self._leases}"
+        held = self._held.setdefault(lease.server, {})
+        held[lease.shared] = lease
+        lease.when_released(self._left_by)
+        if self._failures >= FAILURES:
+            return self._policy != "reject"
+        key, ttl = self._key + lease.server, int(TTL * 1000)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                taken, count = await self._enter(keys=[key], args=[lease.shared, ledger.limit, ttl])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
+            return self._policy != "reject"
+        self._failures = 0
+        if not taken:
+            held.pop(lease.shared, None)
+            lease.shared = ""
+            self._balancer.others_at(lease.server, int(count) - len(held))
+        return bool(taken)
+
+    def snapshot(self) -> dict[str, object]:
+        """Return how many replicas there are, and whether the store is away."""
+        return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}
+
+    def _left_by(self, lease: Lease) -> None:
+        """Give a lease's place back, in the background."""
+        if not lease.shared:
+            return  # it had none
+        self._held.get(lease.server, {}).pop(lease.shared, None)
+        self._left.append((lease.server, lease.shared))
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._tell_left())
+
+    async def watch(self) -> None:
+        """Renew the leases, and learn of those of others, until cancelled."""
+        await self._greet()
+        listening = asyncio.create_task(self._listen(), name="freed places")
+        try:
+            while True:
+                try:
+                    await self.beat()
+                except Exception:  # noqa: BLE001 - logged and counted
+                    self._failed("store")
+                await asyncio.sleep(BEAT * random.uniform(0.8, 1.0))  # noqa: S311 - no secret
+        finally:
+            listening.cancel()
+
+    async def beat(self) -> None:
+        """Renew all leases at once, and take in how many there are."""
+        backends = [b for b in self._balancer.backends() if b.ledger.limit is not None]
+        args: list[str | int] = [self._replica, int(TTL * 1000)]
+        own = []
+        for backend in backends:
+            names = [*self._held.get(backend.server.name, ())]
+            own.append(len(names))
+            args += [len(names), *names]
+        keys = [self._members, *(self._key + backend.server.name for backend in backends)]
+        try:
+            async with asyncio.timeout(BEAT):
+                replicas, *counts = await self._renew(keys=keys, args=args)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
+            self._go_alone()
+            return
+        self._failures = 0
+        self.replicas = int(replicas)
+        if self.away:
+            self.away = False
+            log.info("store.back", replicas=self.replicas)
+        for backend, mine, count in zip(backends, own, counts, strict=True):
+            self._balancer.others_at(backend.server.name, int(count) - mine)
+
+    async def close(self) -> None:
+        """Give all places back that others might wait for, and leave."""
+        if self._leaving is not None:
+            await self._leaving
+        try:
+            async with asyncio.timeout(PATIENCE * 5):
+                await self._client.zrem(self._members, self._replica)
+        except (RedisError, OSError, TimeoutError):
+            log.debug("store.away")
+        await self._client.aclose()
+
+    def _note_failure(self, error: Exception) -> None:
+        self._failures += 1
+        if not self.away:
+            self.away = True
+            what = str(error) or type(error).__name__
+            log.warning("store.away", error=what, goes_by=self._policy)
+            self._go_alone()
+
+    def _go_alone(self) -> None:
+        """Keep to limits of our own, while nobody knows what other replicas do."""
+        for backend in self._balancer.backends():
+            limit, share = backend.ledger.limit, None
+            if limit is not None and self._policy != "full":
+                share = math.ceil(limit / self.replicas) if self._policy == "share" else 0
+            self._balancer.others_at(backend.server.name, 0, share)
+
+    async def _greet(self) -> None:
+        """Look whether the store may throw away what it is told."""
+        try:
+            async with asyncio.timeout(BEAT):
+                told = await self._client.config_get("maxmemory-policy")
+        except (RedisError, OSError, TimeoutError):
+            return  # the heartbeat tells that it is away; some stores do not answer this
+        policy = told.get("maxmemory-policy", "noeviction")
+        if policy != "noeviction":
+            log.warning("store.evicts", policy=policy, advice="set maxmemory-policy noeviction")
+
+    async def _tell_left(self) -> None:
+        """Give back the places of leases that were released lately."""
+        try:
+            while self._left:
+                left, self._left = self._left, []
+                if self._failures >= FAILURES:
+                    continue  # with the next heartbeat that it hears, the store forgets them
+                keys = [self._key + server for server, _ in left]
+                words = [word for server, lease in left for word in (lease, server)]
+                try:
+                    async with asyncio.timeout(PATIENCE * 5):
+                        await self._leave(keys=keys, args=[self._channel, *words])
+                except (RedisError, OSError, TimeoutError) as error:
+                    self._note_failure(error)
+        finally:
+            self._leaving = None
+
+    async def _listen(self) -> None:
+        """Hear of places that others give back."""
+        while True:
+            try:
+                async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+                    await channel.subscribe(self._channel)
+                    while True:
+                        message = await channel.get_message(timeout=None)
+                        if message is not None:
+                            self._hear(str(message["data"]))
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(BEAT)
+
+    def _hear(self, server: str) -> None:
+        if server in self._balancer.fleet.servers and not self.away:
+            others = self._balancer.backend(server).ledger.others
+            self._balancer.others_at(server, others - 1)

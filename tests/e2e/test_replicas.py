@@ -1,0 +1,185 @@
+"""Several balancers keep the limits of their servers together, by a store that they share."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.process import Running, balancing
+from tests.fakes.sockets import Message, Visit, chat
+from tests.fakes.valkey import PROGRAM, Valkey, valkey
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(PROGRAM is None, reason="neither valkey-server nor redis-server is here"),
+]
+
+REPLICAS = 3
+RACES = int(os.environ.get("BALANCER_RACES", "2000"))
+LIMIT = 4
+EXPIRY = 10.0
+"""Seconds after which the places of a replica are free that says nothing."""
+
+
+@contextlib.asynccontextmanager
+async def replicas(
+    host: ModelHost, store: Valkey, count: int = REPLICAS, **settings: object
+) -> AsyncIterator[list[Running]]:
+    """Run some balancers before one server, which takes a few requests at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = [
+            await stack.enter_async_context(
+                balancing(
+                    {"A": host.limited(LIMIT)},
+                    valkey_url=store.url,
+                    queue_max=10_000,
+                    **settings,  # type: ignore[arg-type]
+                )
+            )
+            for _ in range(count)
+        ]
+        for balancer in found:
+            await balancer.until(lambda b=balancer: knows(b, count))  # type: ignore[misc]
+        yield found
+
+
+async def knows(balancer: Running, count: int) -> bool:
+    """Whether a replica knows how many there are."""
+    store = (await balancer.snapshot())["store"]
+    return bool(store["replicas"] == count and not store["away"])
+
+
+async def ask_all(balancers: Sequence[Running], requests: int, at_once: int = 60) -> Counter[int]:
+    """Send requests to all in turn, many at once; count the statuses."""
+    statuses: Counter[int] = Counter()
+    numbers = iter(range(requests))
+
+    async def client() -> None:
+        for number in numbers:
+            balancer = balancers[number % len(balancers)]
+            response = await balancer.ask(chat(address=f"10.0.0.{number % 50}"))
+            statuses[response.status] += 1
+
+    await asyncio.gather(*(client() for _ in range(at_once)))
+    return statuses
+
+
+class Gate:
+    """A server that holds its responses back until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.host = ModelHost(self._work)
+
+    async def _work(self, visit: Visit, message: Message) -> bytes | None:
+        await self.open.wait()
+        return await complete(visit, message)
+
+
+async def test_all_together_send_no_more_than_a_server_takes() -> None:
+    host = ModelHost()
+    async with valkey() as store, host.running(), replicas(host, store) as balancers:
+        statuses = await ask_all(balancers, RACES)
+
+    assert statuses == {200: RACES}
+    assert host.peak <= LIMIT
+
+
+async def test_a_place_that_one_replica_frees_is_taken_by_another_at_once() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
+        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
+        await a.until(lambda: gate.host.active == LIMIT)
+        waiting = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
+        await b.until(lambda: waits(b))
+        gate.open.set()
+        async with asyncio.timeout(1):  # a heartbeat is longer
+            assert (await waiting).status == 200
+        await asyncio.gather(*held)
+
+    assert gate.host.peak == LIMIT
+
+
+async def waits(balancer: Running) -> bool:
+    return bool((await balancer.snapshot())["queue"]["waiting"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+async def test_the_places_of_a_replica_that_dies_come_back() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 1) as [survivor]:
+        with contextlib.suppress(AssertionError):  # it ends as it must not
+            async with balancing({"A": gate.host.limited(LIMIT)}, valkey_url=store.url) as victim:
+                await survivor.until(lambda: knows(survivor, 2))
+                held = [asyncio.create_task(victim.ask(chat(client=f"{n}"))) for n in range(LIMIT)]
+                await victim.until(lambda: gate.host.active == LIMIT)
+                victim.process.send_signal(signal.SIGKILL)
+                await victim.process.wait()
+        await asyncio.gather(*held, return_exceptions=True)
+        gate.open.set()
+        async with asyncio.timeout(EXPIRY + 3):
+            statuses = await ask_all([survivor], LIMIT, LIMIT)
+
+    assert statuses == {200: LIMIT}
+
+
+@pytest.mark.parametrize("fault", ["stopped", "silent"])
+async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: str) -> None:
+    host = ModelHost()
+    async with valkey() as store, host.running(), replicas(host, store) as balancers:
+        if fault == "stopped":
+            await store.stop()
+        else:
+            store.pause()
+        statuses = await ask_all(balancers, 300)
+        shares = [(await b.snapshot())["backends"][0]["request_share"] for b in balancers]
+        if fault == "stopped":
+            await store.start()
+        else:
+            store.resume()
+        for balancer in balancers:
+            await balancer.until(lambda b=balancer: knows(b, REPLICAS))  # type: ignore[misc]
+        statuses += await ask_all(balancers, 300)
+        events = [{line["event"] for line in b.log()} for b in balancers]
+
+    assert statuses == {200: 600}
+    assert shares == [2] * REPLICAS  # a third of four, rounded up
+    assert host.peak <= LIMIT + REPLICAS - 1
+    assert all({"store.away", "store.back"} <= lines for lines in events)
+
+
+async def test_a_store_that_forgets_everything_is_told_again() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 1) as [a]:
+        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
+        await a.until(lambda: gate.host.active == LIMIT)
+        await store.ask("FLUSHALL")
+
+        async def is_told() -> bool:
+            return await store.ask("ZCARD", "{llama-balancer}:leases:A") == f":{LIMIT}"
+
+        await a.until(is_told)
+        gate.open.set()
+        await asyncio.gather(*held)
+
+        async def is_empty() -> bool:
+            return await store.ask("ZCARD", "{llama-balancer}:leases:A") == ":0"
+
+        await a.until(is_empty)
+
+
+async def test_without_a_store_nothing_of_it_is_imported() -> None:
+    code = "import app.main, app.composition.handler, sys; print('redis' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+
+    assert json.loads(said.decode().strip().lower()) is False

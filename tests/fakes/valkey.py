@@ -1,0 +1,81 @@
+"""A real Valkey, or Redis, which speaks the same, as a process of its own."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import AsyncIterator
+
+from tests.fakes.ports import free_port
+
+PROGRAM = shutil.which("valkey-server") or shutil.which("redis-server")
+"""None where neither is installed."""
+
+PATIENCE = 10.0
+
+
+class Valkey:
+    """A store that can be stopped, paused and started again, empty."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, with nothing in it."""
+        assert PROGRAM is not None
+        self._process = await asyncio.create_subprocess_exec(
+            *(PROGRAM, "--port", str(self.port), "--save", "", "--appendonly", "no"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with contextlib.suppress(OSError, RuntimeError):
+                    await self.ask("PING")
+                    return
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Stop it at once; it forgets everything."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    def pause(self) -> None:
+        """Have it say nothing, though its connections stay."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def ask(self, *words: str) -> str:
+        """Give it a command; return the first line of what it says.
+
+        Raises:
+            RuntimeError: it says that this is an error.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+            writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
+            said = (await reader.readline()).decode().strip()
+        finally:
+            writer.close()
+        if not said or said.startswith("-"):
+            raise RuntimeError(said)
+        return said
+
+
+@contextlib.asynccontextmanager
+async def valkey() -> AsyncIterator[Valkey]:
+    """Run a store until the block ends."""
+    store = Valkey()
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.stop()
