@@ -101,7 +101,10 @@ class Runtime:
             in_flight=lambda: self.in_flight,
             version=app.__version__,
             reloads=self.reloads,
+            store=self.places,
         )
+        if self.places is not None:
+            self.places.timed = self.meters.stored
         self.prober = Prober(
             self.balancer.backends(),
             self.pools,

@@ -17,6 +17,7 @@ import math
 import random
 import secrets
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, Final, Literal
 
 import structlog
@@ -124,6 +125,10 @@ class SharedPlaces:
         """How many there were when the store told last."""
         self.away = False
         """Whether the store is away."""
+        self.failures = 0
+        """How often it failed."""
+        self.timed: Callable[[float], None] = lambda _: None
+        """Told how many seconds it took to take a place."""
         self._policy = away
         self._failed = failed
         self._balancer = balancer
@@ -162,7 +167,7 @@ class SharedPlaces:
         lease.when_released(self._left_by)
         if self._failures >= FAILURES:
             return self._policy != "reject"
-        key, ttl = self._key + lease.server, int(TTL * 1000)
+        key, ttl, begun = self._key + lease.server, int(TTL * 1000), monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
                 taken, count = await self._enter(keys=[key], args=[lease.shared, ledger.limit, ttl])
@@ -170,6 +175,7 @@ class SharedPlaces:
             self._note_failure(error)
             return self._policy != "reject"
         self._failures = 0
+        self.timed(monotonic() - begun)
         if not taken:
             held.pop(lease.shared, None)
             lease.shared = ""
@@ -241,6 +247,7 @@ class SharedPlaces:
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
+        self.failures += 1
         if not self.away:
             self.away = True
             what = str(error) or type(error).__name__

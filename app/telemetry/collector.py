@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import get_args
+from typing import Protocol, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -22,6 +22,22 @@ SERVING: tuple[Status, ...] = ("idle", "busy", "asleep", "waking")
 """States in which a server gets requests, if only once it is awake."""
 
 
+class StoreState(Protocol):
+    """What is known of the store that replicas share."""
+
+    @property
+    def replicas(self) -> int:
+        """How many there are."""
+
+    @property
+    def away(self) -> bool:
+        """Whether it is away."""
+
+    @property
+    def failures(self) -> int:
+        """How often it failed."""
+
+
 class StateCollector:
     """Describes the present. It belongs to the event loop, as what it reads does."""
 
@@ -32,7 +48,9 @@ class StateCollector:
         waiting: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
         sampler: GpuSampler,
+        store: StoreState | None = None,
     ) -> None:
+        self._store = store
         self._prefix = prefix
         self._balancer = balancer
         self._waiting = waiting
@@ -49,6 +67,17 @@ class StateCollector:
         yield from self._caches(backends)
         yield from self._seconds(backends)
         yield from self._gpus()
+        if self._store is not None:
+            yield from self._shared(self._store)
+
+    def _shared(self, store: StoreState) -> Iterator[Metric]:
+        up = self._gauge("store_up", "Whether the store that replicas share responds.")
+        up.add_metric([], float(not store.away))
+        replicas = self._gauge("store_replicas", "Balancers that share the store.")
+        replicas.add_metric([], store.replicas)
+        failures = self._counter("store_failures", "What was asked of the store in vain.")
+        failures.add_metric([], store.failures)
+        yield from (up, replicas, failures)
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{self._prefix}_{name}", about, labels=labels)

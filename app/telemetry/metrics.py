@@ -25,7 +25,7 @@ from app.routing.balancer import Balancer
 from app.routing.catalog import models_by_name
 from app.routing.fleet import spelt
 from app.telemetry import exposition, log_writer, logs
-from app.telemetry.collector import NO_MODEL, StateCollector
+from app.telemetry.collector import NO_MODEL, StateCollector, StoreState
 from app.telemetry.gpu.sampler import GpuSampler
 from app.telemetry.instrument import Instruments, label
 from app.telemetry.key_metrics import KeyMetrics
@@ -36,6 +36,7 @@ from app.telemetry.request_metrics import OTHER, RequestMetrics
 PREFIX: Final = "llama_balancer"
 
 PROBE: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+STORE: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2)
 LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_INTERVAL: Final = 0.1
 """Seconds between two looks at the event loop's lag."""
@@ -66,11 +67,12 @@ class Metrics:
         in_flight: Callable[[], Mapping[str, int]],
         version: str,
         reloads: Reloads | None = None,
+        store: StoreState | None = None,
     ) -> None:
         self._reloads = reloads or Reloads()
         self._balancer = balancer
         self._registry = registry = CollectorRegistry()
-        self._state = StateCollector(PREFIX, balancer, waiting, in_flight, sampler)
+        self._state = StateCollector(PREFIX, balancer, waiting, in_flight, sampler, store)
         self._described: tuple[Metric, ...] = ()
         self._models: set[str] = set()
         instruments = Instruments(PREFIX, registry)
@@ -93,6 +95,9 @@ class Metrics:
             f"How late the event loop came to something due after {LAG_INTERVAL} s.",
             LAG,
         ).labels()
+        self._store = instruments.histogram(
+            "store_seconds", "How long the store took that replicas share.", STORE
+        )
         build = InfoMetricFamily(f"{PREFIX}_build", "What runs here.")
         revision = os.environ.get("LLAMA_BALANCER_REVISION", "")
         about = {"version": version, "revision": revision}
@@ -117,6 +122,10 @@ class Metrics:
         """Count a probe."""
         self._checks.labels(server, result).value += 1
         self._check_duration.labels(server).observe(seconds)
+
+    def stored(self, seconds: float) -> None:
+        """Time a round trip to the store that replicas share."""
+        self._store.labels().observe(seconds)
 
     async def watch_event_loop(self) -> None:
         """Measure, until cancelled, how late the event loop is."""

@@ -1,7 +1,7 @@
 """What the balancer emits once everything has happened to it."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -25,6 +25,14 @@ from tests.fakes.gpu import OneGpu
 from tests.fakes.kinds import LLAMA_CPP
 
 CHAT = "/v1/chat/completions"
+
+
+class Store(NamedTuple):
+    """What is known of the store that replicas share."""
+
+    replicas: int
+    away: bool
+    failures: int
 
 
 async def emitted() -> dict[str, frozenset[str]]:
@@ -57,7 +65,15 @@ async def _samples() -> list[Sample]:
     )
     sampler.sample_once()
     sampler.errors["lost"] += 1
-    metrics = Metrics(balancer, sampler, waiting=dict, in_flight=lambda: {CHAT: 1}, version="1")
+    metrics = Metrics(
+        balancer,
+        sampler,
+        waiting=dict,
+        in_flight=lambda: {CHAT: 1},
+        version="1",
+        store=Store(replicas=3, away=False, failures=0),
+    )
+    metrics.stored(0.001)
     metrics.checked("PC1", "ok", 0.1)
     for record in _records():
         metrics.finished(record)

@@ -22,8 +22,8 @@ ALERTS = re.findall(r"alert: (\w+)", RULES)
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 
 
-def test_there_are_sixteen() -> None:
-    assert len(set(ALERTS)) == len(ALERTS) == 16
+def test_there_are_seventeen() -> None:
+    assert len(set(ALERTS)) == len(ALERTS) == 17
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -104,6 +104,7 @@ CAUSES: dict[str, dict[str, str]] = {
     "ServerDown": {f'{BALANCER}server_up{{{HERE},server="A"}}': gauge(0, 1)},
     "ServerEjected": {f'{BALANCER}server_state{{{HERE},server="A",state="ejected"}}': gauge(1, 0)},
     "AgentDown": {'up{job="llama-balancer-agents",instance="a",machine="A"}': gauge(0, 1)},
+    "StoreAway": {f"{BALANCER}store_up{{{HERE}}}": gauge(0, 1)},
     "TimeToFirstTokenHigh": times(
         f"{BALANCER}time_to_first_token_seconds", f'{HERE},model="m"', "30.0"
     ),

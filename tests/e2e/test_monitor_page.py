@@ -336,6 +336,15 @@ def test_the_page_warns_where_anybody_on_the_network_may_use_every_model(page: P
     assert "BALANCER_ADMIN_KEY" in page.text()
 
 
+def test_the_page_tells_that_the_store_is_away_and_what_holds_meanwhile(page: Page) -> None:
+    for away in (True, False):
+        store = {"replicas": 3, "away": away, "goes_by": "share"}
+        page.show({**BUSY, "snapshot": {**BUSY["snapshot"], "store": store}})
+        text = page.text()
+        assert ("The store that the balancers share is away" in text) is away
+        assert ("Each of the 3 balancers keeps to its share" in text) is away
+
+
 def test_the_page_tells_that_the_settings_were_refused_and_why(page: Page) -> None:
     banner = "The settings that are written now were refused"
     page.show(BUSY)

@@ -239,8 +239,18 @@ function totals(snapshot, stats) {
 }
 
 const CHANGES = { clock: "a time", hash: "a hash", tools: "the order of tools", moved: "a message's place", reasoning: "reasoning left out", other: "a text" };
+const GOES_BY = {
+  share: (balancers) => `Each of the ${balancers} balancers keeps to its share of each server's limit.`,
+  full: () => "Each balancer goes by each server's whole limit: together they may exceed it.",
+  reject: () => "No requests go to servers with a limit.",
+};
 let shownAt = "";
 let mayOrder = false;
+
+function showStore(store) {
+  $("store-away").hidden = !(store && store.away);
+  if (store) set($("store-rule"), `${GOES_BY[store.goes_by](store.replicas)} It is back by itself once Valkey responds.`);
+}
 
 function show({ snapshot, stats }) {
   shownAt = snapshot.now;
@@ -250,6 +260,7 @@ function show({ snapshot, stats }) {
   $("open").hidden = !snapshot.open_at;
   $("refused").hidden = snapshot.refused_settings.length === 0;
   set($("mistakes"), snapshot.refused_settings.join("\n"));
+  showStore(snapshot.store);
   for (const id of ["totals", "servers-part", "traffic", "sticky-part", "models-part"]) $(id).hidden = !configured;
   $("gpus-part").hidden = snapshot.gpus.length === 0;
   $("changed-part").hidden = snapshot.changed_prompts.length === 0;
