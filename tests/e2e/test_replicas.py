@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, chat
-from tests.fakes.valkey import PROGRAM, Valkey, valkey
+from tests.fakes.valkey import PROGRAM, Late, Valkey, valkey
 
 pytestmark = [
     pytest.mark.anyio,
@@ -30,7 +30,7 @@ EXPIRY = 10.0
 
 @contextlib.asynccontextmanager
 async def replicas(
-    host: ModelHost, store: Valkey, count: int = REPLICAS, **settings: object
+    host: ModelHost, store: Valkey | Late, count: int = REPLICAS, **settings: object
 ) -> AsyncIterator[list[Running]]:
     """Run some balancers before one server, which takes a few requests at once."""
     async with contextlib.AsyncExitStack() as stack:
@@ -130,20 +130,31 @@ async def test_the_places_of_a_replica_that_dies_come_back() -> None:
     assert statuses == {200: LIMIT}
 
 
-@pytest.mark.parametrize("fault", ["stopped", "silent"])
+@pytest.mark.parametrize("fault", ["stopped", "silent", "late"])
 async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: str) -> None:
     host = ModelHost()
-    async with valkey() as store, host.running(), replicas(host, store) as balancers:
-        if fault == "stopped":
-            await store.stop()
-        else:
-            store.pause()
+    async with (
+        valkey() as store,
+        Late(store).running() as way,
+        host.running(),
+        replicas(host, way) as balancers,
+    ):
+        match fault:
+            case "stopped":
+                await store.stop()
+            case "silent":
+                store.pause()
+            case "late":
+                way.seconds = 0.5
         statuses = await ask_all(balancers, 300)
         shares = [(await b.snapshot())["backends"][0]["request_share"] for b in balancers]
-        if fault == "stopped":
-            await store.start()
-        else:
-            store.resume()
+        match fault:
+            case "stopped":
+                await store.start()
+            case "silent":
+                store.resume()
+            case "late":
+                way.seconds = 0.0
         for balancer in balancers:
             await balancer.until(lambda b=balancer: knows(b, REPLICAS))  # type: ignore[misc]
         statuses += await ask_all(balancers, 300)

@@ -70,6 +70,42 @@ class Valkey:
         return said
 
 
+class Late:
+    """A way to a store on which everything takes longer, once it shall."""
+
+    def __init__(self, store: Valkey) -> None:
+        self.seconds = 0.0
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._store = store
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Late"]:
+        """Pass on what comes, until the block ends."""
+        async with await asyncio.start_server(self._pass, "127.0.0.1", self.port):
+            yield self
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            to_store = await asyncio.open_connection("127.0.0.1", self._store.port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(
+            self._copy(reader, to_store[1]),
+            self._copy(to_store[0], writer),
+            return_exceptions=True,
+        )
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await asyncio.sleep(self.seconds)
+                writer.write(data)
+        finally:
+            writer.close()
+
+
 @contextlib.asynccontextmanager
 async def valkey() -> AsyncIterator[Valkey]:
     """Run a store until the block ends."""
