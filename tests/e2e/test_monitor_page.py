@@ -343,6 +343,7 @@ def test_the_page_tells_that_the_store_is_away_and_what_holds_meanwhile(page: Pa
         text = page.text()
         assert ("The store that the balancers share is away" in text) is away
         assert ("Each of the 3 balancers keeps to its share" in text) is away
+        assert ("share the servers" in text) is not away
 
 
 def test_the_page_tells_that_the_settings_were_refused_and_why(page: Page) -> None:

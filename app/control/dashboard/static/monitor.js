@@ -223,6 +223,7 @@ function totals(snapshot, stats) {
     ["Requests, last hour", stats.total_requests, ""],
     ["Prompt tokens saved", cached + worked ? percent(100 * cached / (cached + worked)) : null,
       cached ? compact(cached) : ""],
+    ...(snapshot.store ? [["Balancers", snapshot.store.replicas, snapshot.store.away ? "when last heard of" : "share the servers"]] : []),
     ["This machine's GPUs", snapshot.gpu_backend === "none" ? "unknown" : snapshot.local.status,
       snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
   ];
