@@ -546,7 +546,10 @@ class Balancer:
 
     def others_at(self, server: str, count: int, share: int | None = None) -> None:
         """Note how many leases other replicas have at a server, or what our share is."""
-        ledger = self._backends[server].ledger
+        backend = self._backends.get(server)
+        if backend is None:
+            return  # it was removed
+        ledger = backend.ledger
         before = ledger.full
         ledger.others, ledger.share = max(0, count), share
         if before != ledger.full:

@@ -415,7 +415,7 @@ class Settings(BaseSettings):
     on_store_failure: Annotated[Literal["share", "full", "reject"], BeforeValidator(lower)] = Field(
         default="share",
         description="What a balancer goes by while Valkey is away: its share of each "
-        "`request_max`, the `full` one, or none (`reject`).",
+        "`request_max`, the `full` one, or none (`reject`), so that requests wait for Valkey.",
     )
     drain_delay: int = Field(
         default=0,
