@@ -44,6 +44,10 @@ def test_every_alert_is_tried_both_ways(alert: str) -> None:
     assert f"{{alertname: {alert}, " in silent
 
 
+def test_every_alert_has_a_cause() -> None:
+    assert set(CAUSES) == set(ALERTS)
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_a_line_in_the_documents(alert: str) -> None:
     assert f"| `{alert}` |" in OPERATIONS
@@ -123,10 +127,21 @@ CAUSES: dict[str, dict[str, str]] = {
 """Of each alert: what makes it fire in the series' second third, and in no other."""
 
 
+def stored_until(stop: int) -> str:
+    """Write the time of what was stored last, while it is stored: not in the second third."""
+    times = [f"{10 * scrape}" for scrape in range(BEFORE + DURING + AFTER)]
+    return " ".join("_" if BEFORE <= scrape < stop else time for scrape, time in enumerate(times))
+
+
+FULL_DISK = {'prometheus_tsdb_head_max_time_seconds{job="p"}': stored_until(BEFORE + DURING)}
+
+
 @promtool
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize(
+    ("alert", "series"), [*CAUSES.items(), ("PrometheusCannotWrite", FULL_DISK)]
+)
 def test_an_alert_fires_within_three_minutes_and_is_over_as_soon_after(
-    alert: str, tmp_path: Path
+    alert: str, series: dict[str, str], tmp_path: Path
 ) -> None:
     firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
     one = [{"labels": "{}", "value": 1}]
@@ -137,7 +152,7 @@ def test_an_alert_fires_within_three_minutes_and_is_over_as_soon_after(
         "tests": [
             {
                 "interval": "10s",
-                "input_series": [{"series": k, "values": v} for k, v in CAUSES[alert].items()],
+                "input_series": [{"series": k, "values": v} for k, v in series.items()],
                 "promql_expr_test": [
                     {"expr": firing, "eval_time": at, "exp_samples": samples}
                     for at, samples in checks.items()
