@@ -65,7 +65,7 @@ for at = 1, #KEYS do
 end
 return 0
 """
-"""Gives places back and says so: ARGV are the channel, and for each key a lease and its server."""
+"""Gives places back and says so: ARGV are the channel, and for each key a lease and a message."""
 
 RENEW: Final = """
 local time = redis.call('TIME')
@@ -78,11 +78,13 @@ local counts = {redis.call('ZCARD', KEYS[1])}
 local at = 3
 for key = 2, #KEYS do
   local mine = {}
-  for lease = at + 1, at + tonumber(ARGV[at]) do
+  local asking = at + 2 + tonumber(ARGV[at])
+  local last = asking - 1 + tonumber(ARGV[at + 1])
+  for lease = at + 2, last do
     mine[ARGV[lease]] = true
-    redis.call('ZADD', KEYS[key], now + ttl, ARGV[lease])
+    if lease < asking then redis.call('ZADD', KEYS[key], now + ttl, ARGV[lease]) end
   end
-  at = at + tonumber(ARGV[at]) + 1
+  at = last + 1
   redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
   for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
     if string.sub(lease, 1, #ARGV[1]) == ARGV[1] and not mine[lease] then
@@ -97,8 +99,8 @@ return counts
 """Renews all leases of a replica, and drops those of its own that it does not know.
 
 KEYS are the replicas, then each server's leases; ARGV the replica, milliseconds, and for each
-server how many leases it has there, and they. Returns how many replicas there are, then how many
-leases each server has.
+server how many leases it has there, for how many it is just asking, and they. Returns how many
+replicas there are, then how many leases each server has.
 """
 
 log = structlog.get_logger(__name__)
@@ -135,8 +137,8 @@ class SharedPlaces:
         self._failures = 0
         self._replica = secrets.token_hex(6) + "/"
         self._leases = 0
-        self._held: dict[str, dict[str, Lease]] = {}
-        """Our leases that the store has, or may have, by server and by their names there."""
+        self._held: dict[str, dict[str, bool]] = {}
+        """Our leases, by server and by their names there: whether they have their places."""
         self._left: list[tuple[str, str]] = []
         self._leaving: asyncio.Task[None] | None = None
         tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
@@ -163,28 +165,38 @@ class SharedPlaces:
         self._leases += 1
         lease.shared = f"{self._replica}{self._leases}"
         held = self._held.setdefault(lease.server, {})
-        held[lease.shared] = lease
+        held[lease.shared] = alone = self._failures >= FAILURES
         lease.when_released(self._left_by)
-        if self._failures >= FAILURES:
-            return self._policy != "reject"
-        key, ttl, begun = self._key + lease.server, int(TTL * 1000), monotonic()
+        taken = self._policy != "reject"
+        if not alone:
+            taken = await self._ask_for(lease, ledger.limit)
+        if not taken:
+            held.pop(lease.shared, None)
+            lease.shared = ""
+        elif lease.shared in held:  # it was not released meanwhile
+            held[lease.shared] = True
+        return taken
+
+    def snapshot(self) -> dict[str, object]:
+        """Return how many replicas there are, and whether the store is away."""
+        return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}
+
+    async def _ask_for(self, lease: Lease, limit: int) -> bool:
+        """Ask the store for a place; where it does not respond, tell what we go by."""
+        key, begun = self._key + lease.server, monotonic()
+        args = [lease.shared, limit, int(TTL * 1000)]
         try:
             async with asyncio.timeout(PATIENCE):
-                taken, count = await self._enter(keys=[key], args=[lease.shared, ledger.limit, ttl])
+                taken, count = await self._enter(keys=[key], args=args)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             return self._policy != "reject"
         self._failures = 0
         self.timed(monotonic() - begun)
         if not taken:
-            held.pop(lease.shared, None)
-            lease.shared = ""
-            self._balancer.others_at(lease.server, int(count) - len(held))
+            ours = sum(self._held.get(lease.server, {}).values())
+            self._balancer.others_at(lease.server, int(count) - ours)
         return bool(taken)
-
-    def snapshot(self) -> dict[str, object]:
-        """Return how many replicas there are, and whether the store is away."""
-        return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}
 
     def _left_by(self, lease: Lease) -> None:
         """Give a lease's place back, in the background."""
@@ -215,9 +227,11 @@ class SharedPlaces:
         args: list[str | int] = [self._replica, int(TTL * 1000)]
         own = []
         for backend in backends:
-            names = [*self._held.get(backend.server.name, ())]
-            own.append(len(names))
-            args += [len(names), *names]
+            held = self._held.get(backend.server.name, {})
+            ours = [name for name, has_place in held.items() if has_place]
+            asking = [name for name, has_place in held.items() if not has_place]
+            own.append(len(ours))
+            args += [len(ours), len(asking), *ours, *asking]
         keys = [self._members, *(self._key + backend.server.name for backend in backends)]
         try:
             async with asyncio.timeout(BEAT):
@@ -281,7 +295,7 @@ class SharedPlaces:
                 if self._failures >= FAILURES:
                     continue  # with the next heartbeat that it hears, the store forgets them
                 keys = [self._key + server for server, _ in left]
-                words = [word for server, lease in left for word in (lease, server)]
+                words = [word for server, x in left for word in (x, self._replica + server)]
                 try:
                     async with asyncio.timeout(PATIENCE * 5):
                         await self._leave(keys=keys, args=[self._channel, *words])
@@ -299,11 +313,13 @@ class SharedPlaces:
                     while True:
                         message = await channel.get_message(timeout=None)
                         if message is not None:
-                            self._hear(str(message["data"]))
+                            self._hear(*str(message["data"]).split("/", 1))
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(BEAT)
 
-    def _hear(self, server: str) -> None:
-        if server in self._balancer.fleet.servers and not self.away:
+    def _hear(self, replica: str, server: str) -> None:
+        """Take in that a replica has freed a place: our own have been counted."""
+        ours = f"{replica}/" == self._replica
+        if not (ours or self.away) and server in self._balancer.fleet.servers:
             others = self._balancer.backend(server).ledger.others
             self._balancer.others_at(server, others - 1)

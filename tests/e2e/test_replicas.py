@@ -111,6 +111,26 @@ async def waits(balancer: Running) -> bool:
     return bool((await balancer.snapshot())["queue"]["waiting"])
 
 
+async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
+        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
+        await a.until(lambda: gate.host.active == LIMIT)
+        waiting = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
+        await b.until(lambda: waits(b))
+        known = (await b.backends("others_inflight"), await a.backends("others_inflight"))
+        gate.open.set()
+        await asyncio.gather(waiting, *held)
+        await b.until(lambda: is_free(a, b))
+
+    assert known == ([LIMIT], [0])
+
+
+async def is_free(*balancers: Running) -> bool:
+    """Whether nobody believes that others have places."""
+    return all([await b.backends("others_inflight") == [0] for b in balancers])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 async def test_the_places_of_a_replica_that_dies_come_back() -> None:
     gate = Gate()
