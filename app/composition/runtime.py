@@ -81,7 +81,8 @@ class Runtime:
         self._doors: dict[str, tuple[str, str | None, dict[str, str], Trust]] = {}
         """Where each leads, as whom the server knows us, and whom we believe."""
         self._follow_servers(settings)
-        self.places = _places(settings, self.balancer) if settings.valkey_url else None
+        self.keys = settings.key_ring()
+        self.places = _places(settings, self.balancer, self.keys) if settings.valkey_url else None
         self.queue = RequestQueue(
             self.balancer, capacity=settings.queue_max, timeout=settings.queue_timeout
         )
@@ -136,7 +137,6 @@ class Runtime:
         self.forwarding = set(settings.forwarding())
         """Servers that get their clients' credentials."""
         self.owners = Owners()
-        self.keys = settings.key_ring()
         self.wrong_keys = WrongKeys(logs.wrong_key)
         self.login_page = LoginPage()
         self.connections = Connections()
@@ -334,7 +334,7 @@ def _rules(settings: Settings) -> _Rules:
     }
 
 
-def _places(settings: Settings, balancer: Balancer) -> "SharedPlaces":
+def _places(settings: Settings, balancer: Balancer, keys: KeyRing) -> "SharedPlaces":
     from app.store.places import SharedPlaces
 
     assert settings.valkey_url is not None
@@ -343,6 +343,7 @@ def _places(settings: Settings, balancer: Balancer) -> "SharedPlaces":
         settings.valkey_prefix,
         balancer,
         away=settings.on_store_failure,
+        allowances=keys.limited,
         failed=logs.task_failed,
     )
 

@@ -1,7 +1,7 @@
 """How much the holder of a key may ask: at once, and in a minute."""
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 MINUTE: Final = 60.0
 
@@ -49,6 +49,17 @@ class Rate:
             self.total += amount
 
 
+class Spent(NamedTuple):
+    """What a key has in flight, and has used in the last minute."""
+
+    in_flight: int
+    requests: int
+    tokens: int
+
+
+NOTHING: Final = Spent(0, 0, 0)
+
+
 class Allowance:
     """What one key may do at most, and what was done with it.
 
@@ -56,7 +67,7 @@ class Allowance:
     known in its end: the last one that is admitted may exceed what is left of them.
     """
 
-    __slots__ = ("_requests", "_reserved", "_tokens", "in_flight", "request_max")
+    __slots__ = ("_requests", "_reserved", "_tokens", "in_flight", "others", "request_max")
 
     def __init__(
         self,
@@ -68,6 +79,8 @@ class Allowance:
         self._requests = Rate(requests_per_minute)
         self._tokens = Rate(tokens_per_minute)
         self.in_flight = 0
+        self.others = NOTHING
+        """What the key has used at other replicas of the balancer."""
         self._reserved = 0
         """How many tokens the prompts in flight may have."""
 
@@ -77,9 +90,11 @@ class Allowance:
         `now` is on the monotonic clock, in seconds; `tokens` is how many its prompt may have.
         None is returned where it is admitted: it must then `leave` once.
         """
-        if self.request_max is not None and self.in_flight >= self.request_max:
+        in_flight, requests, tokens_used = self.others
+        if self.request_max is not None and self.in_flight + in_flight >= self.request_max:
             return 0.0  # nobody knows how long the others take
-        longest, wait = self._requests.wait(now), self._tokens.wait(now, self._reserved)
+        longest = self._requests.wait(now, requests)
+        wait = self._tokens.wait(now, self._reserved + tokens_used)
         if longest is None or (wait is not None and wait > longest):
             longest = wait
         if longest is not None:
@@ -94,6 +109,17 @@ class Allowance:
         self.in_flight -= 1
         self._reserved -= tokens
         self._tokens.count(now, used)
+
+    @property
+    def limits(self) -> tuple[int | None, int | None, int | None]:
+        """The most at once, the most requests a minute and tokens; None where nothing bounds."""
+        return self.request_max, self._requests.most, self._tokens.most
+
+    def spent(self, now: float) -> Spent:
+        """Return what was used here in the last minute, prompts in flight included."""
+        self._requests.wait(now)
+        self._tokens.wait(now)  # these forget what is longer ago
+        return Spent(self.in_flight, self._requests.total, self._tokens.total + self._reserved)
 
     def changed(self, other: "Allowance") -> "Allowance":
         """Take the limits of another from now on."""

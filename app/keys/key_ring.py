@@ -100,6 +100,11 @@ class KeyRing:
         """Whether there is a metrics key."""
         return self._metrics is not None
 
+    def limited(self) -> dict[str, Allowance]:
+        """Return what the keys allow that have limits, by their names."""
+        keys = {key.name: key.allowance for key in self._keys.values()}
+        return {name: one for name, one in keys.items() if any(one.limits)}
+
     def replace(self, keys: Iterable[tuple[str, Key]]) -> None:
         """Take other keys from now on; what was done under a name goes on counting for it.
 

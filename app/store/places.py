@@ -16,7 +16,7 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -26,8 +26,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from app.keys.allowance import Allowance
 from app.routing.balancer import Balancer
 from app.routing.ledger import Lease
+from app.store.allowances import TELL, SharedAllowances
 
 TTL: Final = 10.0
 """Seconds after which the leases of a replica expire that says nothing."""
@@ -110,8 +112,8 @@ class SharedPlaces:
     """Has all replicas keep each server's limit together.
 
     What a request needs of the store is one round trip, and never more than `PATIENCE`. While the
-    store is away, each replica goes by what `away` says. `failed` is told of a round that failed
-    for a fault of ours.
+    store is away, each replica goes by what `away` says. `allowances` gives those of API keys that
+    have limits, by the keys' names; `failed` is told of a round that failed for a fault of ours.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class SharedPlaces:
         balancer: Balancer,
         *,
         away: Away = "share",
+        allowances: Callable[[], Mapping[str, Allowance]] = dict,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.replicas = 1
@@ -154,6 +157,9 @@ class SharedPlaces:
         self._enter: Call = self._client.register_script(ENTER)
         self._leave: Call = self._client.register_script(LEAVE)
         self._renew: Call = self._client.register_script(RENEW)
+        self._allowances = SharedAllowances(
+            self._client.register_script(TELL), [f"{tag}:keys", self._members], allowances
+        )
 
     async def enter(self, lease: Lease) -> bool:
         """Take a place for a lease; tell whether there was one."""
@@ -236,6 +242,7 @@ class SharedPlaces:
         try:
             async with asyncio.timeout(BEAT):
                 replicas, *counts = await self._renew(keys=keys, args=args)
+                await self._allowances.beat(self._replica, int(TTL * 1000), monotonic())
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             self._go_alone()
@@ -270,6 +277,7 @@ class SharedPlaces:
 
     def _go_alone(self) -> None:
         """Keep to limits of our own, while nobody knows what other replicas do."""
+        self._allowances.go_alone(1 if self._policy == "full" else self.replicas)
         for backend in self._balancer.backends():
             limit, share = backend.ledger.limit, None
             if limit is not None and self._policy != "full":

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, chat
+from tests.fakes.sockets import Message, Visit, bearer, chat
 from tests.fakes.valkey import PROGRAM, Late, Valkey, valkey
 
 pytestmark = [
@@ -24,6 +24,7 @@ pytestmark = [
 REPLICAS = 3
 RACES = int(os.environ.get("BALANCER_RACES", "2000"))
 LIMIT = 4
+KEY = "a-key-that-is-long-enough"
 EXPIRY = 10.0
 """Seconds after which the places of a replica are free that says nothing."""
 
@@ -129,6 +130,31 @@ async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one
 async def is_free(*balancers: Running) -> bool:
     """Whether nobody believes that others have places."""
     return all([await b.backends("others_inflight") == [0] for b in balancers])
+
+
+async def test_the_limit_of_a_key_holds_over_all() -> None:
+    host = ModelHost()
+    keys = json.dumps({"alice": {"key": KEY, "requests_per_minute": 3}})
+    seen = json.dumps({"/llmhealth-snapshot": ["127.0.0.1"]})
+    asks = with_key(chat())
+    async with (
+        valkey() as store,
+        host.running(),
+        replicas(host, store, 2, api_keys=keys, open_endpoints=seen) as (a, b),
+    ):
+        first = [(await a.ask(asks)).status for _ in range(4)]
+
+        async def is_refused() -> bool:
+            return (await b.ask(asks)).status == 429
+
+        await b.until(is_refused)
+
+    assert first == [200, 200, 200, 429]
+
+
+def with_key(request: bytes) -> bytes:
+    head, _, rest = request.partition(b"\r\n")
+    return head + b"\r\n" + bearer(KEY) + b"\r\n" + rest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

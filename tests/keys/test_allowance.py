@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.keys.allowance import MINUTE, Allowance
+from app.keys.allowance import MINUTE, Allowance, Spent
 
 
 def test_no_more_than_may_be_at_once_are() -> None:
@@ -98,3 +98,32 @@ def test_who_waits_as_long_as_told_is_admitted(
             now += wait + 1e-6
             assert allowance.enter(now) is None
         allowance.leave(now, used=used)
+
+
+def test_what_is_in_flight_at_other_replicas_counts() -> None:
+    allowance = Allowance(request_max=3)
+    allowance.others = Spent(2, 0, 0)
+
+    assert [allowance.enter(0.0), allowance.enter(0.0)] == [None, 0.0]
+
+
+def test_what_was_used_at_other_replicas_counts() -> None:
+    allowance = Allowance(requests_per_minute=3, tokens_per_minute=100)
+    allowance.others = Spent(0, 2, 0)
+    first = allowance.enter(0.0)
+    second = allowance.enter(0.0)
+    allowance.others = Spent(0, 0, 100)
+
+    assert first is None
+    assert second is not None
+    assert allowance.enter(0.0) is not None
+
+
+def test_what_is_told_to_others_is_of_the_last_minute() -> None:
+    allowance = Allowance(requests_per_minute=9, tokens_per_minute=1000)
+    allowance.enter(0.0, tokens=50)
+    allowance.leave(1.0, tokens=50, used=70)
+    allowance.enter(30.0, tokens=20)
+
+    assert allowance.spent(30.0) == Spent(1, 2, 90)
+    assert allowance.spent(62.0) == Spent(1, 1, 20)
