@@ -1,7 +1,7 @@
-"""What each API key has used, told to all replicas with every heartbeat.
+"""What each API key has used, reported to all replicas with every heartbeat.
 
-A limit counts what the others have told last: within one heartbeat all together may let a few
-requests more in. No request waits for it.
+A limit counts what the others have reported last: within one heartbeat all together may admit a few
+requests more. No request waits for it.
 """
 
 import json
@@ -12,22 +12,22 @@ from typing import Any, Final
 
 from app.keys.allowance import Allowance, Spent
 
-TELL: Final = """
+REPORT: Final = """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]) * 2)
-local told = {}
+local others = {}
 for _, replica in ipairs(redis.call('HKEYS', KEYS[1])) do
   if not redis.call('ZSCORE', KEYS[2], replica) then
     redis.call('HDEL', KEYS[1], replica)
   elseif replica ~= ARGV[1] then
-    told[#told + 1] = redis.call('HGET', KEYS[1], replica)
+    others[#others + 1] = redis.call('HGET', KEYS[1], replica)
   end
 end
-return told
+return others
 """
-"""Tells what a replica's keys have used, and returns what those of others have.
+"""Stores what a replica's keys have used, and returns what those of others have.
 
-KEYS are what all have told, and the replicas there are; ARGV the replica, its words, milliseconds.
+KEYS are all reports, and the replicas that there are; ARGV the replica, its report, milliseconds.
 """
 
 
@@ -39,23 +39,23 @@ class SharedAllowances:
 
     def __init__(
         self,
-        tell: Callable[..., Awaitable[Any]],
+        report: Callable[..., Awaitable[Any]],
         keys: list[str],
         allowances: Callable[[], Mapping[str, Allowance]],
     ) -> None:
-        self._tell = tell
+        self._report = report
         self._keys = keys
         self._allowances = allowances
 
     async def beat(self, replica: str, milliseconds: int, now: float) -> None:
-        """Tell what was used until `now`, on the monotonic clock, and take in what others tell."""
+        """Report what was used until `now`, on the monotonic clock; take in the others' reports."""
         allowances = self._allowances()
         if not allowances:
             return
-        words = json.dumps({name: one.spent(now) for name, one in allowances.items()})
-        told = await self._tell(keys=self._keys, args=[replica, words, milliseconds])
+        report = json.dumps({name: one.spent(now) for name, one in allowances.items()})
+        reports = await self._report(keys=self._keys, args=[replica, report, milliseconds])
         in_flight, requests, tokens = Counter[str](), Counter[str](), Counter[str]()
-        for text in told:
+        for text in reports:
             for name, (flying, asked, used) in json.loads(text).items():
                 in_flight[name] += flying
                 requests[name] += asked

@@ -29,7 +29,7 @@ from redis.retry import Retry
 from app.keys.allowance import Allowance
 from app.routing.balancer import Balancer
 from app.routing.ledger import Lease
-from app.store.allowances import TELL, SharedAllowances
+from app.store.allowances import REPORT, SharedAllowances
 
 TTL: Final = 10.0
 """Seconds after which the leases of a replica expire that says nothing."""
@@ -127,7 +127,7 @@ class SharedPlaces:
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.replicas = 1
-        """How many there were when the store told last."""
+        """How many there were when the store responded last."""
         self.away = False
         """Whether the store is away."""
         self.failures = 0
@@ -158,11 +158,11 @@ class SharedPlaces:
         self._leave: Call = self._client.register_script(LEAVE)
         self._renew: Call = self._client.register_script(RENEW)
         self._allowances = SharedAllowances(
-            self._client.register_script(TELL), [f"{tag}:keys", self._members], allowances
+            self._client.register_script(REPORT), [f"{tag}:keys", self._members], allowances
         )
 
     async def enter(self, lease: Lease) -> bool:
-        """Take a place for a lease; tell whether there was one."""
+        """Take a place for a lease; return whether there was one."""
         if lease.server not in self._balancer.fleet.servers:
             return True  # it was removed in this very moment
         ledger = self._balancer.backend(lease.server).ledger
@@ -188,7 +188,7 @@ class SharedPlaces:
         return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}
 
     async def _ask_for(self, lease: Lease, limit: int) -> bool:
-        """Ask the store for a place; where it does not respond, tell what we go by."""
+        """Ask the store for a place; return whether there is one, or what we go by without it."""
         key, begun = self._key + lease.server, monotonic()
         args = [lease.shared, limit, int(TTL * 1000)]
         try:
@@ -211,10 +211,10 @@ class SharedPlaces:
         self._held.get(lease.server, {}).pop(lease.shared, None)
         self._left.append((lease.server, lease.shared))
         if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._tell_left())
+            self._leaving = asyncio.get_running_loop().create_task(self._give_back())
 
     async def watch(self) -> None:
-        """Renew the leases, and learn of those of others, until cancelled."""
+        """Renew the leases, and take in those of others, until cancelled."""
         await self._greet()
         listening = asyncio.create_task(self._listen(), name="freed places")
         try:
@@ -295,7 +295,7 @@ class SharedPlaces:
         if policy != "noeviction":
             log.warning("store.evicts", policy=policy, advice="set maxmemory-policy noeviction")
 
-    async def _tell_left(self) -> None:
+    async def _give_back(self) -> None:
         """Give back the places of leases that were released lately."""
         try:
             while self._left:
@@ -313,7 +313,7 @@ class SharedPlaces:
             self._leaving = None
 
     async def _listen(self) -> None:
-        """Hear of places that others give back."""
+        """Take in, until cancelled, which places others give back."""
         while True:
             try:
                 async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
@@ -321,11 +321,11 @@ class SharedPlaces:
                     while True:
                         message = await channel.get_message(timeout=None)
                         if message is not None:
-                            self._hear(*str(message["data"]).split("/", 1))
+                            self._on_freed(*str(message["data"]).split("/", 1))
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(BEAT)
 
-    def _hear(self, replica: str, server: str) -> None:
+    def _on_freed(self, replica: str, server: str) -> None:
         """Take in that a replica has freed a place: our own have been counted."""
         ours = f"{replica}/" == self._replica
         if not (ours or self.away) and server in self._balancer.fleet.servers:

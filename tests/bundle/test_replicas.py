@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.bundle.stack import ROOT, Stack, lacking, run, running
 
@@ -30,7 +31,7 @@ LACKING = lacks()
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with running(("balancer", "valkey", "pc1"), FILES) as (found, _):
+    with running(("balancer", "valkey", "pc1", "prometheus"), FILES) as (found, _):
         yield found
 
 
@@ -46,6 +47,27 @@ def test_each_of_three_knows_of_the_others(stack: Stack, number: int) -> None:
             return
         assert time.monotonic() < deadline, store
         time.sleep(0.5)
+
+
+@pytest.mark.skipif(bool(LACKING), reason=LACKING)
+@pytest.mark.timeout(300)
+def test_prometheus_sees_each_of_them(stack: Stack) -> None:
+    deadline = time.monotonic() + MINUTE
+    while len(found := stack.query('llama_balancer_store_replicas{job="llama-balancer"} == 3')) < 3:
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+
+
+def test_prometheus_differs_by_where_it_finds_the_balancers() -> None:
+    one, several = (
+        yaml.safe_load((ROOT / "docker" / "prometheus" / name).read_text("utf-8"))
+        for name in ("prometheus.yml", "replicas.yml")
+    )
+    for configuration in (one, several):
+        for key in ("static_configs", "dns_sd_configs", "relabel_configs"):
+            configuration["scrape_configs"][0].pop(key, None)
+
+    assert one == several
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
