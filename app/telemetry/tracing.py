@@ -79,12 +79,12 @@ class Tracing:
         """Send a span of a request that has ended."""
         if record.trace is None:
             return
-        _, self._context, self._ids.trace_id, self._ids.span_id = record.trace
+        _, context, self._ids.trace_id, self._ids.span_id = record.trace
         since = time.time_ns() - time.monotonic_ns()
         operation = _operation(record.endpoint)
         span = self._tracer.start_span(
             f"{operation} {record.model}" if operation and record.model else record.endpoint,
-            self._context,
+            context,
             SpanKind.SERVER,
             _attributes(record, operation),
             start_time=since + _ns(record.started),
@@ -107,7 +107,7 @@ class Tracing:
 
 
 class _GivenIds(IdGenerator):
-    """Has a span be what the server was told before there was one."""
+    """Has a span bear the ids that the server got before there was one."""
 
     def __init__(self) -> None:
         self.random = RandomIdGenerator()
@@ -121,7 +121,7 @@ class _GivenIds(IdGenerator):
 
 
 def _operation(endpoint: str) -> str | None:
-    """Give GenAI's word for what is asked for; None for what no model does."""
+    """Return GenAI's word for what is asked for; None for what no model does."""
     api = api_of(endpoint)
     if "embed" in endpoint:
         return "embeddings"
