@@ -175,7 +175,7 @@ class ModelMemory:
         if self._loads.get(instance, begun) != begun:
             begun = self._loads[instance]
             ended = min(until, begun + self.load_seconds((instance,)))
-            self._last_loads[instance] = begun, ended
+            self._note_load(instance, begun, ended)
         return max(0.0, min(until, ended) - max(since, begun))
 
     def _note_loads(self, now: float) -> None:
@@ -186,12 +186,16 @@ class ModelMemory:
                 self._seconds = smoothed(self._seconds, took)
                 if len(self._seconds_of) >= MOST_INSTANCES:
                     self._seconds_of.clear()
-                    self._last_loads.clear()
-                self._last_loads[instance] = begun, now
+                self._note_load(instance, begun, now)
                 self._seconds_of[instance] = smoothed(self._seconds_of.get(instance), took)
             elif instance in self._asked:
                 continue
             del self._loads[instance]
+
+    def _note_load(self, instance: str, begun: float, ended: float) -> None:
+        if len(self._last_loads) >= MOST_INSTANCES:
+            self._last_loads.clear()
+        self._last_loads[instance] = begun, ended
 
 
 def smoothed(before: float | None, new: float) -> float:

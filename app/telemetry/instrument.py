@@ -26,7 +26,7 @@ SECONDS: Final = (
         for edge in (round(step * 10.0**power, 4) for step in _STEPS)
         if edge <= 300
     ),
-    *(900.0,),
+    900.0,
 )
 """Edges for what people wait for: ten a decade, from 10 ms to 300 s.
 
