@@ -54,23 +54,31 @@ AUTO: Final = "auto"
 """Stands for the balancer that announces itself."""
 
 
+def _has(module: str) -> bool:
+    """Whether a module of an extra is installed."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is part of
+        return False
+
+
 def _balancer(text: str) -> str:
     """Check a balancer's address."""
     if text.lower() == AUTO:
-        if importlib.util.find_spec("zeroconf") is None:
+        if not _has("zeroconf"):
             raise mistake("needs the extra `mdns`: pip install llama-balancer[mdns]")
         return AUTO
     return ServerSettings(addr=text).addr
 
 
 def _traces(value: bool) -> bool:
-    if value and importlib.util.find_spec("opentelemetry") is None:
+    if value and not _has("opentelemetry.exporter.otlp.proto.http"):
         raise mistake("needs the extra `otel`: pip install llama-balancer[otel]")
     return value
 
 
 def _store(url: SecretStr) -> SecretStr:
-    if importlib.util.find_spec("redis") is None:
+    if not _has("redis"):
         raise mistake("needs the extra `valkey`: pip install llama-balancer[valkey]")
     if urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
         raise mistake("begins with redis://, rediss:// (TLS) or unix://")
