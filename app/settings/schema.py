@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -50,6 +51,12 @@ from app.settings.values import (
     lower,
 )
 
+STORES: Final = ("redis", "rediss", "redis+sentinel", "unix")
+"""How the addresses of stores begin that replicas may share."""
+SENTINELS: Final = re.compile(
+    r"redis\+sentinel://([^@/]*@)?[^/,:]+(:\d+)?(,[^/,:]+(:\d+)?)*/[^/]+(/\d+)?"
+)
+
 AUTO: Final = "auto"
 """Stands for the balancer that announces itself."""
 
@@ -80,8 +87,12 @@ def _traces(value: bool) -> bool:
 def _store(url: SecretStr) -> SecretStr:
     if not _has("redis"):
         raise mistake("needs the extra `valkey`: pip install llama-balancer[valkey]")
-    if urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
-        raise mistake("begins with redis://, rediss:// (TLS) or unix://")
+    address = url.get_secret_value()
+    scheme = urlsplit(address).scheme
+    if scheme not in STORES:
+        raise mistake("begins with redis://, rediss:// (TLS), redis+sentinel:// or unix://")
+    if scheme == "redis+sentinel" and SENTINELS.fullmatch(address) is None:
+        raise mistake("is written as redis+sentinel://:PASSWORD@HOST:26379,HOST:26379/SERVICE")
     return url
 
 

@@ -21,15 +21,13 @@ from time import monotonic
 from typing import Any, Final, Literal
 
 import structlog
-from redis.asyncio import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from app.keys.allowance import Allowance
 from app.routing.balancer import Balancer
 from app.routing.ledger import Lease
 from app.store.allowances import REPORT, SharedAllowances
+from app.store.client import client
 
 TTL: Final = 10.0
 """Seconds after which the leases of a replica expire that says nothing."""
@@ -147,13 +145,7 @@ class SharedPlaces:
         tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
         self._members, self._channel = f"{tag}:replicas", f"{tag}:freed"
         self._key = f"{tag}:leases:"
-        self._client = Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=PATIENCE,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = client(url, PATIENCE)
         self._enter: Call = self._client.register_script(ENTER)
         self._leave: Call = self._client.register_script(LEAVE)
         self._renew: Call = self._client.register_script(RENEW)

@@ -8,13 +8,14 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, bearer, chat
-from tests.fakes.valkey import PROGRAM, Late, Valkey, valkey
+from tests.fakes.valkey import PROGRAM, Late, Pair, Valkey, valkey
 
 pytestmark = [
     pytest.mark.anyio,
@@ -210,6 +211,23 @@ async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: s
     assert shares == [2] * REPLICAS  # a third of four, rounded up
     assert host.peak <= LIMIT + REPLICAS - 1
     assert all({"store.away", "store.back"} <= lines for lines in events)
+
+
+async def test_a_store_whose_replica_takes_over_is_found_by_its_sentinel(tmp_path: Path) -> None:
+    host, store = ModelHost(), Pair()
+    await store.begin(tmp_path)
+    try:
+        async with host.running(), replicas(host, store, 2) as balancers:
+            await store.stop()
+            statuses = await ask_all(balancers, 100)
+            for balancer in balancers:
+                await balancer.until(lambda b=balancer: b.events("store.back"))  # type: ignore[misc]
+            statuses += await ask_all(balancers, 100)
+    finally:
+        await store.end()
+
+    assert statuses == {200: 200}
+    assert host.peak <= LIMIT + 1
 
 
 async def test_a_store_that_forgets_everything_is_told_again() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from tests.fakes.ports import free_port
 
@@ -22,11 +23,13 @@ class Valkey:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start it, with nothing in it."""
+    async def start(self, *words: str) -> None:
+        """Start it, with nothing in it; `words` say what else it is."""
         assert PROGRAM is not None
+        plain = ("--port", str(self.port), "--save", "", "--appendonly", "no")
+        sentinel = "--sentinel" in words
         self._process = await asyncio.create_subprocess_exec(
-            *(PROGRAM, "--port", str(self.port), "--save", "", "--appendonly", "no"),
+            *(PROGRAM, *(words if sentinel else (*plain, *words))),
             stdout=asyncio.subprocess.DEVNULL,
         )
         async with asyncio.timeout(PATIENCE):
@@ -68,6 +71,36 @@ class Valkey:
         if not said or said.startswith("-"):
             raise RuntimeError(said)
         return said
+
+
+class Pair(Valkey):
+    """A primary with a replica, and a Sentinel that has the replica take over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._replica, self._sentinel = Valkey(), Valkey()
+        self.url = f"redis+sentinel://127.0.0.1:{self._sentinel.port}/primary/0"
+
+    async def begin(self, folder: Path) -> None:
+        """Start all three, and wait until each knows of the others."""
+        await self.start()
+        await self._replica.start("--replicaof", f"127.0.0.1 {self.port}")
+        file = folder / "sentinel.conf"
+        file.write_text(
+            f"port {self._sentinel.port}\n"
+            f"sentinel monitor primary 127.0.0.1 {self.port} 1\n"
+            "sentinel down-after-milliseconds primary 500\n"
+            "sentinel failover-timeout primary 2000\n"
+        )
+        await self._sentinel.start(str(file), "--sentinel")
+        async with asyncio.timeout(PATIENCE * 2):
+            while await self._sentinel.ask("SENTINEL", "REPLICAS", "primary") != "*1":
+                await asyncio.sleep(0.1)
+
+    async def end(self) -> None:
+        """Stop all three."""
+        for one in (self._sentinel, self._replica, self):
+            await one.stop()
 
 
 class Late:
