@@ -155,17 +155,20 @@ class SharedPlaces:
 
     async def enter(self, lease: Lease) -> bool:
         """Take a place for a lease; return whether there was one."""
-        if lease.server not in self._balancer.fleet.servers:
-            return True  # it was removed in this very moment
+        if lease.reason == "no_place" or lease.server not in self._balancer.fleet.servers:
+            return True  # it makes no work, or the server was removed in this very moment
         ledger = self._balancer.backend(lease.server).ledger
         if ledger.limit is None:
             return True
         self._leases += 1
         lease.shared = f"{self._replica}{self._leases}"
         held = self._held.setdefault(lease.server, {})
-        held[lease.shared] = alone = self._failures >= FAILURES
+        # Where it is known to be one too many, that is meant: BALANCER_OVERFLOW.
+        overflows = ledger.total + ledger.elsewhere > ledger.limit
+        alone = overflows or self._failures >= FAILURES
+        held[lease.shared] = alone
         lease.when_released(self._left_by)
-        taken = self._policy != "reject"
+        taken = overflows or self._policy != "reject"
         if not alone:
             taken = await self._ask_for(lease, ledger.limit)
         if not taken:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakes.model_host import ModelHost, complete
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, bearer, chat
+from tests.fakes.sockets import Message, Visit, bearer, chat, post
 from tests.fakes.valkey import PROGRAM, Late, Pair, Valkey, valkey
 
 pytestmark = [
@@ -131,6 +131,37 @@ async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one
 async def is_free(*balancers: Running) -> bool:
     """Whether nobody believes that others have places."""
     return all([await b.backends("others_inflight") == [0] for b in balancers])
+
+
+async def test_a_request_that_makes_no_work_needs_no_place() -> None:
+    gate = Gate()
+    count = post(b'{"model": "m", "messages": []}', b"/v1/messages/count_tokens")
+    async with (
+        valkey() as store,
+        gate.host.running(),
+        replicas(gate.host, store, 2, routed_paths="all") as (a, b),
+    ):
+        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
+        await a.until(lambda: gate.host.active == LIMIT)
+        counting = asyncio.create_task(b.ask(count))
+        await b.until(lambda: gate.host.active == LIMIT + 1)
+        gate.open.set()
+        await asyncio.gather(counting, *held)
+
+
+async def test_who_is_to_overflow_a_server_does_so_with_others_too() -> None:
+    gate = Gate()
+    async with (
+        valkey() as store,
+        gate.host.running(),
+        replicas(gate.host, store, 2, overflow="first") as (a, b),
+    ):
+        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
+        await a.until(lambda: gate.host.active == LIMIT)
+        more = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
+        await b.until(lambda: gate.host.active == LIMIT + 1)
+        gate.open.set()
+        await asyncio.gather(more, *held)
 
 
 async def test_the_limit_of_a_key_holds_over_all() -> None:
