@@ -886,6 +886,7 @@ class Exchange:
             return
         if isinstance(error, PlaceTaken) and self._model_request is not None:
             self._let_go(None)
+            self._record.lease = None  # it has been nowhere
             self._place(self._model_request)
             return
         if not isinstance(error, UpstreamError):
