@@ -50,13 +50,21 @@ ENTER: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local count = redis.call('ZCARD', KEYS[1])
-if count >= tonumber(ARGV[2]) then return {0, count} end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
-redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[3]) * 2)
-return {1, count + 1}
+if redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[3]) then
+  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[4]) * 2)
+  return {1, 0}
+end
+local others = 0
+for _, lease in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then others = others + 1 end
+end
+return {0, others}
 """
-"""Takes a place: KEYS are the server's leases; ARGV the lease, the limit, and milliseconds."""
+"""Takes a place, or returns how many others have.
+
+KEYS are the server's leases; ARGV the replica, the lease, the limit, and milliseconds.
+"""
 
 LEAVE: Final = """
 for at = 1, #KEYS do
@@ -86,13 +94,15 @@ for key = 2, #KEYS do
   end
   at = last + 1
   redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
+  counts[key] = 0
   for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
-    if string.sub(lease, 1, #ARGV[1]) == ARGV[1] and not mine[lease] then
+    if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
+      counts[key] = counts[key] + 1
+    elseif not mine[lease] then
       redis.call('ZREM', KEYS[key], lease)
     end
   end
   redis.call('PEXPIRE', KEYS[key], ttl * 2)
-  counts[key] = redis.call('ZCARD', KEYS[key])
 end
 return counts
 """
@@ -100,7 +110,7 @@ return counts
 
 KEYS are the replicas, then each server's leases; ARGV the replica, milliseconds, and for each
 server how many leases it has there, for how many it is just asking, and they. Returns how many
-replicas there are, then how many leases each server has.
+replicas there are, then how many leases the others have at each server.
 """
 
 log = structlog.get_logger(__name__)
@@ -185,18 +195,17 @@ class SharedPlaces:
     async def _ask_for(self, lease: Lease, limit: int) -> bool:
         """Ask the store for a place; return whether there is one, or what we go by without it."""
         key, begun = self._key + lease.server, monotonic()
-        args = [lease.shared, limit, int(TTL * 1000)]
+        args = [self._replica, lease.shared, limit, int(TTL * 1000)]
         try:
             async with asyncio.timeout(PATIENCE):
-                taken, count = await self._enter(keys=[key], args=args)
+                taken, others = await self._enter(keys=[key], args=args)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             return self._policy != "reject"
         self._failures = 0
         self.timed(monotonic() - begun)
         if not taken:
-            ours = sum(self._held.get(lease.server, {}).values())
-            self._balancer.others_at(lease.server, int(count) - ours)
+            self._balancer.others_at(lease.server, int(others))
         return bool(taken)
 
     def _left_by(self, lease: Lease) -> None:
@@ -226,12 +235,10 @@ class SharedPlaces:
         """Renew all leases at once, and take in how many there are."""
         backends = [b for b in self._balancer.backends() if b.ledger.limit is not None]
         args: list[str | int] = [self._replica, int(TTL * 1000)]
-        own = []
         for backend in backends:
             held = self._held.get(backend.server.name, {})
             ours = [name for name, has_place in held.items() if has_place]
             asking = [name for name, has_place in held.items() if not has_place]
-            own.append(len(ours))
             args += [len(ours), len(asking), *ours, *asking]
         keys = [self._members, *(self._key + backend.server.name for backend in backends)]
         try:
@@ -247,8 +254,8 @@ class SharedPlaces:
         if self.away:
             self.away = False
             log.info("store.back", replicas=self.replicas)
-        for backend, mine, count in zip(backends, own, counts, strict=True):
-            self._balancer.others_at(backend.server.name, int(count) - mine)
+        for backend, others in zip(backends, counts, strict=True):
+            self._balancer.others_at(backend.server.name, int(others))
 
     async def close(self) -> None:
         """Give all places back that others might wait for, and leave."""
