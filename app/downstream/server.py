@@ -105,10 +105,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests under way end within the grace time, or until asked once more to stop."""
         self._stopping()
-        loop = asyncio.get_running_loop()
-        closing = loop.time() + self._delay
-        while loop.time() < closing and not self._hurries and not self.force_exit:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        await self._pass(self._delay)
         grace = self.config.timeout_graceful_shutdown
         if grace is not None:
             self.config.timeout_graceful_shutdown = grace + 2  # if all else fails
@@ -124,12 +121,16 @@ class Server(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
-    async def _end_grace(self, grace: float | None) -> None:
-        """Cut short what is under way after so many seconds, or as soon as there is a hurry."""
+    async def _pass(self, seconds: float) -> None:
+        """Let so many seconds pass, or until there is a hurry."""
         loop = asyncio.get_running_loop()
-        end = math.inf if grace is None else loop.time() + grace
+        end = loop.time() + seconds
         while loop.time() < end and not self._hurries:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # as uvicorn does: signals wake nobody
+
+    async def _end_grace(self, grace: float | None) -> None:
+        """Cut short what is under way after so many seconds, or as soon as there is a hurry."""
+        await self._pass(math.inf if grace is None else grace)
         for client in self._clients():
             client.cut_short()
         await asyncio.sleep(LAST_WORDS)
