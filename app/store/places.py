@@ -29,8 +29,8 @@ from app.routing.ledger import Lease
 from app.store.allowances import REPORT, SharedAllowances
 from app.store.client import client
 
-TTL: Final = 10.0
-"""Seconds after which the leases of a replica expire that says nothing."""
+TTL: Final = 10_000
+"""Milliseconds after which the leases of a replica expire that says nothing."""
 
 BEAT: Final = 2.0
 """Seconds between two heartbeats."""
@@ -195,7 +195,7 @@ class SharedPlaces:
     async def _ask_for(self, lease: Lease, limit: int) -> bool:
         """Ask the store for a place; return whether there is one, or what we go by without it."""
         key, begun = self._key + lease.server, monotonic()
-        args = [self._replica, lease.shared, limit, int(TTL * 1000)]
+        args = [self._replica, lease.shared, limit, TTL]
         try:
             async with asyncio.timeout(PATIENCE):
                 taken, others = await self._enter(keys=[key], args=args)
@@ -234,7 +234,7 @@ class SharedPlaces:
     async def beat(self) -> None:
         """Renew all leases at once, and take in how many there are."""
         backends = [b for b in self._balancer.backends() if b.ledger.limit is not None]
-        args: list[str | int] = [self._replica, int(TTL * 1000)]
+        args: list[str | int] = [self._replica, TTL]
         for backend in backends:
             held = self._held.get(backend.server.name, {})
             ours = [name for name, has_place in held.items() if has_place]
@@ -244,10 +244,9 @@ class SharedPlaces:
         try:
             async with asyncio.timeout(BEAT):
                 replicas, *counts = await self._renew(keys=keys, args=args)
-                await self._allowances.beat(self._replica, int(TTL * 1000), monotonic())
+                await self._allowances.beat(self._replica, TTL, monotonic())
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
-            self._go_alone()
             return
         self._failures = 0
         self.replicas = int(replicas)
@@ -275,7 +274,7 @@ class SharedPlaces:
             self.away = True
             what = str(error) or type(error).__name__
             log.warning("store.away", error=what, goes_by=self._policy)
-            self._go_alone()
+        self._go_alone()
 
     def _go_alone(self) -> None:
         """Keep to limits of our own, while nobody knows what other replicas do."""
