@@ -242,12 +242,17 @@ def test_usage_is_added_up_by_key_and_by_model(page: Page) -> None:
     assert page.browser.evaluate(f"return {shown}").split()[:2] == ["gpt-oss:20b", "3"]
 
 
-def test_a_model_is_loaded_with_the_key_that_is_asked_for(page: Page) -> None:
-    swapping = backend("tower", loaded=["qwen3:8b"], orders_models=True)
-    page.show(state(swapping, drain=True))
+def press_first_order(page: Page, server: State) -> None:
+    """Open a server's row, and press the first button that has it do something with a model."""
+    page.show(state(server, drain=True))
     page.browser.evaluate(KEYED)
     page.browser.evaluate("document.querySelector('#servers button').click()")
     page.browser.evaluate("document.querySelector('#servers .orders button').click()")
+
+
+def test_a_model_is_loaded_with_the_key_that_is_asked_for(page: Page) -> None:
+    swapping = backend("tower", loaded=["qwen3:8b"], orders_models=True)
+    press_first_order(page, swapping)
 
     assert "Unload qwen3:8b" in page.text()
     path = "/llmhealth-models/tower?model=gpt-oss%3A20b"
@@ -256,10 +261,7 @@ def test_a_model_is_loaded_with_the_key_that_is_asked_for(page: Page) -> None:
 
 def test_a_model_in_memory_is_pinned_and_one_that_is_pinned_is_not(page: Page) -> None:
     swapping = backend("tower", loaded=["gpt-oss:20b", "qwen3:8b"], pinned_models=["qwen3:8b"])
-    page.show(state(swapping, drain=True))
-    page.browser.evaluate(KEYED)
-    page.browser.evaluate("document.querySelector('#servers button').click()")
-    page.browser.evaluate("document.querySelector('#servers .orders button').click()")
+    press_first_order(page, swapping)
 
     assert "Unpin qwen3:8b" in page.text()
     path = "/llmhealth-pinned/tower?model=gpt-oss%3A20b"

@@ -80,6 +80,13 @@ class Gate:
         self.open = asyncio.Event()
         self.host = ModelHost(self._work)
 
+    async def fill(self, balancer: Running) -> "list[asyncio.Task[Message]]":
+        """Have a balancer send it as many requests as it takes."""
+        asks = (balancer.ask(chat(address=f"10.0.0.{number}")) for number in range(LIMIT))
+        held = [asyncio.create_task(ask) for ask in asks]
+        await balancer.until(lambda: self.host.active == LIMIT)
+        return held
+
     async def _work(self, visit: Visit, message: Message) -> bytes | None:
         await self.open.wait()
         return await complete(visit, message)
@@ -97,8 +104,7 @@ async def test_all_together_send_no_more_than_a_server_takes() -> None:
 async def test_a_place_that_one_replica_frees_is_taken_by_another_at_once() -> None:
     gate = Gate()
     async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
-        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
-        await a.until(lambda: gate.host.active == LIMIT)
+        held = await gate.fill(a)
         waiting = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
         await b.until(lambda: waits(b))
         gate.open.set()
@@ -116,8 +122,7 @@ async def waits(balancer: Running) -> bool:
 async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one() -> None:
     gate = Gate()
     async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
-        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
-        await a.until(lambda: gate.host.active == LIMIT)
+        held = await gate.fill(a)
         waiting = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
         await b.until(lambda: waits(b))
         known = (await b.backends("others_inflight"), await a.backends("others_inflight"))
@@ -141,8 +146,7 @@ async def test_a_request_that_makes_no_work_needs_no_place() -> None:
         gate.host.running(),
         replicas(gate.host, store, 2, routed_paths="all") as (a, b),
     ):
-        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
-        await a.until(lambda: gate.host.active == LIMIT)
+        held = await gate.fill(a)
         counting = asyncio.create_task(b.ask(count))
         await b.until(lambda: gate.host.active == LIMIT + 1)
         gate.open.set()
@@ -156,8 +160,7 @@ async def test_who_is_to_overflow_a_server_does_so_with_others_too() -> None:
         gate.host.running(),
         replicas(gate.host, store, 2, overflow="first") as (a, b),
     ):
-        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
-        await a.until(lambda: gate.host.active == LIMIT)
+        held = await gate.fill(a)
         more = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
         await b.until(lambda: gate.host.active == LIMIT + 1)
         gate.open.set()
@@ -168,7 +171,7 @@ async def test_the_limit_of_a_key_holds_over_all() -> None:
     host = ModelHost()
     keys = json.dumps({"alice": {"key": KEY, "requests_per_minute": 3}})
     seen = json.dumps({"/llmhealth-snapshot": ["127.0.0.1"]})
-    asks = with_key(chat())
+    asks = post(b'{"model": "m", "messages": []}', b"/v1/chat/completions", bearer(KEY))
     async with (
         valkey() as store,
         host.running(),
@@ -184,11 +187,6 @@ async def test_the_limit_of_a_key_holds_over_all() -> None:
     assert first == [200, 200, 200, 429]
 
 
-def with_key(request: bytes) -> bytes:
-    head, _, rest = request.partition(b"\r\n")
-    return head + b"\r\n" + bearer(KEY) + b"\r\n" + rest
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 async def test_the_places_of_a_replica_that_dies_come_back() -> None:
     gate = Gate()
@@ -196,8 +194,7 @@ async def test_the_places_of_a_replica_that_dies_come_back() -> None:
         with contextlib.suppress(AssertionError):  # it ends as it must not
             async with balancing({"A": gate.host.limited(LIMIT)}, valkey_url=store.url) as victim:
                 await survivor.until(lambda: knows(survivor, 2))
-                held = [asyncio.create_task(victim.ask(chat(client=f"{n}"))) for n in range(LIMIT)]
-                await victim.until(lambda: gate.host.active == LIMIT)
+                held = await gate.fill(victim)
                 victim.process.send_signal(signal.SIGKILL)
                 await victim.process.wait()
         await asyncio.gather(*held, return_exceptions=True)
@@ -264,8 +261,7 @@ async def test_a_store_whose_replica_takes_over_is_found_by_its_sentinel(tmp_pat
 async def test_a_store_that_forgets_everything_is_told_again() -> None:
     gate = Gate()
     async with valkey() as store, gate.host.running(), replicas(gate.host, store, 1) as [a]:
-        held = [asyncio.create_task(a.ask(chat(address=f"10.0.0.{n}"))) for n in range(LIMIT)]
-        await a.until(lambda: gate.host.active == LIMIT)
+        held = await gate.fill(a)
         await store.ask("FLUSHALL")
 
         async def is_told() -> bool:

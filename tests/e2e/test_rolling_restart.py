@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.model_host import STREAM_END, ModelHost, event
 from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import SSE, Message, Visit, chat
+from tests.fakes.sockets import SSE, Message, Visit, post
 from tests.fakes.valkey import PROGRAM, Valkey, valkey
 
 pytestmark = [
@@ -83,8 +83,8 @@ async def ask(port: int) -> bool:
     """Ask for a stream; tell whether it came to its end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        head, _, rest = chat(stream=True).partition(b"\r\n")
-        writer.write(head + b"\r\nconnection: close\r\n" + rest)
+        body = b'{"model": "m", "messages": [], "stream": true}'
+        writer.write(post(body, b"/v1/chat/completions", b"connection: close"))
         return b"data: [DONE]" in await reader.read()
     finally:
         writer.close()

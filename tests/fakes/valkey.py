@@ -25,12 +25,13 @@ class Valkey:
 
     async def start(self, *words: str) -> None:
         """Start it, with nothing in it; `words` say what else it is."""
+        await self.run("--port", str(self.port), "--save", "", "--appendonly", "no", *words)
+
+    async def run(self, *words: str) -> None:
+        """Run the program with these words alone, until it responds."""
         assert PROGRAM is not None
-        plain = ("--port", str(self.port), "--save", "", "--appendonly", "no")
-        sentinel = "--sentinel" in words
         self._process = await asyncio.create_subprocess_exec(
-            *(PROGRAM, *(words if sentinel else (*plain, *words))),
-            stdout=asyncio.subprocess.DEVNULL,
+            PROGRAM, *words, stdout=asyncio.subprocess.DEVNULL
         )
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -92,7 +93,7 @@ class Pair(Valkey):
             "sentinel down-after-milliseconds primary 500\n"
             "sentinel failover-timeout primary 2000\n"
         )
-        await self._sentinel.start(str(file), "--sentinel")
+        await self._sentinel.run(str(file), "--sentinel")
         async with asyncio.timeout(PATIENCE * 2):
             while await self._sentinel.ask("SENTINEL", "REPLICAS", "primary") != "*1":
                 await asyncio.sleep(0.1)
