@@ -117,6 +117,11 @@ def quantile(share: float, name: str, *labels: str, by: str = "", over: str = ""
     return f"(histogram_quantile({share}, sum by ({whole}) ({counted})) >= 0)"
 
 
+def mean(name: str, *labels: str, by: str) -> str:
+    """Tell a histogram's mean; nothing where there are no values."""
+    return f"{rate(name + '_sum', *labels, by=by)} / ({rate(name + '_count', *labels, by=by)} > 0)"
+
+
 def ratio(part: str, whole: str) -> str:
     """Tell a share; there is none of nothing."""
     return f"({part} or vector(0)) / ({whole} > 0)"

@@ -7,6 +7,8 @@ from app.telemetry.instrument import SECONDS, Count, Instruments, Series
 from app.telemetry.record import STAGES, Fault, Record, Rejection
 from app.telemetry.token_metrics import TokenMetrics, Tokens
 
+NO_EDGES: Final = ()
+
 OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 MOST_SETS: Final = 1000
@@ -71,7 +73,7 @@ class RequestMetrics:
         self._decisions = counter(
             "routing_decisions",
             "Requests by the server that they went to, and why.",
-            *("server", "model", "reason"),
+            *("server", "reason"),
         )
         self._phases = counter(
             "request_seconds",
@@ -114,8 +116,8 @@ class RequestMetrics:
         )
         self._first_byte = histogram(
             "time_to_first_byte_seconds",
-            "From sending a request to a server to the first byte of its response.",
-            SECONDS,
+            "From sending a request to a server to the first byte of its response: the mean alone.",
+            NO_EDGES,
             "server",
         )
         self._upstream_duration = histogram(
@@ -231,7 +233,7 @@ class RequestMetrics:
             self._requests.labels(record.endpoint, model, stream, outcome),
             self._duration.labels(model),
             self._queue_wait.labels(model) if waits else None,
-            self._decisions.labels(server, model, record.reason) if record.reason else None,
+            self._decisions.labels(server, record.reason) if record.reason else None,
             self._upstream_of(record) if responded else None,
             self._tokens.of(server, model)
             if responded and record.model and record.status == 200

@@ -360,8 +360,8 @@ OVERVIEW = Dashboard(
             (
                 Panel(
                     "Why there",
-                    "Requests per second by the reason of their server: `cached_prompt` went where its prompt is, `sticky` where its client was.",
-                    {"{{reason}}": rate("routing_decisions_total", MODEL, by="reason")},
+                    "Requests per second of all models, by the reason of their server: `cached_prompt` went where its prompt is, `sticky` where its client was.",
+                    {"{{reason}}": rate("routing_decisions_total", by="reason")},
                     unit="reqps",
                     stacked=True,
                     width=6,

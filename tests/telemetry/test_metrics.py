@@ -104,7 +104,7 @@ async def test_a_finished_request_is_counted_and_timed() -> None:
         'queue_wait_seconds_sum{model="m0"}': 0.2,
         'time_to_first_byte_seconds_sum{server="PC0"}': 0.5,
         'upstream_duration_seconds_sum{server="PC0"}': 2,
-        'routing_decisions_total{model="m0",reason="sticky",server="PC0"}': 1,
+        'routing_decisions_total{reason="sticky",server="PC0"}': 1,
         'upstream_responses_total{code="2xx",server="PC0"}': 1,
         'request_body_bytes_total{server="PC0"}': 100,
         'response_body_bytes_total{server="PC0"}': 55,
