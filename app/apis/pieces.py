@@ -13,6 +13,7 @@ import orjson
 
 from app.apis.json_text import byte_members
 from app.apis.structure import brackets, last_quote, quotes
+from app.routing.text_hash import hash_text
 
 PIECE: Final = 1024 * 1024
 """How many bytes are parsed at once: 1 to 3 ms."""
@@ -200,7 +201,7 @@ class Pieces:
             else:
                 raise Uncut
         if self._in_text and isinstance(inner, str):
-            self._text.append(inner if len(self._text) < WHOLE else str(hash(inner)))
+            self._text.append(inner if len(self._text) < WHOLE else str(hash_text(inner)))
             if goes_on:
                 return
             _put(self._spine[-1], "".join(self._text))

@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 
 from app.routing.prompt import BLOCK, Prompt
+from app.routing.text_hash import hash_text
 
 Get = Callable[[str], object]
 """Gives a member of a request's body; None where there is none."""
@@ -193,7 +194,7 @@ def _part(part: object, depth: int) -> str:
 
 def _mark(media: str) -> str:
     """Stand for what is no text: all that matters is whether it is the same."""
-    return str(hash(media))
+    return str(hash_text(media))
 
 
 def _written(value: object) -> str:

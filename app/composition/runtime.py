@@ -184,6 +184,8 @@ class Runtime:
         roster = self.roster
         await roster.names.look(roster.written.servers)
         self.balancer.await_answers()
+        if self.places is not None:
+            await self.places.open()
         self.prober.start()
         tasks = [
             asyncio.create_task(work, name=name)

@@ -1,5 +1,6 @@
 """What is known of one server at this moment."""
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -55,6 +56,8 @@ class Backend:
         self.memory = ModelMemory()
         self.sleep = Sleep()
         self.saved = SavedPrompts(saved_prompts)
+        self.completed_at = -math.inf
+        """When it completed a request of ours last, in seconds."""
         self.service_seconds: float | None = None
         """How long a request takes, in seconds, as measured."""
         self._numbered = numbered
@@ -270,8 +273,9 @@ class Backend:
         """Return how many seconds it is believed to read before it comes to a new prompt."""
         return max(0.0, self._reads_until - now)
 
-    def complete(self, seconds: float) -> None:
-        """Note how long a request took."""
+    def complete(self, seconds: float, now: float) -> None:
+        """Note that a request was completed, and how long it took."""
+        self.completed_at = now
         self.service_seconds = smoothed(self.service_seconds, seconds)
 
     # Its caches

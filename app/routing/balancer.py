@@ -4,7 +4,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from app.routing import slot_files
 from app.routing.backend import Backend, Change, Status
@@ -98,8 +98,33 @@ MOST_CHARACTERS: Final = 16.0
 MOST_MODELS: Final = 200
 """Models whose characters per token are remembered."""
 
+ADMIN: Final = "admin"
+"""Drains a server by hand."""
+
+TRUSTED: Final = 10.0
+"""Seconds for which a completed request outweighs what another replica tells of a server."""
+
 HINT: Final = 30.0
 """Seconds by which a server that a request would like may cost it more than another."""
+
+
+class Witness(Protocol):
+    """Whoever tells other replicas of the balancer what this one does and learns."""
+
+    def placed(self, lease: Lease, prompt: Prompt, placement: Placement) -> None:
+        """Note that a prompt has got a place in a server's cache."""
+
+    def pinned(self, client: str, model: str, pin: Pin) -> None:
+        """Note where a client's request for a model went."""
+
+    def ejected(self, server: str, fault: Fault, until: float) -> None:
+        """Note that a server is left alone for a while."""
+
+    def returned(self, server: str) -> None:
+        """Note that it is not any more."""
+
+    def drained(self, server: str, *, on: bool) -> None:
+        """Note that an administrator has a server get nothing more, or something again."""
 
 
 class Balancer:
@@ -144,6 +169,8 @@ class Balancer:
         self.on_introduced: Callable[[Backend], None] = lambda _: None
         self.on_wake: Callable[[Backend], None] = lambda _: None
         self.queued: Callable[[str], int] = lambda _: 0
+        self.witness: Witness | None = None
+        """Who tells other replicas, if there may be any."""
         self.ejections: Counter[tuple[str, Fault]] = Counter()
         """Ejections, by server and what for."""
         self._chance = chance
@@ -530,11 +557,20 @@ class Balancer:
         backend = self._backends.get(lease.server)
         return lease.instance if backend is None else backend.server.name_there(lease.instance)
 
-    def drain(self, server: str, *, on: bool, by: str = "admin") -> None:
+    def drain(self, server: str, *, on: bool, by: str = ADMIN) -> None:
         """Send a server no new requests, or send it some again; those in flight go on.
 
         It gets some again when everybody who has said no (`by`) says so.
         """
+        self._drain(server, by, on=on)
+        if self.witness is not None and by == ADMIN:
+            self.witness.drained(server, on=on)
+
+    def hear_of_drain(self, server: str, *, on: bool) -> None:
+        """Take in what an administrator wants of a server, who has reached another replica."""
+        self._drain(server, ADMIN, on=on)
+
+    def _drain(self, server: str, by: str, *, on: bool) -> None:
         backend = self._backends[server]
         before = backend.status
         if on:
@@ -543,6 +579,32 @@ class Balancer:
             backend.drained_by.discard(by)
         self._note_change(backend, before, by)
         self.on_room()
+
+    def hear_of_pin(self, client: str, model: str, pin: Pin) -> None:
+        """Take in where a client's request went that another replica had."""
+        known = self._pins.find(pin.address, client, model, pin.at)
+        if pin.server in self._backends and (known is None or known.at < pin.at):
+            self._pins.put(client, model, pin)
+
+    def hear_of_ejection(self, server: str, fault: Fault, until: float) -> None:
+        """Take in until when another replica leaves a server alone.
+
+        Whoever has seen it complete a request lately believes that more.
+        """
+        backend, now = self._backends.get(server), self._clock()
+        if backend is not None and now - backend.completed_at >= TRUSTED:
+            before = backend.status
+            backend.ejection.follow(fault, now, until)
+            self._note_change(backend, before, fault)
+
+    def hear_of_return(self, server: str) -> None:
+        """Take in that another replica has seen a server work that it had left alone."""
+        backend = self._backends.get(server)
+        if backend is not None:
+            before = backend.status
+            backend.ejection.restore(self._clock())
+            self._note_change(backend, before, "response")
+            self.on_room()
 
     def others_at(self, server: str, count: int, share: int | None = None) -> None:
         """Note how many leases other replicas have at a server, or what our share is."""
@@ -770,8 +832,7 @@ class Balancer:
         lease = _lease(ask, choice, now, let_go)
         lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
         if occupancy is not None:
-            lease.occupancy = occupancy
-            lease.prediction = occupancy.prediction
+            self._attach(lease, occupancy)
         lease.files = files
         lease.change = change
         lease.expected = expected.first_token
@@ -788,6 +849,12 @@ class Balancer:
             backend.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
+
+    def _attach(self, lease: Lease, occupancy: Occupancy) -> None:
+        lease.occupancy = occupancy
+        lease.prediction = occupancy.prediction
+        if self.witness is not None:
+            self.witness.placed(lease, occupancy.prompt, occupancy.placement)
 
     def _files(
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float
@@ -901,19 +968,22 @@ class Balancer:
         """Judge a server by how a request has ended there."""
         ejection = backend.ejection
         if lease.succeeded:
-            backend.complete(now - lease.since)
+            backend.complete(now - lease.since, now)
             if ejection.quiet and backend.health.healthy and not backend.health.failing:
                 return
         before = backend.status
         reason = "response"
         if lease.succeeded:
-            ejection.completed(lease, now)
+            if ejection.completed(lease, now) and self.witness is not None:
+                self.witness.returned(lease.server)
             backend.health.served()
             backend.faults.pop("models", None)
         elif lease.fault is None:
             ejection.given_up(lease)
         elif ejection.failed(lease, lease.fault, now, self._chance()):
-            self.ejections[backend.server.name, lease.fault] += 1
+            self.ejections[lease.server, lease.fault] += 1
+            if self.witness is not None and ejection.until is not None:
+                self.witness.ejected(lease.server, lease.fault, ejection.until)
         if ejection.ejected and ejection.reason is not None:
             reason = ejection.reason
         self._note_change(backend, before, reason)
@@ -941,6 +1011,8 @@ class Balancer:
     def _pin(self, ask: Ask, choice: Choice, now: float) -> None:
         pin = Pin(choice.server, choice.instance, ask.address, now)
         self._pins.put(ask.holder, ask.model, pin)
+        if self.witness is not None:
+            self.witness.pinned(ask.holder, ask.model, pin)
 
 
 def _lease(ask: Ask, choice: Choice, now: float, let_go: Callable[[Lease], None]) -> Lease:

@@ -94,6 +94,22 @@ class Ejection:
             self._completed = 0
             self._failures = FAILURES - 1
 
+    def follow(self, fault: Fault, now: float, until: float) -> None:
+        """Leave it alone as another replica does, which has seen it fail."""
+        if self.until is None and until > now:
+            self.quiet = False
+            self.until, self.reason = until, fault
+            self._began = now
+            self._failures = 0
+            self._returned = None
+
+    def restore(self, now: float) -> None:
+        """Have it back, as another replica has, unless our own trial is under way."""
+        if self.until is not None and self._trial is None:
+            self.until = None
+            self._returned = now
+            self._completed = 0
+
     def failed(self, lease: Lease, fault: Fault, now: float, chance: float) -> bool:
         """Note a request that failed; tell whether the server is ejected for it.
 

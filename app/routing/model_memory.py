@@ -1,7 +1,7 @@
 """Which models a server has in memory, as far as it tells, and how long each takes to load."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -160,6 +160,16 @@ class ModelMemory:
             if name in self._seconds_of:
                 return self._seconds_of[name]
         return GUESSED_LOAD if self._seconds is None else self._seconds
+
+    @property
+    def load_times(self) -> Mapping[str, float]:
+        """How long each instance takes to load, in seconds, as measured."""
+        return self._seconds_of
+
+    def hear_of_load(self, instance: str, seconds: float) -> None:
+        """Take in how long a load takes, as another replica has measured."""
+        if len(self._seconds_of) < MOST_INSTANCES or instance in self._seconds_of:
+            self._seconds_of[instance] = seconds
 
     def begun(self, instances: Iterable[str], now: float) -> float:
         """Return since when a model is being loaded, in seconds."""

@@ -1,7 +1,9 @@
 """A prompt as far as routing needs it: where it begins like another one."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+from app.routing.text_hash import SECRET, hash_text, keyed
 
 BLOCK: Final = 256
 """Length of a block of text, in characters: some 60 tokens of English, 150 of Japanese."""
@@ -15,6 +17,9 @@ COARSE: Final = 64 * BLOCK
 FRONT: Final = 256 * 1024
 """Up to how many characters the front of a conversation is kept, to say what changed in it."""
 
+MOST_NAMED: Final = 64
+"""How many of a prompt's prefix hashes, and of its messages, others are told."""
+
 SPAN: Final = 200
 """By how many characters the front of a conversation, its system prompt say, may grow or shrink."""
 
@@ -24,8 +29,8 @@ class Prompt:
 
     A prefix hash is that of all text before it, so two prompts begin alike exactly as far as they
     have prefix hashes in common. Of the text only the front is kept, so that it can be said what
-    changed in it. The hashes mean something in this process alone: Python's hash of a text is
-    keyed by a random secret, so nobody can make two texts collide.
+    changed in it. The hashes mean something only to those who have the same secret; see
+    `text_hash`.
     """
 
     __slots__ = (
@@ -61,18 +66,20 @@ class Prompt:
         contents: list[int] = []
         ends: list[int] = []
         prefix = size = before = own = front = topic = 0
+        key = SECRET.key
         for index, message in enumerate(messages):
             length = len(message)
             before = 0
             block = message
             if length <= BLOCK:
-                prefix = hash((prefix, message))
+                prefix = hash((prefix, message)) if key is None else keyed(key, prefix, message)
             else:
                 start = 0
                 while start < length:
                     step = BLOCK if start < FINE else COARSE
                     block = message[start : start + step]
-                    before, prefix = prefix, hash((prefix, block))
+                    before = prefix
+                    prefix = hash((prefix, block)) if key is None else keyed(key, prefix, block)
                     start += step
                     if start < length:
                         prefixes[prefix] = size + start
@@ -82,7 +89,7 @@ class Prompt:
             ends.append(size)
             prefixes[prefix] = size
             if opening is not None and index >= opening:
-                content = hash(block)
+                content = hash_text(block)
                 contents.append(content)
                 if index == opening:
                     own, topic, front = prefix, content, size - length
@@ -178,6 +185,43 @@ class Prompt:
     def says_all_of(self, earlier: "Prompt") -> bool:
         """Whether every message of an earlier prompt is somewhere in this one."""
         return {*earlier._contents} <= {*self._contents}
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up what others need to know of it, in 4 KB at the most: no text.
+
+        Of many prefix hashes every second is named, or every fourth, and so on, so that two
+        prompts of a conversation name the same ones; of many messages the largest.
+        """
+        step = 1
+        while len(self.prefixes) > step * MOST_NAMED:
+            step *= 2
+        named = [pair for at, pair in enumerate(self.prefixes.items(), 1) if at % step == 0]
+        said = list(self._said().items())
+        if len(said) > MOST_NAMED:
+            least = sorted([size for _, size in said], reverse=True)[MOST_NAMED - 1]
+            said = [pair for pair in said if pair[1] >= least][:MOST_NAMED]
+        return {
+            "size": self.size,
+            "ends": [self.whole, self.base, self.opening],
+            "topic": [self._topic, self._front],
+            "prefixes": named,
+            "said": said,
+        }
+
+    @staticmethod
+    def summed_up(summary: dict[str, Any]) -> "Prompt":
+        """Make a prompt of its summary, to be compared with others."""
+        prompt = Prompt(())
+        prompt.size = summary["size"]
+        prompt.whole, prompt.base, prompt.opening = summary["ends"]
+        prompt._topic, prompt._front = summary["topic"]
+        prompt.prefixes = dict(summary["prefixes"])
+        end = prompt._front
+        for content, size in summary["said"]:
+            end += size
+            prompt._contents.append(content)
+            prompt.ends.append(end)
+        return prompt
 
     def __repr__(self) -> str:
         return f"<Prompt of {self.size} characters>"

@@ -214,7 +214,7 @@ class Prediction:
 class Occupancy:
     """A prompt at the place that was found for it, until its response ends."""
 
-    __slots__ = ("_before", "_placement", "_prompt", "left", "prediction", "slot")
+    __slots__ = ("_before", "left", "placement", "prediction", "prompt", "slot")
 
     def __init__(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         size = prompt.size or 1
@@ -226,13 +226,13 @@ class Occupancy:
         self.prediction = Prediction(share, rank, possible)
         self.left = False
         """Whether its client is gone."""
-        self._placement = placement
-        self._prompt = prompt
+        self.placement = placement
+        self.prompt = prompt
         self._before = before
 
     def dropped(self, cached: float) -> PromptChange | None:
         """Find the reasoning that was left out, where only a share of the prompt was cached."""
-        return find_dropped(self._before, self._prompt, cached)
+        return find_dropped(self._before, self.prompt, cached)
 
     def end(self, now: float, *, worked: bool) -> None:
         """Free the place; it holds the prompt from now on if the server has worked on it."""
@@ -242,7 +242,7 @@ class Occupancy:
             slot.touched = True
             slot.used_at = now
         if not worked:
-            self._placement.prompt_cache.undo(self._placement, self._prompt, self._before)
+            self.placement.prompt_cache.undo(self.placement, self.prompt, self._before)
 
 
 class PromptCache:

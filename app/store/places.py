@@ -28,6 +28,7 @@ from app.routing.balancer import Balancer
 from app.routing.ledger import Lease
 from app.store.allowances import REPORT, SharedAllowances
 from app.store.client import client
+from app.store.knowledge import BLOCK, SharedKnowledge
 
 TTL: Final = 10_000
 """Milliseconds after which the leases of a replica expire that says nothing."""
@@ -82,7 +83,7 @@ local ttl = tonumber(ARGV[2])
 redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('PEXPIRE', KEYS[1], ttl * 2)
-local counts = {redis.call('ZCARD', KEYS[1])}
+local counts = {now, redis.call('ZRANGE', KEYS[1], 0, -1)}
 local at = 3
 for key = 2, #KEYS do
   local mine = {}
@@ -94,10 +95,10 @@ for key = 2, #KEYS do
   end
   at = last + 1
   redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
-  counts[key] = 0
+  counts[key + 1] = 0
   for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
     if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
-      counts[key] = counts[key] + 1
+      counts[key + 1] = counts[key + 1] + 1
     elseif not mine[lease] then
       redis.call('ZREM', KEYS[key], lease)
     end
@@ -109,8 +110,8 @@ return counts
 """Renews all leases of a replica, and drops those of its own that it does not know.
 
 KEYS are the replicas, then each server's leases; ARGV the replica, milliseconds, and for each
-server how many leases it has there, for how many it is just asking, and they. Returns how many
-replicas there are, then how many leases the others have at each server.
+server how many leases it has there, for how many it is just asking, and they. Returns the time in
+milliseconds, the replicas, and how many leases the others have at each server.
 """
 
 log = structlog.get_logger(__name__)
@@ -159,6 +160,15 @@ class SharedPlaces:
         self._enter: Call = self._client.register_script(ENTER)
         self._leave: Call = self._client.register_script(LEAVE)
         self._renew: Call = self._client.register_script(RENEW)
+        self.knowledge = SharedKnowledge(
+            balancer,
+            self._replica,
+            tag,
+            telling=self._client,
+            reading=client(url, BLOCK / 1000 + BEAT),
+            failed=failed,
+        )
+        balancer.witness = self.knowledge
         self._allowances = SharedAllowances(
             self._client.register_script(REPORT), [f"{tag}:keys", self._members], allowances
         )
@@ -217,10 +227,26 @@ class SharedPlaces:
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self._give_back())
 
+    async def open(self) -> None:
+        """Learn what there is to know before the first request, if the store responds."""
+        await self.beat()
+        try:
+            async with asyncio.timeout(BEAT):
+                if not self.away:
+                    await self.knowledge.begin()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
+
     async def watch(self) -> None:
         """Renew the leases, and take in those of others, until cancelled."""
         await self._greet()
-        listening = asyncio.create_task(self._listen(), name="freed places")
+        listening = [
+            asyncio.create_task(work, name=name)
+            for name, work in {
+                "freed places": self._listen(),
+                "knowledge of others": self.knowledge.follow(),
+            }.items()
+        ]
         try:
             while True:
                 try:
@@ -229,7 +255,8 @@ class SharedPlaces:
                     self._failed("store")
                 await asyncio.sleep(BEAT * random.uniform(0.8, 1.0))  # noqa: S311 - no secret
         finally:
-            listening.cancel()
+            for task in listening:
+                task.cancel()
 
     async def beat(self) -> None:
         """Renew all leases at once, and take in how many there are."""
@@ -243,13 +270,17 @@ class SharedPlaces:
         keys = [self._members, *(self._key + backend.server.name for backend in backends)]
         try:
             async with asyncio.timeout(BEAT):
-                replicas, *counts = await self._renew(keys=keys, args=args)
+                asked = monotonic()
+                now, replicas, *counts = await self._renew(keys=keys, args=args)
+                self.knowledge.ahead = int(now) / 1000 - (asked + monotonic()) / 2
+                await self.knowledge.agree()
                 await self._allowances.beat(self._replica, TTL, monotonic())
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             return
         self._failures = 0
-        self.replicas = int(replicas)
+        self.replicas = len(replicas)
+        self.knowledge.keep(replicas)
         if self.away:
             self.away = False
             log.info("store.back", replicas=self.replicas)
@@ -266,6 +297,7 @@ class SharedPlaces:
         except (RedisError, OSError, TimeoutError):
             log.debug("store.away")
         await self._client.aclose()
+        await self.knowledge.close()
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -192,3 +192,36 @@ def test_retries_are_a_fifth_of_requests_and_a_few() -> None:
 
     assert sum(budget.spend(0.0) for _ in range(100)) == 3 + 20
     assert sum(budget.spend(1.0) for _ in range(100)) == 3
+
+
+def test_a_server_that_another_replica_leaves_alone_is_left_alone_as_long() -> None:
+    e = Ejection()
+    e.follow("reset", 0.0, 5.0)
+
+    assert e.bars(4.9)
+    assert not e.bars(5.0)
+
+
+def test_what_another_replica_tells_does_not_shorten_an_ejection() -> None:
+    e = ejected()
+    e.follow("reset", 0.1, 0.2)
+
+    assert e.bars(0.9)
+
+
+def test_a_server_that_works_for_another_replica_is_back_slowly() -> None:
+    e = Ejection()
+    complete(e, 0.0)
+    fail(e, 0.0, "status_429")
+    e.restore(0.5)
+
+    assert not e.bars(0.5)
+    assert e.slows(1, 0.5)
+
+
+def test_a_trial_that_is_under_way_decides_for_itself() -> None:
+    e = ejected()
+    e.booked(lease(1.5), 1.5)
+    e.restore(1.6)
+
+    assert e.ejected

@@ -1,0 +1,265 @@
+"""What one replica of the balancer does and learns, told to the others.
+
+It is a stream in Valkey of which the newest `MOST` events are kept: where prompts were placed,
+where clients went, which servers are left alone or drained, how long models take to load. Each
+replica adds to it in the background, follows what the others add, and reads what there is as it
+starts. So a conversation finds its server and slot, whichever replica it reaches; where it is
+quicker than the news, nothing but time is lost. Prompts are told by their hashes, so all replicas
+take the same secret from the store.
+
+https://valkey.io/topics/streams-intro/
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.routing.balancer import Balancer
+from app.routing.ledger import Fault, Lease
+from app.routing.pins import Pin
+from app.routing.prompt import Prompt
+from app.routing.prompt_cache import Occupancy, Placement
+from app.routing.text_hash import SECRET
+from app.routing.told_prompts import ToldPrompt, follow
+
+MOST: Final = 4096
+"""Events that the store keeps, more or less: each has 4 KB at the most."""
+
+MOST_UNTOLD: Final = 1000
+"""Events that wait to be told; while the store is away, more are lost."""
+
+AT_ONCE: Final = 100
+"""Events that are told or read in one round trip."""
+
+BLOCK: Final = 2000
+"""Milliseconds for which the store waits for an event before it says that there is none."""
+
+AGAIN: Final = 30.0
+"""Seconds after which a client is told of again that is still where it was."""
+
+MOST_PINS: Final = 10_000
+"""Clients of whom it is remembered where they were told to be."""
+
+REST: Final = 1.0
+"""Seconds until a store is asked again that has failed."""
+
+Event = dict[str, Any]
+
+
+class SharedKnowledge:
+    """Tells other replicas what this one does and learns, and takes in what they tell.
+
+    It is the balancer's `Witness`. `reading` and `telling` are connections to the store: the first
+    waits there for events. `ahead` is how many seconds the store's clock is ahead of ours.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        replica: str,
+        tag: str,
+        *,
+        telling: Redis,
+        reading: Redis,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.ahead = 0.0
+        self._balancer = balancer
+        self._replica = replica
+        self._stream, self._secret = f"{tag}:knowledge", f"{tag}:secret"
+        self._drained = f"{tag}:drained"
+        self._telling, self._reading = telling, reading
+        self._failed = failed
+        self._read = "0"
+        """The last event that was read."""
+        self._untold: list[Event] = []
+        self._task: asyncio.Task[None] | None = None
+        self._prompts = 0
+        self._occupancies: OrderedDict[tuple[str, int], Occupancy] = OrderedDict()
+        """Whose prompts are at work, by the replica and its number for each."""
+        self._pins: OrderedDict[tuple[str, str, str], tuple[str, str, float]] = OrderedDict()
+        self._loads: dict[tuple[str, str], float] = {}
+
+    # What we do and learn
+
+    def placed(self, lease: Lease, prompt: Prompt, placement: Placement) -> None:
+        """Tell where a prompt has got its place, and once its request has ended."""
+        self._prompts += 1
+        number = self._prompts
+        slot, continued = placement.slot, placement.continued
+        summary = prompt.summary()
+        if continued:
+            summary["prefixes"].append((continued, prompt.prefixes[continued]))
+        self._tell(
+            "prompt",
+            number=number,
+            server=lease.server,
+            instance=lease.instance,
+            slot=None if slot is None else slot.number,
+            named=lease.slot is not None,
+            slots=len(placement.prompt_cache.slots),
+            continued=continued,
+            prompt=summary,
+        )
+        lease.when_released(lambda ended: self._tell("ended", number=number, worked=ended.worked))
+
+    def pinned(self, client: str, model: str, pin: Pin) -> None:
+        """Tell where a client is, if that is news."""
+        key, now = (pin.address, client, model), monotonic()
+        server, instance, told = self._pins.get(key, ("", "", 0.0))
+        if (server, instance) == (pin.server, pin.instance) and now - told < AGAIN:
+            return
+        self._pins[key] = pin.server, pin.instance, now
+        self._pins.move_to_end(key)
+        if len(self._pins) > MOST_PINS:
+            self._pins.popitem(last=False)
+        self._tell("pin", client=[*key], server=pin.server, instance=pin.instance)
+
+    def ejected(self, server: str, fault: Fault, until: float) -> None:
+        """Tell that a server is left alone for a while."""
+        self._tell("ejected", server=server, fault=fault, until=until + self.ahead)
+
+    def returned(self, server: str) -> None:
+        """Tell that a server works again."""
+        self._tell("returned", server=server)
+
+    def drained(self, server: str, *, on: bool) -> None:
+        """Tell what an administrator wants of a server."""
+        self._tell("drained", server=server, on=on)
+
+    def _tell_loads(self) -> None:
+        """Tell how long models take to load, where that was measured anew."""
+        for backend in self._balancer.backends():
+            for instance, seconds in backend.memory.load_times.items():
+                key = backend.server.name, instance
+                if self._loads.get(key) != seconds:
+                    self._loads[key] = seconds
+                    self._tell("load", server=key[0], instance=instance, seconds=seconds)
+
+    def _tell(self, kind: str, **facts: object) -> None:
+        if len(self._untold) < MOST_UNTOLD:
+            self._untold.append({"kind": kind, "at": monotonic() + self.ahead, **facts})
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._tell_all())
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._untold:
+                events, self._untold = self._untold[:AT_ONCE], self._untold[AT_ONCE:]
+                async with self._telling.pipeline(transaction=False) as pipeline:
+                    for event in events:
+                        fields = {"by": self._replica, "event": orjson.dumps(event)}
+                        pipeline.xadd(self._stream, fields, maxlen=MOST, approximate=True)  # type: ignore[arg-type]
+                        if event["kind"] == "drained":
+                            keep = pipeline.sadd if event["on"] else pipeline.srem
+                            keep(self._drained, event["server"])
+                    await pipeline.execute()
+        except (RedisError, OSError, TimeoutError):
+            self._untold.clear()  # the heartbeat says that the store is away
+        except Exception:  # noqa: BLE001 - logged and counted
+            self._failed("store")
+        finally:
+            self._task = None
+
+    # What others do and learn
+
+    async def begin(self) -> None:
+        """Take in what there is to know."""
+        drained: Any = await self._telling.smembers(self._drained)
+        for server in drained & self._balancer.fleet.servers.keys():
+            self._balancer.hear_of_drain(server, on=True)
+        while await self._take_in(None):
+            pass
+
+    async def close(self) -> None:
+        """End the connection that waits for events."""
+        await self._reading.aclose()
+
+    async def agree(self) -> None:
+        """Take the secret that replicas have in common, or have them take ours."""
+        ours = SECRET.key or secrets.token_bytes(32)
+        async with self._telling.pipeline() as pipeline:
+            pipeline.set(self._secret, ours.hex(), nx=True)
+            pipeline.get(self._secret)
+            _, found = await pipeline.execute()
+        SECRET.key = bytes.fromhex(found)
+        self._tell_loads()
+
+    def keep(self, replicas: Collection[str]) -> None:
+        """End what replicas were doing that are no more."""
+        for key in [key for key in self._occupancies if key[0] not in replicas]:
+            self._occupancies.pop(key).end(monotonic(), worked=True)
+
+    async def follow(self) -> None:
+        """Take in what others tell, until cancelled."""
+        while True:
+            try:
+                await self._take_in(BLOCK)
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(REST)
+
+    async def _take_in(self, block: int | None) -> bool:
+        """Take in the next events; whether there may be more."""
+        found: Any = await self._reading.xread(
+            {self._stream: self._read}, count=AT_ONCE, block=block
+        )
+        entries = found[0][1] if found else []
+        for number, fields in entries:
+            self._read = number
+            if fields["by"] != self._replica:
+                try:
+                    self._hear(fields["by"], orjson.loads(fields["event"]))
+                except Exception:  # noqa: BLE001 - of another version, maybe: logged and counted
+                    self._failed("store")
+        return len(entries) == AT_ONCE
+
+    def _hear(self, replica: str, event: Mapping[str, Any]) -> None:
+        balancer, at = self._balancer, event["at"] - self.ahead
+        match event["kind"]:
+            case "prompt":
+                self._hear_of_prompt(replica, event, at)
+            case "ended":
+                occupancy = self._occupancies.pop((replica, event["number"]), None)
+                if occupancy is not None:
+                    occupancy.end(at, worked=event["worked"])
+                    balancer.on_room()
+            case "pin":
+                address, client, model = event["client"]
+                pin = Pin(event["server"], event["instance"], address, at)
+                balancer.hear_of_pin(client, model, pin)
+            case "ejected":
+                until = event["until"] - self.ahead
+                balancer.hear_of_ejection(event["server"], event["fault"], until)
+            case "returned":
+                balancer.hear_of_return(event["server"])
+            case "drained" if event["server"] in balancer.fleet.servers:
+                balancer.hear_of_drain(event["server"], on=event["on"])
+            case "load" if event["server"] in balancer.fleet.servers:
+                key, seconds = (event["server"], event["instance"]), event["seconds"]
+                self._loads[key] = seconds
+                balancer.backend(key[0]).memory.hear_of_load(key[1], seconds)
+
+    def _hear_of_prompt(self, replica: str, event: Mapping[str, Any], at: float) -> None:
+        if event["server"] not in self._balancer.fleet.servers:
+            return
+        told = ToldPrompt(
+            event["instance"],
+            event["slot"],
+            event["named"],
+            event["slots"],
+            event["continued"],
+            Prompt.summed_up(event["prompt"]),
+            at,
+        )
+        occupancy = follow(self._balancer.backend(event["server"]), told)
+        if occupancy is not None:
+            self._occupancies[replica, event["number"]] = occupancy
+            if len(self._occupancies) > MOST:
+                self._occupancies.popitem(last=False)
