@@ -32,7 +32,9 @@ def talk(turns: int, size: int = 2000) -> list[str]:
 
 
 @given(texts, texts)
-def test_what_is_known_of_a_prompt_is_known_by_its_summary(one: list[str], other: list[str]) -> None:
+def test_what_is_known_of_a_prompt_is_known_by_its_summary(
+    one: list[str], other: list[str]
+) -> None:
     earlier, later = Prompt(one, 1), Prompt([*one[:3], *other], 1)
 
     assert later.shared(told(earlier)) == later.shared(earlier)
