@@ -109,10 +109,11 @@ class Runtime:
         self.prober = Prober(
             self.balancer.backends(),
             self.pools,
-            self.balancer.observe,
+            self.balancer.observe if self.places is None else self.places.probes.observe,
             **_pace(settings),
             checked=self.meters.checked,
             failed=logs.task_failed,
+            is_told=None if self.places is None else self.places.probes.has,
         )
         self.stats = AccessStats()
         self.changed_prompts = ChangedPrompts()

@@ -28,15 +28,14 @@ from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Occupancy, Placement
 from app.routing.text_hash import SECRET
 from app.routing.told_prompts import ToldPrompt, follow
+from app.store.clock import StoreClock
+from app.store.outbox import Outbox
 
 MOST: Final = 4096
 """Events that the store keeps, more or less: each has 4 KB at the most."""
 
-MOST_UNTOLD: Final = 1000
-"""Events that wait to be told; while the store is away, more are lost."""
-
 AT_ONCE: Final = 100
-"""Events that are told or read in one round trip."""
+"""Events that are read in one round trip."""
 
 BLOCK: Final = 2000
 """Milliseconds for which the store waits for an event before it says that there is none."""
@@ -57,7 +56,7 @@ class SharedKnowledge:
     """Tells other replicas what this one does and learns, and takes in what they tell.
 
     It is the balancer's `Witness`. `reading` and `telling` are connections to the store: the first
-    waits there for events. `ahead` is how many seconds the store's clock is ahead of ours.
+    waits there for events. `failed` is told of a fault of ours.
     """
 
     def __init__(
@@ -68,9 +67,9 @@ class SharedKnowledge:
         *,
         telling: Redis,
         reading: Redis,
+        clock: StoreClock,
         failed: Callable[[str], None],
     ) -> None:
-        self.ahead = 0.0
         self._balancer = balancer
         self._replica = replica
         self._stream, self._secret = f"{tag}:knowledge", f"{tag}:secret"
@@ -79,8 +78,8 @@ class SharedKnowledge:
         self._failed = failed
         self._read = "0"
         """The last event that was read."""
-        self._untold: list[Event] = []
-        self._task: asyncio.Task[None] | None = None
+        self._clock = clock
+        self._outbox = Outbox[Event](self._add, failed)
         self._prompts = 0
         self._occupancies: OrderedDict[tuple[str, int], Occupancy] = OrderedDict()
         """Whose prompts are at work, by the replica and its number for each."""
@@ -124,7 +123,7 @@ class SharedKnowledge:
 
     def ejected(self, server: str, fault: Fault, until: float) -> None:
         """Tell that a server is left alone for a while."""
-        self._tell("ejected", server=server, fault=fault, until=until + self.ahead)
+        self._tell("ejected", server=server, fault=fault, until=self._clock.there(until))
 
     def returned(self, server: str) -> None:
         """Tell that a server works again."""
@@ -144,29 +143,17 @@ class SharedKnowledge:
                     self._tell("load", server=key[0], instance=instance, seconds=seconds)
 
     def _tell(self, kind: str, **facts: object) -> None:
-        if len(self._untold) < MOST_UNTOLD:
-            self._untold.append({"kind": kind, "at": monotonic() + self.ahead, **facts})
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._tell_all())
+        self._outbox.put({"kind": kind, "at": self._clock.there(monotonic()), **facts})
 
-    async def _tell_all(self) -> None:
-        try:
-            while self._untold:
-                events, self._untold = self._untold[:AT_ONCE], self._untold[AT_ONCE:]
-                async with self._telling.pipeline(transaction=False) as pipeline:
-                    for event in events:
-                        fields = {"by": self._replica, "event": orjson.dumps(event)}
-                        pipeline.xadd(self._stream, fields, maxlen=MOST, approximate=True)  # type: ignore[arg-type]
-                        if event["kind"] == "drained":
-                            keep = pipeline.sadd if event["on"] else pipeline.srem
-                            keep(self._drained, event["server"])
-                    await pipeline.execute()
-        except (RedisError, OSError, TimeoutError):
-            self._untold.clear()  # the heartbeat says that the store is away
-        except Exception:  # noqa: BLE001 - logged and counted
-            self._failed("store")
-        finally:
-            self._task = None
+    async def _add(self, events: list[Event]) -> None:
+        async with self._telling.pipeline(transaction=False) as pipeline:
+            for event in events:
+                fields: dict[Any, Any] = {"by": self._replica, "event": orjson.dumps(event)}
+                pipeline.xadd(self._stream, fields, maxlen=MOST, approximate=True)
+                if event["kind"] == "drained":
+                    keep = pipeline.sadd if event["on"] else pipeline.srem
+                    keep(self._drained, event["server"])
+            await pipeline.execute()
 
     # What others do and learn
 
@@ -221,7 +208,7 @@ class SharedKnowledge:
         return len(entries) == AT_ONCE
 
     def _hear(self, replica: str, event: Mapping[str, Any]) -> None:
-        balancer, at = self._balancer, event["at"] - self.ahead
+        balancer, at = self._balancer, self._clock.here(event["at"])
         match event["kind"]:
             case "prompt":
                 self._hear_of_prompt(replica, event, at)
@@ -235,7 +222,7 @@ class SharedKnowledge:
                 pin = Pin(event["server"], event["instance"], address, at)
                 balancer.hear_of_pin(client, model, pin)
             case "ejected":
-                until = event["until"] - self.ahead
+                until = self._clock.here(event["until"])
                 balancer.hear_of_ejection(event["server"], event["fault"], until)
             case "returned":
                 balancer.hear_of_return(event["server"])

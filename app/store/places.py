@@ -28,7 +28,9 @@ from app.routing.balancer import Balancer
 from app.routing.ledger import Lease
 from app.store.allowances import REPORT, SharedAllowances
 from app.store.client import client
+from app.store.clock import StoreClock
 from app.store.knowledge import BLOCK, SharedKnowledge
+from app.store.probes import SharedProbes
 
 TTL: Final = 10_000
 """Milliseconds after which the leases of a replica expire that says nothing."""
@@ -160,13 +162,18 @@ class SharedPlaces:
         self._enter: Call = self._client.register_script(ENTER)
         self._leave: Call = self._client.register_script(LEAVE)
         self._renew: Call = self._client.register_script(RENEW)
+        self._clock = StoreClock()
         self.knowledge = SharedKnowledge(
             balancer,
             self._replica,
             tag,
             telling=self._client,
             reading=client(url, BLOCK / 1000 + BEAT),
+            clock=self._clock,
             failed=failed,
+        )
+        self.probes = SharedProbes(
+            balancer, self._replica, f"{tag}:probes", self._client, self._clock, failed
         )
         balancer.witness = self.knowledge
         self._allowances = SharedAllowances(
@@ -272,7 +279,7 @@ class SharedPlaces:
             async with asyncio.timeout(BEAT):
                 asked = monotonic()
                 now, replicas, *counts = await self._renew(keys=keys, args=args)
-                self.knowledge.ahead = int(now) / 1000 - (asked + monotonic()) / 2
+                self._clock.set(int(now) / 1000, asked)
                 await self.knowledge.agree()
                 await self._allowances.beat(self._replica, TTL, monotonic())
         except (RedisError, OSError, TimeoutError) as error:
@@ -281,6 +288,7 @@ class SharedPlaces:
         self._failures = 0
         self.replicas = len(replicas)
         self.knowledge.keep(replicas)
+        self.probes.keep(replicas)
         if self.away:
             self.away = False
             log.info("store.back", replicas=self.replicas)
@@ -346,17 +354,26 @@ class SharedPlaces:
             self._leaving = None
 
     async def _listen(self) -> None:
-        """Take in, until cancelled, which places others give back."""
+        """Take in, until cancelled, which places others give back, and what their probes saw."""
         while True:
             try:
                 async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(self._channel)
+                    await channel.subscribe(self._channel, self.probes.channel)
                     while True:
                         message = await channel.get_message(timeout=None)
                         if message is not None:
-                            self._on_freed(*str(message["data"]).split("/", 1))
+                            self._on_message(message["channel"], message["data"])
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(BEAT)
+
+    def _on_message(self, channel: str, message: str) -> None:
+        try:
+            if channel == self.probes.channel:
+                self.probes.hear(message)
+            else:
+                self._on_freed(*message.split("/", 1))
+        except Exception:  # noqa: BLE001 - of another version, maybe: logged and counted
+            self._failed("store")
 
     def _on_freed(self, replica: str, server: str) -> None:
         """Take in that a replica has freed a place: our own have been counted."""

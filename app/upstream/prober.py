@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from app.routing.backend import Backend
 from app.routing.observations import Observation
 from app.upstream.pool import Pool
-from app.upstream.server_probe import CheckResult, Pace, ServerProbe
+from app.upstream.server_probe import CheckResult, IsTold, Pace, ServerProbe
 
 
 class Prober:
@@ -19,7 +19,8 @@ class Prober:
     long as they can be reached. Model APIs are reached over `pools`, as requests are. `observe`
     is called with what came of it; `checked` with each probe of a health address, or of a
     model list in its stead, and how many seconds it took; `failed` after a fault of our own.
-    Timeouts are in seconds.
+    `is_told` says of what others probe whether they have seen it within some seconds. Timeouts are
+    in seconds.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Prober:
         clock: Callable[[], float] = time.monotonic,
         checked: Callable[[str, CheckResult, float], None] = lambda *_: None,
         failed: Callable[..., None] = lambda *_, **__: None,
+        is_told: IsTold | None = None,
     ) -> None:
         self._pools = pools
         self._observe = observe
@@ -42,6 +44,7 @@ class Prober:
         self._clock = clock
         self._checked = checked
         self._failed = failed
+        self._is_told = is_told
         self._probes = {id(backend): self._probe(backend) for backend in backends}
         self._tasks: dict[int, list[asyncio.Task[None]]] = {}
 
@@ -94,6 +97,7 @@ class Prober:
             self._clock,
             self._checked,
             self._failed,
+            self._is_told,
         )
 
     def _end(self, number: int, probe: ServerProbe | None) -> None:

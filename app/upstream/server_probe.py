@@ -14,7 +14,14 @@ import structlog
 
 from app.routing.backend import Backend
 from app.routing.health_window import Sample, Side
-from app.routing.observations import HealthSeen, Introduced, ModelsSeen, Observation, ProbeFailed
+from app.routing.observations import (
+    HealthSeen,
+    Introduced,
+    ModelsSeen,
+    Observation,
+    ProbeFailed,
+    SelfReport,
+)
 from app.upstream.errors import TimedOut, Unanswered, Unreachable, UpstreamError
 from app.upstream.fetch import TooLong, fetch
 from app.upstream.http import Client
@@ -34,6 +41,13 @@ CheckResult = Literal["ok", "timeout", "refused", "bad_response"]
 """What came of a probe."""
 
 log: Final = structlog.get_logger(__name__)
+
+
+IsTold = Callable[[str, type[HealthSeen | ModelsSeen | SelfReport], float], bool]
+"""Whether somebody else has seen something of a server within so many seconds."""
+
+LATE: Final = 2.5
+"""After so many intervals in which nobody has told of a server, it is probed here."""
 
 
 class Unusable(Exception):
@@ -61,6 +75,7 @@ class ServerProbe:
         clock: Callable[[], float],
         checked: Callable[[str, CheckResult, float], None],
         failed: Callable[..., None],
+        is_told: IsTold | None = None,
     ) -> None:
         self.server = server = backend.server
         self._backend = backend
@@ -69,6 +84,7 @@ class ServerProbe:
         self._clock = clock
         self._checked = checked
         self._failed = failed
+        self._is_told_of = is_told
         self._pool = pool
         self._agent = (
             None if server.health_base is None else Pool(server.health_base, address=server.address)
@@ -76,6 +92,7 @@ class ServerProbe:
         self._client = Client(pool, connect_timeout=pace.connect_timeout, silence=pace.read_timeout)
         self._introspection = Introspection(server.name, server.kind, clock)
         self._probed, self._reached, self._introspected = (asyncio.Event() for _ in range(3))
+        self._introduced = asyncio.Event()
         self._listed_at = -math.inf
 
     def is_of(self, backend: Backend, pools: Mapping[str, Pool]) -> bool:
@@ -126,6 +143,7 @@ class ServerProbe:
                 if self._reached.is_set():
                     await self._introspected.wait()
         self._observe(Introduced(self.server.name))
+        self._introduced.set()
 
     # One round
 
@@ -137,16 +155,22 @@ class ServerProbe:
             or self._backend.models is None
             or self._clock() - self._listed_at >= self._pace.models_interval
         )
-        if agent is None and self.server.kind == PLAIN and not due:
-            return  # a cloud's API counts requests, and its list changes rarely
-        if agent is None or due:
-            models = self._ask("models", self._models())
-            if agent is None:
-                await models
-            else:
-                await asyncio.gather(self._ask("health", self._health(agent)), models)
-        else:
-            await self._ask("health", self._health(agent))
+        rarely = agent is not None or self.server.kind == PLAIN
+        interval = self._pace.models_interval if rarely else self._pace.interval
+        questions = []
+        # A cloud's API counts requests, and its list changes rarely.
+        if (due or not rarely) and not self._is_told(ModelsSeen, interval):
+            questions.append(self._ask("models", self._models()))
+        if agent is not None and not self._is_told(HealthSeen, self._pace.interval):
+            questions.append(self._ask("health", self._health(agent)))
+        await asyncio.gather(*questions)
+
+    def _is_told(self, what: type[HealthSeen | ModelsSeen | SelfReport], interval: float) -> bool:
+        """Whether others probe it, and have seen so lately. Everybody begins with a look."""
+        told = self._is_told_of
+        if told is None or not self._introduced.is_set() or self._backend.health.failing:
+            return False
+        return told(self.server.name, what, LATE * interval)
 
     async def ask_for_report(self) -> None:
         """Ask a server that can be reached what it tells of itself.
@@ -154,7 +178,7 @@ class ServerProbe:
         Silence says nothing: llama.cpp's server answers such questions between two batches only,
         and one batch of a long prompt can take longer than we wait.
         """
-        if not self._reached.is_set():
+        if not self._reached.is_set() or self._is_told(SelfReport, self._pace.interval):
             return
 
         async def get(path: str) -> Page:
