@@ -28,6 +28,7 @@ from app.downstream.server import (
     config,
     return_memory,
 )
+from app.downstream.workers import Worker, Workers
 from app.settings import Settings
 from app.settings.doubts import doubts
 from app.settings.listening import published_port, reached_at
@@ -60,11 +61,13 @@ def create_app(
     stopping: asyncio.Event | None = None,
     reader: GpuReader | None = None,
     load: Callable[[], Settings] | None = None,
+    *,
+    announces: bool = True,
 ) -> App:
     """Build the balancer.
 
     `stopping` ends the monitor's streams; `reader` reads GPUs other than this machine's; `load`
-    reads the settings again.
+    reads the settings again; it `announces` itself on the network, or joins another, if it shall.
     """
     runtime = Runtime(settings, reader)
     stop = stopping or asyncio.Event()
@@ -81,7 +84,8 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        membership = settings.join and Membership(settings.join, lambda: runtime.settings)
+        join = settings.join if announces else None
+        membership = join and Membership(join, lambda: runtime.settings)
         if (open_at := settings.open_at()) is not None:
             logs.open_to_all(open_at)
         logs.doubtful(doubts(settings))
@@ -89,7 +93,7 @@ def create_app(
             watching = [asyncio.create_task(files.watch(), name="files") for files in watched]
             joining = asyncio.create_task(membership.keep(stop)) if membership else None
             try:
-                async with _announced(settings):
+                async with _announced(settings) if announces else contextlib.nullcontext():
                     yield
             finally:
                 if joining is not None:
@@ -129,11 +133,16 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
     `written_in`.
     """
     logs.configure(settings.log_format, settings.log_level)
+    worker = Worker.here()
+    if settings.workers > 1 and worker is None:
+        _serve_by_workers(settings)
+        return
     allow_many_files()
     collect_garbage_rarely()
     return_memory()
     stopping = asyncio.Event()
-    app = create_app(settings, stopping, load=load)
+    first = worker is None or worker.number == 1
+    app = create_app(settings, stopping, load=load, announces=first)
     uvicorn_config = config(
         app.handler,
         app.lifespan,
@@ -161,7 +170,7 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
         )
     )
     here = Running.here(settings.host, settings.port, tls=certificate is not None)
-    app.admit(here.key)
+    app.admit(here.key if worker is None else worker.key)
     _reload_on_hangup(app.reloader)
     # uvicorn raises the signals that stopped it once more: stopping as asked is no failure.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -170,23 +179,42 @@ def serve(settings: Settings, load: Callable[[], Settings], written_in: list[Pat
         logs.stopping(app.in_flight())
         stopping.set()
 
+    def listening() -> None:
+        if worker is not None:
+            worker.stop_with_parent()
+        logs.listening(here.url, _page(here.url), [*settings.servers], app.gpu_backend)
+
     server = Server(
         uvicorn_config,
         stop,
-        listening=lambda: logs.listening(
-            here.url, _page(here.url), [*settings.servers], app.gpu_backend
-        ),
+        listening=listening,
         delay=settings.drain_delay,
         silence=settings.idle_timeout,
         failed=logs.task_failed,
     )
     try:
-        with contextlib.suppress(KeyboardInterrupt), here.told():
-            server.run()
+        found = contextlib.nullcontext() if worker is not None else here.told()
+        with contextlib.suppress(KeyboardInterrupt), found:
+            server.run(None if worker is None else worker.sockets())
     except CannotListen as error:
         logs.cannot_listen(settings.host, settings.port, str(error))
         raise SystemExit(1) from None
     logs.stopped()
+
+
+def _serve_by_workers(settings: Settings) -> None:
+    """Have several processes serve, until a signal says to stop."""
+    here = Running.here(settings.host, settings.port, tls=settings.certificate is not None)
+    try:
+        workers = Workers(
+            settings.host, settings.port, settings.workers, here.key, logs.worker_ended
+        )
+    except CannotListen as error:
+        logs.cannot_listen(settings.host, settings.port, str(error))
+        raise SystemExit(1) from None
+    with here.told():
+        if not workers.run():
+            raise SystemExit(1)
 
 
 def _page(own: str) -> str:

@@ -26,6 +26,7 @@ FIXED: Final = (
     "tls_key",
     "log_format",
     "log_level",
+    "workers",
     "drain_delay",
     "shutdown_timeout",
     "state_dir",

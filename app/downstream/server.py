@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
             CannotListen: another program does, or the address is not this machine's.
         """
         if sockets is None:
-            sockets = _listeners(self.config.host, self.config.port)
+            sockets = listeners(self.config.host, self.config.port)
         await super().startup(sockets)
         for server in self.servers:
             for listener in server.sockets:
@@ -158,7 +158,7 @@ class Server(uvicorn.Server):
         return [c for c in connections if isinstance(c, ClientConnection)]
 
 
-def _listeners(host: str, port: int) -> list[socket.socket]:
+def listeners(host: str, port: int) -> list[socket.socket]:
     """Listen on every address of a host; `::` stands for all, IPv4's as well.
 
     asyncio leaves those out (RFC 3493 section 5.3).

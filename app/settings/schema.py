@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -436,6 +437,14 @@ class Settings(BaseSettings):
         description="What a balancer goes by while Valkey is away: its share of each "
         "`request_max`, the `full` one, or none (`reject`), so that requests wait for Valkey.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many processes serve, each on a core of its own. More than one need "
+        "`BALANCER_VALKEY_URL`; Prometheus asks each at a port of its own: those that follow "
+        "`BALANCER_PORT`. Not on Windows.",
+    )
     drain_delay: int = Field(
         default=0,
         ge=0,
@@ -515,6 +524,7 @@ class Settings(BaseSettings):
             *_twins(settings),
             *_tls(settings),
             *_joining(settings),
+            *_workers(settings),
         ]
         if problems:
             raise _together(problems)
@@ -661,6 +671,26 @@ def _tls(settings: "Settings") -> Iterator[InitErrorDetails]:
             settings.certificate.load()
         except ValueError as error:
             yield InitErrorDetails(type=mistake(str(error)), loc=("tls_cert",), input=None)
+
+
+HIGHEST_PORT: Final = 65535
+
+
+def _workers(settings: "Settings") -> Iterator[InitErrorDetails]:
+    """Find what keeps several processes from serving together."""
+    if settings.workers == 1:
+        return
+    problem = None
+    if sys.platform == "win32":
+        problem = "must be 1 on Windows, where processes cannot share a socket so"
+    elif settings.valkey_url is None:
+        problem = "needs BALANCER_VALKEY_URL: the workers keep to each server's limit there"
+    elif settings.lets_join:
+        problem = "must be 1 where machines join (BALANCER_JOIN_TOKEN): they join one process"
+    elif settings.port + settings.workers > HIGHEST_PORT:
+        problem = f"needs as many ports behind BALANCER_PORT, which end at {HIGHEST_PORT}"
+    if problem is not None:
+        yield InitErrorDetails(type=mistake(problem), loc=("workers",), input=settings.workers)
 
 
 def _joining(settings: "Settings") -> Iterator[InitErrorDetails]:

@@ -134,6 +134,11 @@ def cannot_listen(host: str, port: int, error: str) -> None:
     )
 
 
+def worker_ended(number: int, status: int) -> None:
+    """Log that one of several processes has ended, which nobody has asked for."""
+    structlog.get_logger(__name__).error("worker.ended", number=number, status=status)
+
+
 def stopping(in_flight: int) -> None:
     """Log that it is to stop, and how many requests are waited for."""
     structlog.get_logger(__name__).info("balancer.stopping", in_flight=in_flight)

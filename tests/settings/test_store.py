@@ -1,6 +1,7 @@
 """Where replicas share places: what is wrong with an address is said, and the address is not."""
 
 import importlib.util
+import sys
 
 import pytest
 
@@ -27,3 +28,21 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ValueError, match=r"pip install llama-balancer\[valkey\]"):
         Settings(servers={}, valkey_url=URL)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has one process alone")
+def test_several_workers_need_a_store() -> None:
+    with pytest.raises(ValueError, match="needs BALANCER_VALKEY_URL"):
+        Settings(servers={}, workers=2)
+
+    assert Settings(servers={}, workers=2, valkey_url=URL).workers == 2  # type: ignore[arg-type]
+
+
+def test_several_workers_need_as_many_ports() -> None:
+    with pytest.raises(ValueError, match="which end at 65535"):
+        Settings(servers={}, workers=2, valkey_url=URL, port=65534)  # type: ignore[arg-type]
+
+
+def test_machines_join_one_process() -> None:
+    with pytest.raises(ValueError, match="must be 1 where machines join"):
+        Settings(servers={}, workers=2, valkey_url=URL, join_token="x" * 40)  # type: ignore[arg-type]
