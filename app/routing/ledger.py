@@ -172,7 +172,7 @@ class Ledger:
         self.others = 0
         """Leases that other replicas have there."""
         self.share: int | None = None
-        """The limit that we keep while nobody knows what other replicas do."""
+        """How many leases we may have while nobody knows what other replicas do."""
         self.weight = weight
         self.hourly: int | None = None
         """Most requests within an hour."""
@@ -193,8 +193,9 @@ class Ledger:
     @property
     def full(self) -> bool:
         """Whether one more request would pass a limit."""
-        limit = self.limit if self.share is None else self.share
-        at_limit = limit is not None and self.total + self.elsewhere >= limit
+        if self.share is not None and self.total >= self.share:
+            return True
+        at_limit = self.limit is not None and self.total + self.elsewhere >= self.limit
         return at_limit or self.spent
 
     @property

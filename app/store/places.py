@@ -38,6 +38,9 @@ TTL: Final = 10_000
 BEAT: Final = 2.0
 """Seconds between two heartbeats."""
 
+DOUBT: Final = 2500
+"""Milliseconds after which a store that had forgotten all leases knows those of each replica."""
+
 PATIENCE: Final = 0.1
 """Seconds that a request waits for the store at the most."""
 
@@ -52,6 +55,8 @@ Call = Callable[..., Awaitable[Any]]
 ENTER: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local begun = redis.call('GET', KEYS[2])
+if not begun or now - begun < tonumber(ARGV[5]) then return {-1, 0} end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 if redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), ARGV[2])
@@ -64,9 +69,11 @@ for _, lease in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
 end
 return {0, others}
 """
-"""Takes a place, or returns how many others have.
+"""Takes a place (1), or returns how many others have (0).
 
-KEYS are the server's leases; ARGV the replica, the lease, the limit, and milliseconds.
+A store that has forgotten everything cannot say (-1) until each replica has renewed its leases.
+KEYS are the server's leases, and since when the store remembers; ARGV the replica, the lease, the
+limit, for how many milliseconds, and for how many it cannot say.
 """
 
 LEAVE: Final = """
@@ -85,9 +92,10 @@ local ttl = tonumber(ARGV[2])
 redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('PEXPIRE', KEYS[1], ttl * 2)
+redis.call('SET', KEYS[2], ARGV[3] == '1' and 0 or now, 'NX')
 local counts = {now, redis.call('ZRANGE', KEYS[1], 0, -1)}
-local at = 3
-for key = 2, #KEYS do
+local at = 4
+for key = 3, #KEYS do
   local mine = {}
   local asking = at + 2 + tonumber(ARGV[at])
   local last = asking - 1 + tonumber(ARGV[at + 1])
@@ -97,10 +105,10 @@ for key = 2, #KEYS do
   end
   at = last + 1
   redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
-  counts[key + 1] = 0
+  counts[key] = 0
   for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
     if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
-      counts[key + 1] = counts[key + 1] + 1
+      counts[key] = counts[key] + 1
     elseif not mine[lease] then
       redis.call('ZREM', KEYS[key], lease)
     end
@@ -111,9 +119,10 @@ return counts
 """
 """Renews all leases of a replica, and drops those of its own that it does not know.
 
-KEYS are the replicas, then each server's leases; ARGV the replica, milliseconds, and for each
-server how many leases it has there, for how many it is just asking, and they. Returns the time in
-milliseconds, the replicas, and how many leases the others have at each server.
+KEYS are the replicas, since when the store remembers, then each server's leases; ARGV the replica,
+milliseconds, whether it is new, and for each server how many leases it has there, for how many it
+is just asking, and they. Returns the time in milliseconds, the replicas, and how many leases the
+others have at each server.
 """
 
 log = structlog.get_logger(__name__)
@@ -145,6 +154,9 @@ class SharedPlaces:
         """How often it failed."""
         self.timed: Callable[[float], None] = lambda _: None
         """Told how many seconds it took to take a place."""
+        self._away_since = 0.0
+        self._is_new = True
+        """Whether the store has not heard of us yet."""
         self._policy = away
         self._failed = failed
         self._balancer = balancer
@@ -157,6 +169,7 @@ class SharedPlaces:
         self._leaving: asyncio.Task[None] | None = None
         tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
         self._members, self._channel = f"{tag}:replicas", f"{tag}:freed"
+        self._begun = f"{tag}:begun"
         self._key = f"{tag}:leases:"
         self._client = client(url, PATIENCE)
         self._enter: Call = self._client.register_script(ENTER)
@@ -211,19 +224,27 @@ class SharedPlaces:
 
     async def _ask_for(self, lease: Lease, limit: int) -> bool:
         """Ask the store for a place; return whether there is one, or what we go by without it."""
-        key, begun = self._key + lease.server, monotonic()
-        args = [self._replica, lease.shared, limit, TTL]
+        keys, begun = [self._key + lease.server, self._begun], monotonic()
+        args = [self._replica, lease.shared, limit, TTL, DOUBT]
         try:
             async with asyncio.timeout(PATIENCE):
-                taken, others = await self._enter(keys=[key], args=args)
+                taken, others = await self._enter(keys=keys, args=args)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
-            return self._policy != "reject"
+            return self._has_room(lease.server)
         self._failures = 0
         self.timed(monotonic() - begun)
+        if taken < 0:
+            self._go_alone()
+            return self._has_room(lease.server)
         if not taken:
             self._balancer.others_at(lease.server, int(others))
         return bool(taken)
+
+    def _has_room(self, server: str) -> bool:
+        """Whether what we have at a server, this request included, is no more than our share."""
+        ledger = self._balancer.backend(server).ledger
+        return ledger.share is None or ledger.total <= ledger.share
 
     def _left_by(self, lease: Lease) -> None:
         """Give a lease's place back, in the background."""
@@ -268,13 +289,17 @@ class SharedPlaces:
     async def beat(self) -> None:
         """Renew all leases at once, and take in how many there are."""
         backends = [b for b in self._balancer.backends() if b.ledger.limit is not None]
-        args: list[str | int] = [self._replica, TTL]
+        args: list[str | int] = [self._replica, TTL, int(self._is_new)]
         for backend in backends:
             held = self._held.get(backend.server.name, {})
             ours = [name for name, has_place in held.items() if has_place]
             asking = [name for name, has_place in held.items() if not has_place]
             args += [len(ours), len(asking), *ours, *asking]
-        keys = [self._members, *(self._key + backend.server.name for backend in backends)]
+        keys = [
+            self._members,
+            self._begun,
+            *(self._key + backend.server.name for backend in backends),
+        ]
         try:
             async with asyncio.timeout(BEAT):
                 asked = monotonic()
@@ -286,6 +311,7 @@ class SharedPlaces:
             self._note_failure(error)
             return
         self._failures = 0
+        self._is_new = False
         self.replicas = len(replicas)
         self.knowledge.keep(replicas)
         self.probes.keep(replicas)
@@ -312,18 +338,24 @@ class SharedPlaces:
         self.failures += 1
         if not self.away:
             self.away = True
+            self._away_since = monotonic()
             what = str(error) or type(error).__name__
             log.warning("store.away", error=what, goes_by=self._policy)
         self._go_alone()
 
     def _go_alone(self) -> None:
-        """Keep to limits of our own, while nobody knows what other replicas do."""
+        """Keep to limits of our own, while nobody knows what other replicas do.
+
+        For a heartbeat what they had counts as well.
+        """
+        late = self.away and monotonic() - self._away_since >= BEAT
         self._allowances.go_alone(1 if self._policy == "full" else self.replicas)
         for backend in self._balancer.backends():
             limit, share = backend.ledger.limit, None
             if limit is not None and self._policy != "full":
                 share = math.ceil(limit / self.replicas) if self._policy == "share" else 0
-            self._balancer.others_at(backend.server.name, 0, share)
+            others = 0 if late else backend.ledger.others
+            self._balancer.others_at(backend.server.name, others, share)
 
     async def _greet(self) -> None:
         """Look whether the store may throw away what it is told."""

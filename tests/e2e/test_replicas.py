@@ -205,7 +205,25 @@ async def test_the_places_of_a_replica_that_dies_come_back() -> None:
     assert statuses == {200: LIMIT}
 
 
-@pytest.mark.parametrize("fault", ["stopped", "silent", "late"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+async def test_a_replica_that_dies_under_load_costs_the_others_nothing() -> None:
+    host = ModelHost()
+    async with valkey() as store, host.running(), replicas(host, store, 2) as survivors:
+        with contextlib.suppress(AssertionError):  # it ends as it must not
+            async with balancing({"A": host.limited(LIMIT)}, valkey_url=store.url) as victim:
+                dying = asyncio.create_task(ask_all([victim], RACES))
+                asking = asyncio.create_task(ask_all(survivors, RACES))
+                await survivors[0].until(lambda: len(host.seen) > RACES // 4)
+                victim.process.send_signal(signal.SIGKILL)
+                await victim.process.wait()
+        await asyncio.gather(dying, return_exceptions=True)
+        statuses = await asking
+
+    assert statuses == {200: RACES}
+    assert host.peak <= LIMIT
+
+
+@pytest.mark.parametrize("fault", ["stopped", "silent", "late", "read-only"])
 async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: str) -> None:
     host = ModelHost()
     async with (
@@ -221,6 +239,8 @@ async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: s
                 store.pause()
             case "late":
                 way.seconds = 0.5
+            case "read-only":
+                await store.ask("REPLICAOF", "127.0.0.1", "1")
         statuses = await ask_all(balancers, 300)
         shares = [(await b.snapshot())["backends"][0]["request_share"] for b in balancers]
         match fault:
@@ -230,6 +250,8 @@ async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: s
                 store.resume()
             case "late":
                 way.seconds = 0.0
+            case "read-only":
+                await store.ask("REPLICAOF", "NO", "ONE")
         for balancer in balancers:
             await balancer.until(lambda b=balancer: knows(b, REPLICAS))  # type: ignore[misc]
         statuses += await ask_all(balancers, 300)
@@ -239,6 +261,63 @@ async def test_a_store_that_goes_away_fails_no_request_and_costs_little(fault: s
     assert shares == [2] * REPLICAS  # a third of four, rounded up
     assert host.peak <= LIMIT + REPLICAS - 1
     assert all({"store.away", "store.back"} <= lines for lines in events)
+
+
+@pytest.mark.parametrize("times", [1, 5])
+async def test_a_store_that_forgets_everything_under_load_fails_no_request(times: int) -> None:
+    host = ModelHost()
+    async with valkey() as store, host.running(), replicas(host, store) as balancers:
+        asking = asyncio.create_task(ask_all(balancers, RACES))
+        for part in range(times):
+            await balancers[0].until(lambda p=part: len(host.seen) > p * RACES // 6)  # type: ignore[misc]
+            await store.ask("FLUSHALL")
+        statuses = await asking
+
+    assert statuses == {200: RACES}
+    assert host.peak <= LIMIT + REPLICAS - 1
+
+
+async def test_long_requests_of_others_are_known_to_a_replica_whose_store_is_away() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
+        held = await gate.fill(a)
+        await b.until(lambda: is_full(b))
+        await store.stop()
+        await b.until(lambda: b.events("store.away"))
+        waiting = asyncio.create_task(b.ask(chat(address="10.0.1.1")))
+        await b.until(lambda: waits(b))
+        before = gate.host.active
+        gate.open.set()
+        statuses = {response.status for response in await asyncio.gather(waiting, *held)}
+
+    assert before == LIMIT
+    assert statuses == {200}
+
+
+async def is_full(balancer: Running) -> bool:
+    return await balancer.backends("others_inflight") == [LIMIT]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+async def test_a_replica_that_is_frozen_goes_on_once_it_wakes() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
+        held = await gate.fill(a)
+        a.process.send_signal(signal.SIGSTOP)
+        await b.until(lambda: knows(b, 1))
+        meanwhile = [asyncio.create_task(b.ask(chat(address=f"10.0.1.{n}"))) for n in range(LIMIT)]
+        await b.until(lambda: gate.host.active == 2 * LIMIT)  # its leases have expired
+        a.process.send_signal(signal.SIGCONT)
+        await b.until(lambda: knows(b, 2))
+        waiting = asyncio.create_task(b.ask(chat(address="10.0.2.1")))
+        await b.until(lambda: waits(b))
+        gate.open.set()
+        statuses = {
+            response.status for response in await asyncio.gather(waiting, *held, *meanwhile)
+        }
+
+    assert statuses == {200}
+    assert gate.host.peak == 2 * LIMIT
 
 
 async def test_a_store_whose_replica_takes_over_is_found_by_its_sentinel(tmp_path: Path) -> None:
