@@ -103,6 +103,7 @@ defaults
     timeout client 1200s
     timeout server 1200s
     option http-keep-alive
+    option http-no-delay
     http-reuse always
 frontend f
     bind 127.0.0.1:{port}

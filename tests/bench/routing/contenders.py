@@ -15,11 +15,16 @@ from tests.bench.contenders import Contender as Proxy
 from tests.bench.routing.play import PATIENCE
 from tests.fakes.balancer import eventually
 from tests.fakes.ports import free_port
+from tests.fakes.valkey import PROGRAM as STORE
 
 OURS = "llama-balancer"
+REPLICAS = "replicas"
+"""Three of ours with a store, which get requests in turn."""
+
 PROGRAMS: dict[str, Proxy] = {one.name: one for one in CONTENDERS}
 NAMES = {
     OURS: "llama-balancer",
+    REPLICAS: "3 × llama-balancer, in turn",
     "nginx": "nginx, round robin",
     "haproxy": "haproxy, least connections, queue",
     "vllm-router": "vllm-router, cache-aware",
@@ -29,6 +34,8 @@ NAMES = {
 
 def installed(name: str) -> bool:
     """Whether a contender can run here."""
+    if name == REPLICAS:
+        return PROGRAMS["haproxy"].path is not None and STORE is not None
     return PROGRAMS[name].path is not None
 
 
@@ -37,21 +44,55 @@ def running(
     name: str, model: str, upstreams: Sequence[int], slots: int, folder: Path
 ) -> Iterator[str]:
     """Run a contender in front of servers on these ports; gives its address."""
-    port = free_port()
     own = folder / name
     own.mkdir(parents=True)
-    command = _command(name, port, upstreams, slots, own)
-    command[0] = PROGRAMS[name].path or command[0]
+    if name != REPLICAS:
+        port = free_port()
+        command = _command(name, port, upstreams, slots, own)
+        command[0] = PROGRAMS[name].path or command[0]
+        with _serving(command, port, _environment(port, model, upstreams, slots), own) as url:
+            yield url
+        return
+    with contextlib.ExitStack() as stack:
+        ports = [free_port() for _ in range(3)]
+        store = free_port()
+        words = [STORE or "", "--port", str(store), "--save", "", "--dir", str(own)]
+        stack.enter_context(_process(words, dict(os.environ), own / "store.log"))
+        settings = {"BALANCER_VALKEY_URL": f"redis://127.0.0.1:{store}/0"}
+        for port in ports:
+            environment = _environment(port, model, upstreams, slots) | settings
+            command = _command(OURS, port, upstreams, slots, own)
+            stack.enter_context(_serving(command, port, environment, own))
+        front = free_port()
+        command = _command("haproxy", front, ports, 10_000, own)
+        file = own / "haproxy.cfg"
+        file.write_text(file.read_text().replace("balance leastconn", "balance roundrobin"))
+        command[0] = PROGRAMS["haproxy"].path or command[0]
+        yield stack.enter_context(_serving(command, front, dict(os.environ), own))
+
+
+@contextlib.contextmanager
+def _serving(
+    command: Sequence[str], port: int, environment: dict[str, str], folder: Path
+) -> Iterator[str]:
+    """Run what serves at a port, once it has models to list; gives its address."""
     url = f"http://127.0.0.1:{port}"
+    with _process(command, environment, folder / f"{port}.log") as process:
+        eventually(lambda: process.poll() is None and _lists_models(url))
+        yield url
+
+
+@contextlib.contextmanager
+def _process(
+    command: Sequence[str], environment: dict[str, str], file: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until the block ends."""
     with (
-        (own / "log").open("wb") as log,
-        subprocess.Popen(
-            command, stdout=log, stderr=log, env=_environment(port, model, upstreams, slots)
-        ) as process,
+        file.open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process,
     ):
         try:
-            eventually(lambda: process.poll() is None and _lists_models(url))
-            yield url
+            yield process
         finally:
             process.terminate()
             try:
