@@ -5,12 +5,13 @@ from pathlib import Path
 
 from grafana.boards.gpus import GPUS
 from grafana.boards.overview import OVERVIEW
+from grafana.boards.replicas import REPLICAS
 from grafana.boards.servers import SERVERS
 from grafana.boards.slow import SLOW
 from grafana.panels import Dashboard, build
 
 HERE = Path(__file__).parent / "dashboards"
-DASHBOARDS = (OVERVIEW, SLOW, SERVERS, GPUS)
+DASHBOARDS = (OVERVIEW, SLOW, SERVERS, REPLICAS, GPUS)
 
 
 def written(dashboard: Dashboard) -> str:

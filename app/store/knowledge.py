@@ -70,6 +70,10 @@ class SharedKnowledge:
         clock: StoreClock,
         failed: Callable[[str], None],
     ) -> None:
+        self.told = 0
+        """How many events we have told the others of."""
+        self.heard = 0
+        """How many we have heard of."""
         self._balancer = balancer
         self._replica = replica
         self._stream, self._secret = f"{tag}:knowledge", f"{tag}:secret"
@@ -143,6 +147,7 @@ class SharedKnowledge:
                     self._tell("load", server=key[0], instance=instance, seconds=seconds)
 
     def _tell(self, kind: str, **facts: object) -> None:
+        self.told += 1
         self._outbox.put({"kind": kind, "at": self._clock.there(monotonic()), **facts})
 
     async def _add(self, events: list[Event]) -> None:
@@ -201,6 +206,7 @@ class SharedKnowledge:
         for number, fields in entries:
             self._read = number
             if fields["by"] != self._replica:
+                self.heard += 1
                 try:
                     self._hear(fields["by"], orjson.loads(fields["event"]))
                 except Exception:  # noqa: BLE001 - of another version, maybe: logged and counted

@@ -218,6 +218,16 @@ class SharedPlaces:
             held[lease.shared] = True
         return taken
 
+    @property
+    def told(self) -> int:
+        """How many events we have told the others of."""
+        return self.knowledge.told
+
+    @property
+    def heard(self) -> int:
+        """How many we have heard of."""
+        return self.knowledge.heard
+
     def snapshot(self) -> dict[str, object]:
         """Return how many replicas there are, and whether the store is away."""
         return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}

@@ -37,6 +37,14 @@ class StoreState(Protocol):
     def failures(self) -> int:
         """How often it failed."""
 
+    @property
+    def told(self) -> int:
+        """How many events this replica has told the others of."""
+
+    @property
+    def heard(self) -> int:
+        """How many it has heard of."""
+
 
 class StateCollector:
     """Describes the present. It belongs to the event loop, as what it reads does."""
@@ -77,7 +85,12 @@ class StateCollector:
         replicas.add_metric([], store.replicas)
         failures = self._counter("store_failures", "What was asked of the store in vain.")
         failures.add_metric([], store.failures)
-        yield from (up, replicas, failures)
+        events = self._counter(
+            "store_events", "What replicas have told each other of.", "direction"
+        )
+        events.add_metric(["told"], store.told)
+        events.add_metric(["heard"], store.heard)
+        yield from (up, replicas, failures, events)
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"{self._prefix}_{name}", about, labels=labels)

@@ -528,37 +528,6 @@ OVERVIEW = Dashboard(
                     unit="s",
                 ),
                 Panel(
-                    "Store of several balancers",
-                    "Whether a balancer reaches the store that it shares with others, and how many there are; `none` where there is one. Alert StoreAway.",
-                    {
-                        "{{instance}}": or_none(
-                            f"max by (instance) ({metric('store_up')})", "instance"
-                        ),
-                        "{{instance}}, balancers": or_none(
-                            f"max by (instance) ({metric('store_replicas')})", "instance"
-                        ),
-                    },
-                ),
-                Panel(
-                    "Time of the store",
-                    "To take a place for a request: 99 % are quicker.",
-                    {
-                        "{{instance}}": or_none(
-                            quantile(0.99, "store_seconds", by="instance"), "instance"
-                        )
-                    },
-                    unit="s",
-                ),
-                Panel(
-                    "Failures of the store",
-                    "What was asked of it in vain, per second.",
-                    {
-                        "{{instance}}": or_none(
-                            rate("store_failures_total", by="instance"), "instance"
-                        )
-                    },
-                ),
-                Panel(
                     "Versions",
                     "What runs where.",
                     {"": metric("build_info")},

@@ -33,6 +33,8 @@ class Store(NamedTuple):
     replicas: int
     away: bool
     failures: int
+    told: int
+    heard: int
 
 
 async def emitted() -> dict[str, frozenset[str]]:
@@ -71,7 +73,7 @@ async def _samples() -> list[Sample]:
         waiting=dict,
         in_flight=lambda: {CHAT: 1},
         version="1",
-        store=Store(replicas=3, away=False, failures=0),
+        store=Store(replicas=3, away=False, failures=0, told=0, heard=0),
     )
     metrics.stored(0.001)
     metrics.checked("PC1", "ok", 0.1)
