@@ -417,15 +417,15 @@ class PromptCache:
     def undo(self, placement: Placement, prompt: Prompt, before: Prompt | None) -> None:
         """Believe what was believed before a prompt took its place, unless all was forgotten."""
         slot = placement.slot
-        there = prompt.base in self._past if slot is None else slot.prompt is prompt
-        if not there:
+        in_slot = slot is not None and slot.prompt is prompt
+        if not in_slot and prompt.base not in self._past:
             return
-        gone = prompt if slot is None else before
+        gone = before if in_slot else prompt  # another may have put it out of its slot meanwhile
         if gone is not None:
             self._forget_past(gone.base)
         if placement.continued:
             self._add_past(placement.continued, Past(prompt.prefixes[placement.continued], 0.0, []))
-        if slot is not None:
+        if in_slot and slot is not None:
             self._put(slot, before)
 
     def correct(self, rank: Rank, *, held: bool) -> None:

@@ -280,6 +280,19 @@ def test_a_prompt_that_no_server_worked_on_is_not_remembered() -> None:
     assert server.asked(turn("alice")).match is Match.EMPTY
 
 
+def test_a_prompt_that_another_has_put_out_before_it_was_worked_on_is_not_remembered() -> None:
+    server = Server(1)
+    server.asked(turn("alice", 5))
+    placement = server.prompt_cache.placement(turn("bob", 5), server.now)
+    assert placement is not None
+    bob = server.prompt_cache.take(placement, turn("bob", 5), server.now)
+    server.prompt_cache.take(placement, turn("carol", 5), server.now)  # by another replica
+    bob.end(server.now, worked=False)
+
+    assert not server.prompt_cache.holds(turn("bob", 6))
+    assert server.prompt_cache.holds(turn("alice", 6))
+
+
 def test_what_was_forgotten_meanwhile_does_not_come_back() -> None:
     server = Server(1)
     server.asked(turn("alice"))
