@@ -4,10 +4,15 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 SIMILAR = 0.1
 """The part of a prompt that a slot must know to be chosen for it: llama-server's default of
 `--slot-prompt-similarity`."""
+
+
+WORTH: Final = 0.25
+"""The part of a prompt in RAM that must be repeated for it to be loaded, as llama-server has it."""
 
 
 @dataclass(slots=True)
@@ -84,7 +89,8 @@ class Slots:
         kept = slot.knows(prompt)
         if slot.tokens and 2 * kept >= len(slot.tokens):
             return
-        saved = max(self._ram, key=lambda tokens: _common(tokens, prompt), default=[])
+        worth = [held for held in self._ram if _common(held, prompt) >= WORTH * len(held)]
+        saved = max(worth, key=lambda tokens: _common(tokens, prompt), default=[])
         left = slot.tokens
         if _common(saved, prompt) > kept:
             self._ram.remove(saved)

@@ -87,3 +87,14 @@ def test_a_prompt_that_left_its_slot_comes_back_from_ram() -> None:
     _, cached = slots.take("abcdefgh")
 
     assert cached == 6
+
+
+def test_a_prompt_in_ram_is_not_loaded_for_a_few_words_that_all_begin_with() -> None:
+    slots = Slots(2, ram=1000)
+    slot, _ = slots.take("a" + "b" * 99, wanted=0)
+    slot.tokens = list("a" + "b" * 99)
+    slots.give_back(slot, now=1.0)
+    slots.give_back(slots.take("c" * 50, wanted=0)[0], now=2.0)  # the first one is in RAM now
+    slots.take("a" + "d" * 50, wanted=1)
+
+    assert slots.take("a" + "b" * 99, wanted=0)[1] == 99
