@@ -74,7 +74,8 @@ class RequestQueue:
         if self._empty:
             self._handed_out.clear()  # how fast an earlier queue moved says nothing
         loop = asyncio.get_running_loop()
-        request.timer = loop.call_later(self._timeout, self._time_out, request)
+        left = self._timeout - (monotonic() - request.since)
+        request.timer = loop.call_later(left, self._time_out, request)
         if wait := self._balancer.tier_wait:
             loop.call_later(wait + MARGIN, self._take_any_tier, request)
         self._turns[request.priority].add(request)

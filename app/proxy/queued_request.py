@@ -59,6 +59,8 @@ class QueuedRequest:
     address: str = ""
     priority: Priority = "normal"
     since: float = field(default_factory=monotonic)
+    had_turn: bool = False
+    """Whether it has waited before, and another balancer was quicker when it had its turn."""
     overtaken_by: set[tuple[str, str]] = field(default_factory=set)
     """Who went first because of a prompt in a cache: another address, or a client of the same."""
     turn: Turn | None = field(default=None, repr=False)

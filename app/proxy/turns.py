@@ -2,9 +2,12 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from app.proxy.queued_request import Need, QueuedRequest
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 LOOKAHEAD: Final = 16
 """Among how many next clients one whose prompt is in a cache may go first."""
@@ -29,9 +32,14 @@ class Turns:
         """How many of a higher priority went first since one of these did, or began to wait."""
 
     def add(self, request: QueuedRequest) -> None:
-        """Have a request wait."""
+        """Have a request wait; one that had its turn already is the next."""
         lines = self._lines.setdefault(request.address, {})
-        lines.setdefault(request.client, {})[request] = None
+        line = lines.setdefault(request.client, {})
+        line[request] = None
+        if request.had_turn:
+            _move_up(line, request)
+            _move_up(lines, request.client)
+            _move_up(self._lines, request.address)
 
     def remove(self, request: QueuedRequest) -> None:
         """Take a request out, if it is here."""
@@ -123,6 +131,15 @@ class Turns:
                         left.append(lines)
                         break
             addresses = left
+
+
+def _move_up(order: dict[Key, Value], key: Key) -> None:
+    """Put a key before all others."""
+    rest = {other: value for other, value in order.items() if other != key}
+    value = order[key]
+    order.clear()
+    order[key] = value
+    order.update(rest)
 
 
 def _first(

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,7 +31,13 @@ class Asking:
     """One request: placed at once, or queued."""
 
     def __init__(
-        self, house: "House", model: str, client: str, address: str, priority: Priority
+        self,
+        house: "House",
+        model: str,
+        client: str,
+        address: str,
+        priority: Priority,
+        **facts: Any,
     ) -> None:
         self.client = client
         self.turn: Turn | None = None
@@ -44,6 +52,7 @@ class Asking:
             held=lambda: client in house.cached and not house.full(model),
             address=address,
             priority=priority,
+            **facts,
         )
         if placed is Refusal.FULL:
             self._queue.enter(self._queued)
@@ -90,8 +99,9 @@ class House:
         client: str = "alice",
         address: str = "",
         priority: Priority = "normal",
+        **facts: Any,
     ) -> Asking:
-        return Asking(self, model, client, address, priority)
+        return Asking(self, model, client, address, priority, **facts)
 
     def full(self, model: str) -> bool:
         return all(self.balancer.backend(name).ledger.full for name in MODELS[model])
@@ -134,6 +144,25 @@ async def test_who_came_first_is_served_first() -> None:
     bob.lease.release()
     await settle()
     assert carol.lease.client == "carol"
+
+
+async def test_who_lost_its_turn_to_another_balancer_is_the_next() -> None:
+    house = House()
+    held = house.ask().lease
+    asking = [house.ask(client="bob"), house.ask(client="carol", address="10.0.0.2")]
+    asking += [house.ask(client="dave", address="10.0.0.2", had_turn=True)]
+
+    assert await house.serve(held, asking) == ["dave", "bob", "carol"]
+
+
+async def test_who_lost_its_turn_does_not_wait_for_longer_than_others() -> None:
+    house = House(timeout=60.0)
+    house.ask()
+    late = house.ask(client="bob", since=monotonic() - 60.0, had_turn=True)
+    await asyncio.sleep(0.001)
+    await settle()
+
+    assert isinstance(late.turn, QueueTimeout)
 
 
 async def test_one_who_asks_often_holds_nobody_up() -> None:
