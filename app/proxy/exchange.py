@@ -109,6 +109,10 @@ class State(Enum):
     ENDED = "ended"
 
 
+Enter = Callable[[Lease, float], Awaitable[bool]]
+"""Takes a place after so many seconds of waiting; whether there was one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What all exchanges share. `keepalive` is in seconds, see `Proxy`."""
@@ -128,7 +132,7 @@ class Shared:
     owners: Owners
     underway: "set[Exchange]"
     """The model requests that have not ended."""
-    enter: "Callable[[Lease], Awaitable[bool]] | None"
+    enter: "Enter | None"
     """Takes a place for all replicas to see; None where there is one balancer."""
 
 
@@ -161,6 +165,7 @@ class Exchange:
         "_lease",
         "_loop",
         "_loose",
+        "_lost_since",
         "_model_request",
         "_out",
         "_parsing",
@@ -223,6 +228,8 @@ class Exchange:
         self._dialling: asyncio.Task[Connection] | None = None
         self._queued: QueuedRequest | None = None
         self._queued_at = 0.0
+        self._lost_since = 0.0
+        """Since when it has waited, where another replica was quicker when it had its turn."""
         self._repeated = False
         """Whether it was sent twice: then to the same server, and to no other after that."""
         self._turned_away = False
@@ -541,6 +548,8 @@ class Exchange:
             record.identity,
             record.priority,
             only=ask.only,
+            since=self._lost_since or monotonic(),
+            had_turn=self._lost_since > 0,
         )
         try:
             shared.queue.enter(queued, bounded=why in (Refusal.FULL, Refusal.HELD))
@@ -638,13 +647,21 @@ class Exchange:
             PlaceTaken: another replica was quicker.
         """
         enter = self._shared.enter
-        if enter is not None and not lease.shared and not await enter(lease):
-            raise PlaceTaken
+        if enter is not None and not lease.shared:
+            await self._enter(enter, lease)
         if fresh:
             return await pool.dial()
         if lease.files is not None:
             await self._prepare_slot(pool, lease, lease.files)
         return await pool.connect(repeatable=self._repeatable)
+
+    async def _enter(self, enter: "Enter", lease: Lease) -> None:
+        record, begun = self._record, monotonic()
+        taken = await enter(lease, record.waited)
+        if record.waited:
+            record.waited += monotonic() - begun
+        if not taken:
+            raise PlaceTaken
 
     async def _prepare_slot(self, pool: Pool, lease: Lease, files: SlotFiles) -> None:
         """Have the server save what the request's slot holds, and restore what it shall hold."""
@@ -669,6 +686,7 @@ class Exchange:
     def _send_over(self, connection: Connection) -> None:
         self.state = State.SENT
         self._upstream = connection
+        self._lost_since = 0.0
         self._record.sent = monotonic()
         try:
             connection.request(
@@ -887,6 +905,7 @@ class Exchange:
         if isinstance(error, PlaceTaken) and self._model_request is not None:
             self._let_go(None)
             self._record.lease = None  # it has been nowhere
+            self._lost_since = self._lost_since or self._queued_at or monotonic()
             self._place(self._model_request)
             return
         if not isinstance(error, UpstreamError):

@@ -102,7 +102,7 @@ class Proxy:
         owners: Owners | None = None,
         underway: set[Exchange] | None = None,
         trace: Callable[[Fields], Trace | None] | None = None,
-        enter: Callable[[Lease], Awaitable[bool]] | None = None,
+        enter: Callable[[Lease, float], Awaitable[bool]] | None = None,
     ) -> None:
         self._keys = KeyRing([]) if keys is None else keys
         self._hosts = hosts or Hosts()

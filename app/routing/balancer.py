@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from app.routing import slot_files
 from app.routing.backend import Backend, Change, Status
@@ -110,9 +110,6 @@ HINT: Final = 30.0
 
 class Witness(Protocol):
     """Whoever tells other replicas of the balancer what this one does and learns."""
-
-    def placed(self, lease: Lease, prompt: Prompt, placement: Placement) -> None:
-        """Note that a prompt has got a place in a server's cache."""
 
     def pinned(self, client: str, model: str, pin: Pin) -> None:
         """Note where a client's request for a model went."""
@@ -302,6 +299,11 @@ class Balancer:
         )
         return known
 
+    @property
+    def overflows(self) -> bool:
+        """Whether a server that is full may get a request nevertheless."""
+        return self._overflow == "first"
+
     def await_answers(self) -> None:
         """Hold requests until each server that may take them was asked once (`Asked`)."""
         self._unasked = set(self._backends)
@@ -479,11 +481,14 @@ class Balancer:
         """Note how many tokens a server has counted in a prompt."""
         if ask.prompt is None or ask.prompt.size < WORTH_KEEPING or not tokens:
             return
-        if len(self._characters) >= MOST_MODELS and ask.model not in self._characters:
-            self._characters.clear()
         before = self._characters.get(ask.model)
         now = min(MOST_CHARACTERS, max(LEAST_CHARACTERS, ask.prompt.size / tokens))
-        self._characters[ask.model] = now if before is None else (before + now) / 2
+        self._note_characters(ask.model, now if before is None else (before + now) / 2)
+
+    def _note_characters(self, model: str, characters: float) -> None:
+        if len(self._characters) >= MOST_MODELS and model not in self._characters:
+            self._characters.clear()
+        self._characters[model] = characters
 
     def _estimate(self, ask: Ask) -> None:
         """Find out whether a prompt may be too long for any server."""
@@ -580,6 +585,31 @@ class Balancer:
         self._note_change(backend, before, by)
         self.on_room()
 
+    def learnt(self, server: str, instance: str, model: str) -> dict[str, object]:
+        """Sum up what responses of a server have taught, for `hear_of_learnt`."""
+        backend = self._backends[server]
+        cache = backend.prompt_cache(instance)
+        return {
+            "instance": instance,
+            "model": model,
+            "prefill": backend.prefill,
+            "service_seconds": backend.service_seconds,
+            "characters": self._characters.get(model),
+            "shown": cache.shown,
+            "lost_from": None if math.isinf(cache.lost_from) else cache.lost_from,
+        }
+
+    def hear_of_learnt(self, server: str, learnt: Mapping[str, Any]) -> None:
+        """Take in what another replica has learnt of a server."""
+        backend = self._backends[server]
+        backend.prefill = learnt["prefill"] or backend.prefill
+        backend.service_seconds = learnt["service_seconds"] or backend.service_seconds
+        if learnt["characters"] is not None:
+            self._note_characters(learnt["model"], learnt["characters"])
+        cache = backend.prompt_cache(learnt["instance"])
+        cache.shown = learnt["shown"]
+        cache.lost_from = math.inf if learnt["lost_from"] is None else learnt["lost_from"]
+
     def hear_of_pin(self, client: str, model: str, pin: Pin) -> None:
         """Take in where a client's request went that another replica had."""
         known = self._pins.find(pin.address, client, model, pin.at)
@@ -617,6 +647,12 @@ class Balancer:
         if before != ledger.full:
             self.version += 1
             self.on_room()
+
+    def others_are_at(self, server: str, count: int) -> None:
+        """Note that other replicas have so many leases at a server, or more."""
+        ledger = self._backends[server].ledger
+        if count > ledger.others:
+            self.others_at(server, count, ledger.share)
 
     def pin_model(self, server: str, model: str, *, on: bool) -> None:
         """Have a model stay in a server's memory, or no longer."""
@@ -832,7 +868,8 @@ class Balancer:
         lease = _lease(ask, choice, now, let_go)
         lease.slot = backend.name_slot(occupancy.slot if occupancy and ask.takes_slot else None)
         if occupancy is not None:
-            self._attach(lease, occupancy)
+            lease.occupancy = occupancy
+            lease.prediction = occupancy.prediction
         lease.files = files
         lease.change = change
         lease.expected = expected.first_token
@@ -849,12 +886,6 @@ class Balancer:
             backend.ejection.booked(lease, now)
         self.decisions.append(lease)
         return lease
-
-    def _attach(self, lease: Lease, occupancy: Occupancy) -> None:
-        lease.occupancy = occupancy
-        lease.prediction = occupancy.prediction
-        if self.witness is not None:
-            self.witness.placed(lease, occupancy.prompt, occupancy.placement)
 
     def _files(
         self, ask: Ask, prompt: Prompt, backend: Backend, placement: Placement, now: float

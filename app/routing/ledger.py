@@ -61,6 +61,7 @@ class Lease:
         "since",
         "slot",
         "succeeded",
+        "told",
         "worked",
     )
 
@@ -99,6 +100,8 @@ class Lease:
         """The servers among which seconds decided, the cheapest first."""
         self.shared = ""
         """What it is called in the store that replicas share."""
+        self.told = 0
+        """By which number other replicas know its prompt; 0 where they do not."""
         self.alone = True
         """Whether the server reads nothing else before its prompt."""
         self.measured: float | None = None

@@ -25,7 +25,7 @@ from app.routing.balancer import Balancer
 from app.routing.ledger import Fault, Lease
 from app.routing.pins import Pin
 from app.routing.prompt import Prompt
-from app.routing.prompt_cache import Occupancy, Placement
+from app.routing.prompt_cache import Occupancy
 from app.routing.text_hash import SECRET
 from app.routing.told_prompts import ToldPrompt, follow
 from app.store.clock import StoreClock
@@ -85,17 +85,20 @@ class SharedKnowledge:
         self._clock = clock
         self._outbox = Outbox[Event](self._add, failed)
         self._prompts = 0
-        self._occupancies: OrderedDict[tuple[str, int], Occupancy] = OrderedDict()
-        """Whose prompts are at work, by the replica and its number for each."""
+        self._occupancies: OrderedDict[tuple[str, int], tuple[str, Occupancy]] = OrderedDict()
+        """Whose prompts are at work where, by the replica and its number for each."""
         self._pins: OrderedDict[tuple[str, str, str], tuple[str, str, float]] = OrderedDict()
         self._loads: dict[tuple[str, str], float] = {}
 
     # What we do and learn
 
-    def placed(self, lease: Lease, prompt: Prompt, placement: Placement) -> None:
-        """Tell where a prompt has got its place, and once its request has ended."""
+    def placed(self, lease: Lease) -> None:
+        """Tell where a prompt goes, and once its request has ended."""
+        if lease.occupancy is None:
+            return
+        prompt, placement = lease.occupancy.prompt, lease.occupancy.placement
         self._prompts += 1
-        number = self._prompts
+        lease.told = number = self._prompts
         slot, continued = placement.slot, placement.continued
         summary = prompt.summary()
         if continued:
@@ -111,7 +114,14 @@ class SharedKnowledge:
             continued=continued,
             prompt=summary,
         )
-        lease.when_released(lambda ended: self._tell("ended", number=number, worked=ended.worked))
+        lease.when_released(lambda ended: self._ended(ended, number))
+
+    def _ended(self, lease: Lease, number: int) -> None:
+        """Tell that a prompt's request has ended, and what is known of its server by now."""
+        learnt: dict[str, object] = {}
+        if lease.server in self._balancer.fleet.servers:
+            learnt = self._balancer.learnt(lease.server, lease.instance, lease.model)
+        self._tell("ended", number=number, worked=lease.worked, server=lease.server, **learnt)
 
     def pinned(self, client: str, model: str, pin: Pin) -> None:
         """Tell where a client is, if that is news."""
@@ -187,7 +197,7 @@ class SharedKnowledge:
     def keep(self, replicas: Collection[str]) -> None:
         """End what replicas were doing that are no more."""
         for key in [key for key in self._occupancies if key[0] not in replicas]:
-            self._occupancies.pop(key).end(monotonic(), worked=True)
+            self.end(*key, worked=True)
 
     async def follow(self) -> None:
         """Take in what others tell, until cancelled."""
@@ -219,10 +229,9 @@ class SharedKnowledge:
             case "prompt":
                 self._hear_of_prompt(replica, event, at)
             case "ended":
-                occupancy = self._occupancies.pop((replica, event["number"]), None)
-                if occupancy is not None:
-                    occupancy.end(at, worked=event["worked"])
-                    balancer.on_room()
+                self.end(replica, event["number"], worked=event["worked"])
+                if "model" in event and event["server"] in balancer.fleet.servers:
+                    balancer.hear_of_learnt(event["server"], event)
             case "pin":
                 address, client, model = event["client"]
                 pin = Pin(event["server"], event["instance"], address, at)
@@ -239,6 +248,17 @@ class SharedKnowledge:
                 self._loads[key] = seconds
                 balancer.backend(key[0]).memory.hear_of_load(key[1], seconds)
 
+    def at_work(self, server: str) -> int:
+        """Count the prompts of other replicas that are at work at a server."""
+        return sum(name == server for name, _ in self._occupancies.values())
+
+    def end(self, replica: str, number: int, *, worked: bool) -> None:
+        """Free the slot of a replica's prompt, if that is known and was not done before."""
+        _, occupancy = self._occupancies.pop((replica, number), ("", None))
+        if occupancy is not None:
+            occupancy.end(monotonic(), worked=worked)
+            self._balancer.on_room()
+
     def _hear_of_prompt(self, replica: str, event: Mapping[str, Any], at: float) -> None:
         if event["server"] not in self._balancer.fleet.servers:
             return
@@ -253,6 +273,7 @@ class SharedKnowledge:
         )
         occupancy = follow(self._balancer.backend(event["server"]), told)
         if occupancy is not None:
-            self._occupancies[replica, event["number"]] = occupancy
+            self._occupancies[replica, event["number"]] = event["server"], occupancy
             if len(self._occupancies) > MOST:
                 self._occupancies.popitem(last=False)
+            self._balancer.others_are_at(event["server"], self.at_work(event["server"]))

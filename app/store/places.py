@@ -25,12 +25,14 @@ from redis.exceptions import RedisError
 
 from app.keys.allowance import Allowance
 from app.routing.balancer import Balancer
-from app.routing.ledger import Lease
+from app.routing.ledger import Lease, Ledger
 from app.store.allowances import REPORT, SharedAllowances
 from app.store.client import client
 from app.store.clock import StoreClock
+from app.store.courtesy import courtesy
 from app.store.knowledge import BLOCK, SharedKnowledge
 from app.store.probes import SharedProbes
+from app.store.scripts import ENTER, LEAVE, RENEW
 
 TTL: Final = 10_000
 """Milliseconds after which the leases of a replica expire that says nothing."""
@@ -44,6 +46,12 @@ DOUBT: Final = 2500
 PATIENCE: Final = 0.1
 """Seconds that a request waits for the store at the most."""
 
+CONTENDED: Final = 0.05
+"""Seconds for which a place that has become free at a full server is one that others want, too."""
+
+NEWS: Final = 0.005
+"""Seconds within which replicas have mostly heard of each other's prompts."""
+
 FAILURES: Final = 3
 """Failures in a row after which nobody asks the store any more, but for the heartbeat."""
 
@@ -51,79 +59,6 @@ Away = Literal["share", "full", "reject"]
 """What a replica goes by while the store is away: its share of a limit, all of it, or nothing."""
 
 Call = Callable[..., Awaitable[Any]]
-
-ENTER: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local begun = redis.call('GET', KEYS[2])
-if not begun or now - begun < tonumber(ARGV[5]) then return {-1, 0} end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('ZCARD', KEYS[1]) < tonumber(ARGV[3]) then
-  redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[4]) * 2)
-  return {1, 0}
-end
-local others = 0
-for _, lease in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then others = others + 1 end
-end
-return {0, others}
-"""
-"""Takes a place (1), or returns how many others have (0).
-
-A store that has forgotten everything cannot say (-1) until each replica has renewed its leases.
-KEYS are the server's leases, and since when the store remembers; ARGV the replica, the lease, the
-limit, for how many milliseconds, and for how many it cannot say.
-"""
-
-LEAVE: Final = """
-for at = 1, #KEYS do
-  redis.call('ZREM', KEYS[at], ARGV[2 * at])
-  redis.call('PUBLISH', ARGV[1], ARGV[2 * at + 1])
-end
-return 0
-"""
-"""Gives places back and says so: ARGV are the channel, and for each key a lease and a message."""
-
-RENEW: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ttl = tonumber(ARGV[2])
-redis.call('ZADD', KEYS[1], now + ttl, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('PEXPIRE', KEYS[1], ttl * 2)
-redis.call('SET', KEYS[2], ARGV[3] == '1' and 0 or now, 'NX')
-local counts = {now, redis.call('ZRANGE', KEYS[1], 0, -1)}
-local at = 4
-for key = 3, #KEYS do
-  local mine = {}
-  local asking = at + 2 + tonumber(ARGV[at])
-  local last = asking - 1 + tonumber(ARGV[at + 1])
-  for lease = at + 2, last do
-    mine[ARGV[lease]] = true
-    if lease < asking then redis.call('ZADD', KEYS[key], now + ttl, ARGV[lease]) end
-  end
-  at = last + 1
-  redis.call('ZREMRANGEBYSCORE', KEYS[key], '-inf', now)
-  counts[key] = 0
-  for _, lease in ipairs(redis.call('ZRANGE', KEYS[key], 0, -1)) do
-    if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
-      counts[key] = counts[key] + 1
-    elseif not mine[lease] then
-      redis.call('ZREM', KEYS[key], lease)
-    end
-  end
-  redis.call('PEXPIRE', KEYS[key], ttl * 2)
-end
-return counts
-"""
-"""Renews all leases of a replica, and drops those of its own that it does not know.
-
-KEYS are the replicas, since when the store remembers, then each server's leases; ARGV the replica,
-milliseconds, whether it is new, and for each server how many leases it has there, for how many it
-is just asking, and they. Returns the time in milliseconds, the replicas, and how many leases the
-others have at each server.
-"""
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +100,10 @@ class SharedPlaces:
         self._leases = 0
         self._held: dict[str, dict[str, bool]] = {}
         """Our leases, by server and by their names there: whether they have their places."""
-        self._left: list[tuple[str, str]] = []
+        self._freed: dict[str, float] = {}
+        """When a place has become free at a server that was full."""
+        self._left: list[tuple[str, str, str]] = []
+        """Leases that were released: their servers, their names there, and what others are told."""
         self._leaving: asyncio.Task[None] | None = None
         tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
         self._members, self._channel = f"{tag}:replicas", f"{tag}:freed"
@@ -193,24 +131,33 @@ class SharedPlaces:
             self._client.register_script(REPORT), [f"{tag}:keys", self._members], allowances
         )
 
-    async def enter(self, lease: Lease) -> bool:
-        """Take a place for a lease; return whether there was one."""
+    async def enter(self, lease: Lease, waited: float = 0.0) -> bool:
+        """Take a place for a lease, after so many seconds in the queue; whether there was one."""
         if lease.reason == "no_place" or lease.server not in self._balancer.fleet.servers:
             return True  # it makes no work, or the server was removed in this very moment
-        ledger = self._balancer.backend(lease.server).ledger
-        if ledger.limit is None:
-            return True
+        backend = self._balancer.backend(lease.server)
+        ledger = backend.ledger
+        responds = self._failures < FAILURES
+        contended = monotonic() - self._freed.get(lease.server, 0.0) < CONTENDED
+        if responds and (waited or contended):
+            await asyncio.sleep(courtesy(lease, waited, backend.service_seconds or 0.0))
+        taken = ledger.limit is None or await self._take(lease, ledger, ledger.limit)
+        if taken and lease.open:
+            self.knowledge.placed(lease)
+        return taken
+
+    async def _take(self, lease: Lease, ledger: Ledger, limit: int) -> bool:
         self._leases += 1
-        lease.shared = f"{self._replica}{self._leases}"
+        slot = "" if lease.slot is None else f"#{lease.slot}"
+        lease.shared = f"{self._replica}{self._leases}{slot}"
         held = self._held.setdefault(lease.server, {})
-        # Where it is known to be one too many, that is meant: BALANCER_OVERFLOW.
-        overflows = ledger.total + ledger.elsewhere > ledger.limit
+        overflows = self._balancer.overflows and ledger.total + ledger.elsewhere > limit
         alone = overflows or self._failures >= FAILURES
         held[lease.shared] = alone
         lease.when_released(self._left_by)
         taken = overflows or self._policy != "reject"
         if not alone:
-            taken = await self._ask_for(lease, ledger.limit)
+            taken = await self._ask_for(lease, limit)
         if not taken:
             held.pop(lease.shared, None)
             lease.shared = ""
@@ -247,6 +194,8 @@ class SharedPlaces:
         if taken < 0:
             self._go_alone()
             return self._has_room(lease.server)
+        if not taken and others < limit:
+            await asyncio.sleep(NEWS)  # somebody has the slot, of which we are about to hear
         if not taken:
             self._balancer.others_at(lease.server, int(others))
         return bool(taken)
@@ -261,7 +210,9 @@ class SharedPlaces:
         if not lease.shared:
             return  # it had none
         self._held.get(lease.server, {}).pop(lease.shared, None)
-        self._left.append((lease.server, lease.shared))
+        self._note_freed(lease.server, 1)
+        told = f"{self._replica}{lease.told}/{int(lease.worked)}/{lease.server}"
+        self._left.append((lease.server, lease.shared, told))
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self._give_back())
 
@@ -385,8 +336,8 @@ class SharedPlaces:
                 left, self._left = self._left, []
                 if self._failures >= FAILURES:
                     continue  # with the next heartbeat that it hears, the store forgets them
-                keys = [self._key + server for server, _ in left]
-                words = [word for server, x in left for word in (x, self._replica + server)]
+                keys = [self._key + server for server, *_ in left]
+                words = [word for _, *pair in left for word in pair]
                 try:
                     async with asyncio.timeout(PATIENCE * 5):
                         await self._leave(keys=keys, args=[self._channel, *words])
@@ -408,18 +359,29 @@ class SharedPlaces:
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(BEAT)
 
+    def _note_freed(self, server: str, freed: int) -> None:
+        """Note that a place is free at a server that was full, with so many of ours more."""
+        if server in self._balancer.fleet.servers:
+            ledger = self._balancer.backend(server).ledger
+            if ledger.limit is not None and ledger.total + freed + ledger.elsewhere >= ledger.limit:
+                self._freed[server] = monotonic()
+
     def _on_message(self, channel: str, message: str) -> None:
         try:
             if channel == self.probes.channel:
                 self.probes.hear(message)
             else:
-                self._on_freed(*message.split("/", 1))
+                self._on_freed(*message.split("/", 3))
         except Exception:  # noqa: BLE001 - of another version, maybe: logged and counted
             self._failed("store")
 
-    def _on_freed(self, replica: str, server: str) -> None:
-        """Take in that a replica has freed a place: our own have been counted."""
-        ours = f"{replica}/" == self._replica
-        if not (ours or self.away) and server in self._balancer.fleet.servers:
+    def _on_freed(self, replica: str, prompt: str, worked: str, server: str) -> None:
+        """Take in that a replica has freed a place, and the slot of its prompt."""
+        if f"{replica}/" == self._replica:
+            return  # our own have been counted
+        self.knowledge.end(f"{replica}/", int(prompt), worked=worked == "1")
+        if not self.away and server in self._balancer.fleet.servers:
+            self._note_freed(server, 0)
             others = self._balancer.backend(server).ledger.others
-            self._balancer.others_at(server, others - 1)
+            # A refusal may have told of it already.
+            self._balancer.others_at(server, max(others - 1, self.knowledge.at_work(server)))

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from tests.fakes.ports import free_port
@@ -62,16 +62,29 @@ class Valkey:
         Raises:
             RuntimeError: it says that this is an error.
         """
+        return (await self._say(words))[0]
+
+    async def read(self, *words: str) -> str:
+        """Give it a command; return the text that it says.
+
+        Raises:
+            RuntimeError: it says that this is an error.
+        """
+        return (await self._say(words))[1]
+
+    async def _say(self, words: Sequence[str]) -> tuple[str, str]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
             writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
-            said = (await reader.readline()).decode().strip()
+            said, text = (await reader.readline()).decode().strip(), ""
+            if said.startswith("$"):
+                text = (await reader.readexactly(max(0, int(said[1:])))).decode()
         finally:
             writer.close()
         if not said or said.startswith("-"):
             raise RuntimeError(said)
-        return said
+        return said, text
 
 
 class Pair(Valkey):
