@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from app.routing.ejection import Ejection
@@ -314,6 +314,16 @@ class Backend:
     def elsewhere(self) -> Collection[int]:
         """The slots that are busy with requests that did not come through us."""
         return self._elsewhere
+
+    def others_have(self, slots: Iterable[int]) -> None:
+        """Note that other replicas have these slots, until it is known for what."""
+        caches = self._prompt_caches.values()
+        known = {slot.number for cache in caches for slot in cache.slots if slot.busy}
+        self._elsewhere = self._elsewhere.union(set(slots) - known)
+
+    def heard_of(self, slot: int) -> None:
+        """Note that it is known who has a slot."""
+        self._elsewhere = self._elsewhere - {slot}
 
     def _forget_others(self) -> None:
         self._elsewhere = frozenset()

@@ -33,6 +33,8 @@ def follow(backend: Backend, told: ToldPrompt) -> Occupancy | None:
     if slot is None and told.slot is not None:
         return None
     backend.keep(told.instance, cache)
+    if told.slot is not None:
+        backend.heard_of(told.slot)
     if not told.named:
         backend.name_slot(None)
     held = 0 if slot is None else slot.holds(told.prompt)

@@ -46,11 +46,11 @@ DOUBT: Final = 2500
 PATIENCE: Final = 0.1
 """Seconds that a request waits for the store at the most."""
 
-CONTENDED: Final = 0.05
-"""Seconds for which a place that has become free at a full server is one that others want, too."""
-
 NEWS: Final = 0.005
 """Seconds within which replicas have mostly heard of each other's prompts."""
+
+CONTENDED: Final = 0.05
+"""Seconds for which a place that has become free at a full server is one that others want, too."""
 
 FAILURES: Final = 3
 """Failures in a row after which nobody asks the store any more, but for the heartbeat."""
@@ -185,7 +185,7 @@ class SharedPlaces:
         args = [self._replica, lease.shared, limit, TTL, DOUBT]
         try:
             async with asyncio.timeout(PATIENCE):
-                taken, others = await self._enter(keys=keys, args=args)
+                taken, others, *slots = await self._enter(keys=keys, args=args)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             return self._has_room(lease.server)
@@ -195,9 +195,10 @@ class SharedPlaces:
             self._go_alone()
             return self._has_room(lease.server)
         if not taken and others < limit:
-            await asyncio.sleep(NEWS)  # somebody has the slot, of which we are about to hear
+            await asyncio.sleep(NEWS)  # somebody has the slot, and we are about to hear who
         if not taken:
             self._balancer.others_at(lease.server, int(others))
+            self._balancer.backend(lease.server).others_have(map(int, slots))
         return bool(taken)
 
     def _has_room(self, server: str) -> bool:

@@ -12,20 +12,24 @@ local begun = redis.call('GET', KEYS[2])
 if not begun or now - begun < tonumber(ARGV[5]) then return {-1, 0} end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local leases = redis.call('ZRANGE', KEYS[1], 0, -1)
-local others, slot = 0, string.match(ARGV[2], '#.*')
-local free = #leases < tonumber(ARGV[3])
+local slot, free = string.match(ARGV[2], '#(.*)'), #leases < tonumber(ARGV[3])
+local told = {0, 0}
 for _, lease in ipairs(leases) do
-  if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then others = others + 1 end
-  if slot and string.sub(lease, -#slot) == slot then free = false end
+  local theirs = string.match(lease, '#(.*)')
+  if slot and theirs == slot then free = false end
+  if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
+    told[2] = told[2] + 1
+    if theirs then told[#told + 1] = theirs end
+  end
 end
 if free then
   redis.call('ZADD', KEYS[1], now + tonumber(ARGV[4]), ARGV[2])
   redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[4]) * 2)
-  return {1, others}
+  told[1] = 1
 end
-return {0, others}
+return told
 """
-"""Takes a place (1), or does not (0), and returns how many others have.
+"""Takes a place (1), or does not (0), and returns how many others have, and in which slots.
 
 It must be in a slot that nobody else has asked for, if it is in a certain one: that is the end of
 its name, from `#` on. A store that has forgotten everything cannot say (-1) until each replica has
