@@ -11,7 +11,7 @@ COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/.compiled
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 \
   --generate-hashes --no-header --no-annotate --no-emit-find-links
 
-.PHONY: help install compile demo test test-compiled test-stack soak lint audit format bench bench-routing simulate up down lock dashboards clean
+.PHONY: help install compile demo test test-compiled test-stack soak lint audit format bench bench-routing bench-store simulate simulate-replicas up down lock dashboards clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -87,6 +87,12 @@ bench: .compiled/installed .venv/tests-installed  ## CPU and memory beside the c
 
 bench-routing: .venv/tests-installed  ## cached tokens and waits beside other balancers, on modelled servers
 	$(BIN)/python -m tests.bench.routing
+
+bench-store: .compiled/installed .venv/tests-installed  ## what requests cost more where balancers share a store
+	$(COMPILED) $(BIN)/python -m tests.bench.store
+
+simulate-replicas: .venv/tests-installed  ## what late news cost 100 balancers before 1,000 servers, in no real time
+	$(BIN)/python -m tests.simulation.replicas
 
 up:  ## the balancer, Prometheus and Grafana in containers
 	docker compose up --build --wait --wait-timeout 120
