@@ -13,8 +13,8 @@ def courtesy(lease: Lease, waited: float, service: float) -> float:
     """Return for how many seconds a request lets those of other replicas go first.
 
     All hear of a free place at once. So whoever has a better claim to it asks sooner: first who has
-    a prompt there, then who has waited for longest, by how long requests take at the server
-    (`service`, in seconds).
+    a prompt there, then who has `waited` for longest since it came, or since its last turn. Both
+    are measured by how long requests take at the server (`service`), in seconds.
     """
     unit = min(COURTESY, COURTESY * service)
     if not unit:

@@ -11,6 +11,7 @@ https://valkey.io/topics/streams-intro/
 """
 
 import asyncio
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -26,7 +27,7 @@ from app.routing.ledger import Fault, Lease
 from app.routing.pins import Pin
 from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Occupancy
-from app.routing.text_hash import SECRET
+from app.routing.text_hash import SECRET, hash_text
 from app.routing.told_prompts import ToldPrompt, follow
 from app.store.clock import StoreClock
 from app.store.outbox import Outbox
@@ -43,8 +44,8 @@ BLOCK: Final = 2000
 AGAIN: Final = 30.0
 """Seconds after which a client is told of again that is still where it was."""
 
-MOST_PINS: Final = 10_000
-"""Clients of whom it is remembered where they were told to be."""
+MOST_CLIENTS: Final = 10_000
+"""Clients of whom it is remembered where they were told to be, and when they had a turn."""
 
 REST: Final = 1.0
 """Seconds until a store is asked again that has failed."""
@@ -88,12 +89,16 @@ class SharedKnowledge:
         self._occupancies: OrderedDict[tuple[str, int], tuple[str, Occupancy]] = OrderedDict()
         """Whose prompts are at work where, by the replica and its number for each."""
         self._pins: OrderedDict[tuple[str, str, str], tuple[str, str, float]] = OrderedDict()
+        self._turns: OrderedDict[int, float] = OrderedDict()
+        """When clients had their last turns, by the hashes of their names."""
         self._loads: dict[tuple[str, str], float] = {}
 
     # What we do and learn
 
     def placed(self, lease: Lease) -> None:
         """Tell where a prompt goes, and once its request has ended."""
+        who = hash_text(lease.client)
+        self._note_turn(who, monotonic())
         if lease.occupancy is None:
             return
         prompt, placement = lease.occupancy.prompt, lease.occupancy.placement
@@ -106,6 +111,7 @@ class SharedKnowledge:
         self._tell(
             "prompt",
             number=number,
+            who=who,
             server=lease.server,
             instance=lease.instance,
             slot=None if slot is None else slot.number,
@@ -115,6 +121,16 @@ class SharedKnowledge:
             prompt=summary,
         )
         lease.when_released(lambda ended: self._ended(ended, number))
+
+    def last_turn(self, client: str) -> float:
+        """Return when a client had a place last, at any replica, on our clock."""
+        return self._turns.get(hash_text(client), -math.inf)
+
+    def _note_turn(self, who: int, at: float) -> None:
+        self._turns[who] = at
+        self._turns.move_to_end(who)
+        if len(self._turns) > MOST_CLIENTS:
+            self._turns.popitem(last=False)
 
     def _ended(self, lease: Lease, number: int) -> None:
         """Tell that a prompt's request has ended, and what is known of its server by now."""
@@ -131,7 +147,7 @@ class SharedKnowledge:
             return
         self._pins[key] = pin.server, pin.instance, now
         self._pins.move_to_end(key)
-        if len(self._pins) > MOST_PINS:
+        if len(self._pins) > MOST_CLIENTS:
             self._pins.popitem(last=False)
         self._tell("pin", client=[*key], server=pin.server, instance=pin.instance)
 
@@ -262,6 +278,7 @@ class SharedKnowledge:
     def _hear_of_prompt(self, replica: str, event: Mapping[str, Any], at: float) -> None:
         if event["server"] not in self._balancer.fleet.servers:
             return
+        self._note_turn(event["who"], at)
         told = ToldPrompt(
             event["instance"],
             event["slot"],

@@ -140,6 +140,8 @@ class SharedPlaces:
         responds = self._failures < FAILURES
         contended = monotonic() - self._freed.get(lease.server, 0.0) < CONTENDED
         if responds and (waited or contended):
+            since_turn = monotonic() - self.knowledge.last_turn(lease.client)
+            waited = min(waited, since_turn)
             await asyncio.sleep(courtesy(lease, waited, backend.service_seconds or 0.0))
         taken = ledger.limit is None or await self._take(lease, ledger, ledger.limit)
         if taken and lease.open:

@@ -119,6 +119,34 @@ async def waits(balancer: Running) -> bool:
     return bool((await balancer.snapshot())["queue"]["waiting"])
 
 
+async def test_one_who_asks_often_holds_up_nobody_at_another_replica() -> None:
+    order: list[str] = []
+
+    async def work(visit: Visit, message: Message) -> bytes | None:
+        order.append(message["x-forwarded-for"].partition(",")[0])
+        await asyncio.sleep(0.2)
+        return await complete(visit, message)
+
+    host = ModelHost(work)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(valkey())
+        await stack.enter_async_context(host.running())
+        a, b = [
+            await stack.enter_async_context(
+                balancing({"A": host.limited(1)}, valkey_url=store.url, queue_max=100)
+            )
+            for _ in "ab"
+        ]
+        await a.until(lambda: knows(a, 2))
+        greedy = [asyncio.create_task(a.ask(chat(address="10.0.0.1"))) for _ in range(16)]
+        await a.until(lambda: len(order) > 2)
+        before = len(order)
+        await b.ask(chat(address="10.0.0.2"))
+        await asyncio.gather(*greedy)
+
+    assert order.index("10.0.0.2") - before <= 6
+
+
 async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one() -> None:
     gate = Gate()
     async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
