@@ -82,9 +82,11 @@ class Runtime:
         """Where each leads, as whom the server knows us, and whom we believe."""
         self._follow_servers(settings)
         self.keys = settings.key_ring()
-        self.places = _places(settings, self.balancer, self.keys) if settings.valkey_url else None
         self.queue = RequestQueue(
             self.balancer, capacity=settings.queue_max, timeout=settings.queue_timeout
+        )
+        self.places = (
+            _places(settings, self.balancer, self.keys, self.queue) if settings.valkey_url else None
         )
         self.sampler = GpuSampler(
             reader or find_reader(),
@@ -337,7 +339,9 @@ def _rules(settings: Settings) -> _Rules:
     }
 
 
-def _places(settings: Settings, balancer: Balancer, keys: KeyRing) -> "SharedPlaces":
+def _places(
+    settings: Settings, balancer: Balancer, keys: KeyRing, queue: RequestQueue
+) -> "SharedPlaces":
     from app.store.places import SharedPlaces
 
     assert settings.valkey_url is not None
@@ -347,6 +351,7 @@ def _places(settings: Settings, balancer: Balancer, keys: KeyRing) -> "SharedPla
         balancer,
         away=settings.on_store_failure,
         allowances=keys.limited,
+        waiting=lambda: len(queue),
         failed=logs.task_failed,
     )
 

@@ -89,6 +89,9 @@ class SharedKnowledge:
         self._occupancies: OrderedDict[tuple[str, int], tuple[str, Occupancy]] = OrderedDict()
         """Whose prompts are at work where, by the replica and its number for each."""
         self._pins: OrderedDict[tuple[str, str, str], tuple[str, str, float]] = OrderedDict()
+        self._waiting: dict[str, int] = {}
+        """How many requests wait at other replicas."""
+        self._told_waiting = 0
         self._turns: OrderedDict[int, float] = OrderedDict()
         """When clients had their last turns, by the hashes of their names."""
         self._loads: dict[tuple[str, str], float] = {}
@@ -163,6 +166,17 @@ class SharedKnowledge:
         """Tell what an administrator wants of a server."""
         self._tell("drained", server=server, on=on)
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait at other replicas, as they told with their last heartbeats."""
+        return sum(self._waiting.values())
+
+    def tell_waiting(self, count: int) -> None:
+        """Tell how many requests wait here, if it is another number than before."""
+        if count != self._told_waiting:
+            self._told_waiting = count
+            self._tell("waiting", count=count)
+
     def _tell_loads(self) -> None:
         """Tell how long models take to load, where that was measured anew."""
         for backend in self._balancer.backends():
@@ -212,6 +226,7 @@ class SharedKnowledge:
 
     def keep(self, replicas: Collection[str]) -> None:
         """End what replicas were doing that are no more."""
+        self._waiting = {who: n for who, n in self._waiting.items() if who in replicas}
         for key in [key for key in self._occupancies if key[0] not in replicas]:
             self.end(*key, worked=True)
 
@@ -244,6 +259,8 @@ class SharedKnowledge:
         match event["kind"]:
             case "prompt":
                 self._hear_of_prompt(replica, event, at)
+            case "waiting":
+                self._waiting[replica] = event["count"]
             case "ended":
                 self.end(replica, event["number"], worked=event["worked"])
                 if "model" in event and event["server"] in balancer.fleet.servers:

@@ -68,7 +68,8 @@ class SharedPlaces:
 
     What a request needs of the store is one round trip, and never more than `PATIENCE`. While the
     store is away, each replica goes by what `away` says. `allowances` gives those of API keys that
-    have limits, by the keys' names; `failed` is told of a round that failed for a fault of ours.
+    have limits, by the keys' names; `waiting` counts the requests in our queue; `failed` is told of
+    a round that failed for a fault of ours.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class SharedPlaces:
         *,
         away: Away = "share",
         allowances: Callable[[], Mapping[str, Allowance]] = dict,
+        waiting: Callable[[], int] = lambda: 0,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.replicas = 1
@@ -94,6 +96,7 @@ class SharedPlaces:
         """Whether the store has not heard of us yet."""
         self._policy = away
         self._failed = failed
+        self._waiting = waiting
         self._balancer = balancer
         self._failures = 0
         self._replica = secrets.token_hex(6) + "/"
@@ -179,7 +182,12 @@ class SharedPlaces:
 
     def snapshot(self) -> dict[str, object]:
         """Return how many replicas there are, and whether the store is away."""
-        return {"replicas": self.replicas, "away": self.away, "goes_by": self._policy}
+        return {
+            "replicas": self.replicas,
+            "away": self.away,
+            "goes_by": self._policy,
+            "waiting_elsewhere": self.knowledge.waiting,
+        }
 
     async def _ask_for(self, lease: Lease, limit: int) -> bool:
         """Ask the store for a place; return whether there is one, or what we go by without it."""
@@ -270,6 +278,7 @@ class SharedPlaces:
                 now, replicas, *counts = await self._renew(keys=keys, args=args)
                 self._clock.set(int(now) / 1000, asked)
                 await self.knowledge.agree()
+                self.knowledge.tell_waiting(self._waiting())
                 await self._allowances.beat(self._replica, TTL, monotonic())
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)

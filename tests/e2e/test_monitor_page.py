@@ -340,12 +340,21 @@ def test_the_page_warns_where_anybody_on_the_network_may_use_every_model(page: P
 
 def test_the_page_tells_that_the_store_is_away_and_what_holds_meanwhile(page: Page) -> None:
     for away in (True, False):
-        store = {"replicas": 3, "away": away, "goes_by": "share"}
+        store = {"replicas": 3, "away": away, "goes_by": "share", "waiting_elsewhere": 5}
         page.show({**BUSY, "snapshot": {**BUSY["snapshot"], "store": store}})
         text = page.text()
         assert ("The store that the balancers share is away" in text) is away
         assert ("Each of the 3 balancers keeps to its share" in text) is away
         assert ("share the servers" in text) is not away
+        assert "Waiting at other balancers" in text
+
+
+def test_the_page_counts_what_is_in_flight_at_a_server_whoever_has_sent_it(page: Page) -> None:
+    backends = [{**one, "others_inflight": 5} for one in BUSY["snapshot"]["backends"]]
+    page.show({**BUSY, "snapshot": {**BUSY["snapshot"], "backends": backends}})
+    limited = next(one for one in backends if one["request_max"] is not None)
+
+    assert f"{limited['total_inflight'] + 5} of {limited['request_max']}" in page.text()
 
 
 def test_the_page_tells_that_the_settings_were_refused_and_why(page: Page) -> None:

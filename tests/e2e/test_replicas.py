@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.authority import Authority
 from tests.fakes.model_host import ModelHost, complete
+from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, bearer, chat, post
 from tests.fakes.valkey import PROGRAM, Late, Pair, Valkey, valkey
@@ -159,6 +161,21 @@ async def test_a_replica_knows_the_places_of_others_as_soon_as_it_is_refused_one
         await b.until(lambda: is_free(a, b))
 
     assert known == ([LIMIT], [0])
+
+
+async def test_what_waits_at_one_replica_is_known_at_another() -> None:
+    gate = Gate()
+    async with valkey() as store, gate.host.running(), replicas(gate.host, store, 2) as (a, b):
+        held = await gate.fill(a)
+        held += [asyncio.create_task(a.ask(chat(address=f"10.0.1.{n}"))) for n in range(3)]
+        await b.until(lambda: waiting_elsewhere(b, 3))
+        gate.open.set()
+        await asyncio.gather(*held)
+        await b.until(lambda: waiting_elsewhere(b, 0))
+
+
+async def waiting_elsewhere(balancer: Running, count: int) -> bool:
+    return bool((await balancer.snapshot())["store"]["waiting_elsewhere"] == count)
 
 
 async def is_free(*balancers: Running) -> bool:
@@ -382,6 +399,29 @@ async def test_a_store_that_forgets_everything_is_told_again() -> None:
             return await store.ask("ZCARD", "{llama-balancer}:leases:A") == ":0"
 
         await a.until(is_empty)
+
+
+async def test_a_store_may_want_tls_and_a_name_that_may_do_no_more_than_it_must(
+    tmp_path: Path,
+) -> None:
+    host, store, authority, port = ModelHost(), Valkey(), Authority(tmp_path), free_port()
+    cert, key = str(authority.cert), str(authority.key)
+    tls = ["--tls-port", str(port), "--tls-cert-file", cert, "--tls-key-file", key]
+    tls += ["--tls-ca-cert-file", cert, "--tls-auth-clients", "no"]
+    keys = ["~{llama-balancer}:*", "&{llama-balancer}:*"]
+    user = ["--user", "balancer", "on", ">a-password", *keys, "+@all", "-@dangerous"]
+    store.url = f"rediss://balancer:a-password@localhost:{port}/0?ssl_ca_certs={cert}"
+    await store.start(*tls, *user)
+    try:
+        async with host.running(), replicas(host, store, 2) as balancers:
+            statuses = await ask_all(balancers, 100)
+            failures = [sum((await b.metrics("task_failures_total")).values()) for b in balancers]
+    finally:
+        await store.stop()
+
+    assert statuses == {200: 100}
+    assert host.peak <= LIMIT
+    assert failures == [0, 0]
 
 
 async def test_without_a_store_nothing_of_it_is_imported() -> None:

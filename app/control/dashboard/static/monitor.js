@@ -209,7 +209,7 @@ function minutes(series, now) {
 
 function totals(snapshot, stats) {
   const queue = snapshot.queue;
-  const flying = snapshot.backends.reduce((sum, backend) => sum + backend.total_inflight, 0);
+  const flying = snapshot.backends.reduce((sum, backend) => sum + inFlight(backend), 0);
   const cached = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.cache, 0);
   const worked = snapshot.backends.reduce((sum, backend) => sum + backend.prompt_tokens.work, 0);
   const those = (...statuses) => snapshot.backends.filter((backend) => statuses.includes(backend.status)).length;
@@ -223,7 +223,8 @@ function totals(snapshot, stats) {
     ["Requests, last hour", stats.total_requests, ""],
     ["Prompt tokens saved", cached + worked ? percent(100 * cached / (cached + worked)) : null,
       cached ? compact(cached) : ""],
-    ...(snapshot.store ? [["Balancers", snapshot.store.replicas, snapshot.store.away ? "when last heard of" : "share the servers"]] : []),
+    ...(snapshot.store ? [["Balancers", snapshot.store.replicas, snapshot.store.away ? "when last heard of" : "share the servers"],
+      ["Waiting at other balancers", snapshot.store.waiting_elsewhere, ""]] : []),
     ["This machine's GPUs", snapshot.gpu_backend === "none" ? "unknown" : snapshot.local.status,
       snapshot.gpu_backend === "none" ? "" : percent(snapshot.local.gpu_util_max5s)],
   ];

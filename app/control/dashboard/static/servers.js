@@ -16,7 +16,7 @@ const fleet = { by: "", down: false, open: new Set() };
 /* "busy" is what a server has to do, whatever its GPU says. */
 function status(backend) {
   if (backend.status === "draining" && !backend.drained_by.includes("admin")) return "its agent is gone";
-  if (backend.status === "idle" && backend.total_inflight + backend.others_inflight > 0) return "at work";
+  if (backend.status === "idle" && inFlight(backend) > 0) return "at work";
   return STATUSES[backend.status] || backend.status;
 }
 
@@ -31,15 +31,18 @@ function pace(name) {
   };
 }
 
+/* Whoever has sent them: the page is the same at each of several balancers. */
+const inFlight = (backend) => backend.total_inflight + backend.others_inflight;
+
 function load(backend) {
   const limit = backend.request_max;
-  return limit === null ? backend.total_inflight : `${backend.total_inflight} of ${limit}`;
+  return limit === null ? inFlight(backend) : `${inFlight(backend)} of ${limit}`;
 }
 
 const COLUMNS = [
   ["Server", (one) => one.backend.name],
   ["Status", (one) => WORST.indexOf(one.backend.status)],
-  ["In flight", (one) => -one.backend.total_inflight],
+  ["In flight", (one) => -inFlight(one.backend)],
   ["Slots", (one) => -one.backend.slots.length],
   ["GPU", (one) => -(one.backend.last ? one.backend.last.gpu_util_max5s : -1)],
   ["Loaded", (one) => (one.backend.loaded || []).join(", ")],
@@ -114,7 +117,7 @@ const rate = (tokens) => (tokens ? compact(Number(tokens.toPrecision(3))) : null
 
 function serverDetail(cell, backend, its, { now, drain: mayDrain }) {
   const limit = backend.request_max;
-  meter(cell, "flight", "In flight", load(backend), limit === null ? null : backend.total_inflight / limit);
+  meter(cell, "flight", "In flight", load(backend), limit === null ? null : inFlight(backend) / limit);
   const { last, changed } = backend;
   if (last) meter(cell, "gpu", "GPU, 5 s peak", percent(last.gpu_util_max5s), last.gpu_util_max5s / 100);
   const pairs = [];
@@ -123,7 +126,7 @@ function serverDetail(cell, backend, its, { now, drain: mayDrain }) {
   for (const text of Object.values(backend.faults)) pairs.push(["Its last probe", text]);
   if (backend.ejected_until) pairs.push(["Left alone until", new Date(backend.ejected_until).toLocaleTimeString()]);
   pairs.push(...Object.entries(backend.model_inflight).map(([model, count]) => [`In flight, ${model}`, count]));
-  if (backend.others_inflight) pairs.push(["In flight, of others", backend.others_inflight]);
+  if (backend.others_inflight) pairs.push(["Of these, of others", backend.others_inflight]);
   if (backend.loaded) pairs.push(["Loaded", backend.loaded.join(", ") || "nothing"]);
   if (backend.pinned_models.length) pairs.push(["Pinned", backend.pinned_models.join(", ")]);
   if (backend.starting.length) pairs.push(["Loads", backend.starting.join(", ")]);
