@@ -64,7 +64,7 @@ class Runtime:
             clock=time.monotonic,
             changed=self._follow,
             drain=lambda server, on: self.balancer.drain(server, on=on, by="agent"),
-            in_flight=lambda server: self.balancer.backend(server).ledger.total,
+            in_flight=self._in_flight_at,
         )
         settings = self.roster.settings
         self.balancer = Balancer(
@@ -108,6 +108,10 @@ class Runtime:
         )
         if self.places is not None:
             self.places.timed = self.meters.stored
+            self.places.knowledge.heard_of_server = self.roster.hear_of_server
+            self.places.machines.heard = self.roster.hear_of_machine
+            self.roster.on_added = self.places.knowledge.added
+            self.roster.on_said = self.places.machines.said
         self.prober = Prober(
             self.balancer.backends(),
             self.pools,
@@ -226,6 +230,10 @@ class Runtime:
         """Write the metrics as a content type says."""
         self.batcher.flush()
         return await self.meters.render(content_type)
+
+    def _in_flight_at(self, server: str) -> int:
+        ledger = self.balancer.backend(server).ledger
+        return ledger.total + ledger.others
 
     def unready(self) -> str:
         """Say why no request could be served, if so. An agent has no servers, and is ready."""

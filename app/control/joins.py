@@ -52,6 +52,7 @@ class Joins:
             servers = read_servers(told, address, roster.written, roster.kinds)
             roster.joined.join(machine, address, servers)
             self._list_models(body.get("models"), servers)
+            roster.on_said(machine, body, seen)
         except BadBody as error:
             return error_response(error.status, str(error))
         except SettingsError as error:
@@ -72,6 +73,7 @@ class Joins:
         refusal = await self._stranger(request)
         if refusal is not None:
             return refusal
+        self._roster.on_said(machine, None, request.state.address)
         return JSONResponse({"in_flight": self._roster.joined.leave(machine)})
 
     def _list_models(self, models: object, servers: Collection[str]) -> None:

@@ -60,6 +60,7 @@ class Servers:
         refusal = await self._change(lambda: self._roster.added.remove(name))
         if refusal is not None:
             return refusal
+        self._roster.on_added(name, None)
         log.info("admin.server_removed", server=name, address=request.state.address)
         return Response(status_code=204)
 
@@ -77,6 +78,7 @@ class Servers:
         refusal = await self._change(lambda: roster.added.put(name, body, written, part=part))
         if refusal is not None:
             return refusal
+        roster.on_added(name, roster.added.body(name))
         log.info("admin.server", server=name, address=request.state.address)
         if roster.origin(name) is None:
             unused = {"server": name, "note": "kept, but not used: another has its address"}

@@ -38,6 +38,10 @@ class AddedServers:
             except SettingsError as error:
                 raise SettingsError([f"{self._file}: {line}" for line in error.mistakes]) from None
 
+    def body(self, name: str) -> Mapping[str, Any]:
+        """Return what is set for a server, as it was told."""
+        return self._bodies[name]
+
     def put(self, name: str, body: object, settings: Settings, *, part: bool = False) -> None:
         """Add a server, or change one; as a `part`, a body's members replace those that it had.
 

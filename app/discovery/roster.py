@@ -1,12 +1,16 @@
 """All servers that there are: those of the settings, and those that came while we serve."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import Any, Final, Literal
+
+import structlog
 
 from app.discovery.added_servers import AddedServers
 from app.discovery.dns_names import DnsNames
-from app.discovery.joined_servers import JoinedServers
-from app.settings import ServerSettings, Settings
+from app.discovery.joined_servers import JoinedServers, Taken, read_servers
+from app.settings import ServerSettings, Settings, SettingsError
+
+log: Final = structlog.get_logger(__name__)
 
 Origin = Literal["settings", "admin", "agent"]
 """Who says that there is a server."""
@@ -46,10 +50,39 @@ class Roster:
             drain=lambda name, on: drain(name, on) if self.origin(name) == "agent" else None,
             in_flight=lambda name: in_flight(name) if self.origin(name) == "agent" else 0,
         )
+        self.on_added: Callable[[str, Mapping[str, Any] | None], None] = lambda *_: None
+        """Told of a server that an administrator has added or changed, with its body, or None where
+        it is removed."""
+        self.on_said: Callable[[str, Mapping[str, Any] | None, str], None] = lambda *_: None
+        """Told what an agent has said, with its machine, its body, and the address it was seen at;
+        None where it leaves."""
         self.settings = written
         """The settings, as if everything that was found stood in them."""
         self._origins: dict[str, Origin] = {}
         self.refresh()
+
+    def hear_of_server(self, name: str, body: Mapping[str, Any] | None) -> None:
+        """Take in what an administrator has told another balancer of a server."""
+        try:
+            if body is not None:
+                self.added.put(name, body, self.written)
+            elif name in self.added.servers:
+                self.added.remove(name)
+        except (SettingsError, OSError) as error:
+            log.warning("server.refused", server=name, error=str(error))
+        self.changed()
+
+    def hear_of_machine(self, name: str, body: Mapping[str, Any] | None, seen: str) -> None:
+        """Take in what an agent, seen at an address, has told another balancer."""
+        if body is None:
+            self.joined.leave(name)
+            return
+        address = body.get("address") or seen
+        try:
+            servers = read_servers(body["servers"], address, self.written, self.kinds)
+            self.joined.join(name, address, servers)
+        except (SettingsError, Taken) as error:
+            log.warning("machine.refused", machine=name, error=str(error))
 
     def refresh(self) -> None:
         """Take in what was found. Servers that the settings name win over others.

@@ -685,8 +685,6 @@ def _workers(settings: "Settings") -> Iterator[InitErrorDetails]:
         problem = "must be 1 on Windows, where processes cannot share a socket so"
     elif settings.valkey_url is None:
         problem = "needs BALANCER_VALKEY_URL: the workers keep to each server's limit there"
-    elif settings.lets_join:
-        problem = "must be 1 where machines join (BALANCER_JOIN_TOKEN): they join one process"
     elif settings.port + settings.workers > HIGHEST_PORT:
         problem = f"needs as many ports behind BALANCER_PORT, which end at {HIGHEST_PORT}"
     if problem is not None:

@@ -78,7 +78,9 @@ class SharedKnowledge:
         self._balancer = balancer
         self._replica = replica
         self._stream, self._secret = f"{tag}:knowledge", f"{tag}:secret"
-        self._drained = f"{tag}:drained"
+        self._drained, self._added = f"{tag}:drained", f"{tag}:added"
+        self.heard_of_server: Callable[[str, Mapping[str, Any] | None], None] = lambda *_: None
+        """Told of a server that an administrator has added elsewhere; None: removed."""
         self._telling, self._reading = telling, reading
         self._failed = failed
         self._read = "0"
@@ -95,6 +97,18 @@ class SharedKnowledge:
         self._turns: OrderedDict[int, float] = OrderedDict()
         """When clients had their last turns, by the hashes of their names."""
         self._loads: dict[tuple[str, str], float] = {}
+        self._hearers: dict[str, Callable[[str, Mapping[str, Any], float], None]] = {
+            "prompt": self._hear_of_prompt,
+            "ended": self._hear_of_end,
+            "pin": self._hear_of_pin,
+            "ejected": self._hear_of_ejection,
+            "returned": self._hear_of_return,
+            "drained": self._hear_of_drain,
+            "added": self._hear_of_added,
+            "load": self._hear_of_load,
+            "waiting": self._hear_of_waiting,
+        }
+        """Who takes in an event of a kind: by whom it is, the event, and when it was."""
 
     # What we do and learn
 
@@ -177,6 +191,10 @@ class SharedKnowledge:
             self._told_waiting = count
             self._tell("waiting", count=count)
 
+    def added(self, server: str, body: Mapping[str, Any] | None) -> None:
+        """Tell what an administrator has added, or removed."""
+        self._tell("added", server=server, body=body)
+
     def _tell_loads(self) -> None:
         """Tell how long models take to load, where that was measured anew."""
         for backend in self._balancer.backends():
@@ -198,12 +216,19 @@ class SharedKnowledge:
                 if event["kind"] == "drained":
                     keep = pipeline.sadd if event["on"] else pipeline.srem
                     keep(self._drained, event["server"])
+                elif event["kind"] == "added" and event["body"] is not None:
+                    pipeline.hset(self._added, event["server"], orjson.dumps(event["body"]))
+                elif event["kind"] == "added":
+                    pipeline.hdel(self._added, event["server"])
             await pipeline.execute()
 
     # What others do and learn
 
     async def begin(self) -> None:
         """Take in what there is to know."""
+        added: Any = await self._telling.hgetall(self._added)
+        for server, body in added.items():
+            self.heard_of_server(server, orjson.loads(body))
         drained: Any = await self._telling.smembers(self._drained)
         for server in drained & self._balancer.fleet.servers.keys():
             self._balancer.hear_of_drain(server, on=True)
@@ -255,31 +280,43 @@ class SharedKnowledge:
         return len(entries) == AT_ONCE
 
     def _hear(self, replica: str, event: Mapping[str, Any]) -> None:
-        balancer, at = self._balancer, self._clock.here(event["at"])
-        match event["kind"]:
-            case "prompt":
-                self._hear_of_prompt(replica, event, at)
-            case "waiting":
-                self._waiting[replica] = event["count"]
-            case "ended":
-                self.end(replica, event["number"], worked=event["worked"])
-                if "model" in event and event["server"] in balancer.fleet.servers:
-                    balancer.hear_of_learnt(event["server"], event)
-            case "pin":
-                address, client, model = event["client"]
-                pin = Pin(event["server"], event["instance"], address, at)
-                balancer.hear_of_pin(client, model, pin)
-            case "ejected":
-                until = self._clock.here(event["until"])
-                balancer.hear_of_ejection(event["server"], event["fault"], until)
-            case "returned":
-                balancer.hear_of_return(event["server"])
-            case "drained" if event["server"] in balancer.fleet.servers:
-                balancer.hear_of_drain(event["server"], on=event["on"])
-            case "load" if event["server"] in balancer.fleet.servers:
-                key, seconds = (event["server"], event["instance"]), event["seconds"]
-                self._loads[key] = seconds
-                balancer.backend(key[0]).memory.hear_of_load(key[1], seconds)
+        hear = self._hearers.get(event["kind"])
+        if hear is not None:  # else it is of a newer version
+            hear(replica, event, self._clock.here(event["at"]))
+
+    def _hear_of_waiting(self, replica: str, event: Mapping[str, Any], _: float) -> None:
+        self._waiting[replica] = event["count"]
+
+    def _hear_of_end(self, replica: str, event: Mapping[str, Any], _: float) -> None:
+        self.end(replica, event["number"], worked=event["worked"])
+        if "model" in event and event["server"] in self._balancer.fleet.servers:
+            self._balancer.hear_of_learnt(event["server"], event)
+
+    def _hear_of_pin(self, _: str, event: Mapping[str, Any], at: float) -> None:
+        address, client, model = event["client"]
+        self._balancer.hear_of_pin(
+            client, model, Pin(event["server"], event["instance"], address, at)
+        )
+
+    def _hear_of_ejection(self, _: str, event: Mapping[str, Any], __: float) -> None:
+        until = self._clock.here(event["until"])
+        self._balancer.hear_of_ejection(event["server"], event["fault"], until)
+
+    def _hear_of_return(self, _: str, event: Mapping[str, Any], __: float) -> None:
+        self._balancer.hear_of_return(event["server"])
+
+    def _hear_of_drain(self, _: str, event: Mapping[str, Any], __: float) -> None:
+        if event["server"] in self._balancer.fleet.servers:
+            self._balancer.hear_of_drain(event["server"], on=event["on"])
+
+    def _hear_of_added(self, _: str, event: Mapping[str, Any], __: float) -> None:
+        self.heard_of_server(event["server"], event["body"])
+
+    def _hear_of_load(self, _: str, event: Mapping[str, Any], __: float) -> None:
+        key, seconds = (event["server"], event["instance"]), event["seconds"]
+        if key[0] in self._balancer.fleet.servers:
+            self._loads[key] = seconds
+            self._balancer.backend(key[0]).memory.hear_of_load(key[1], seconds)
 
     def at_work(self, server: str) -> int:
         """Count the prompts of other replicas that are at work at a server."""

@@ -31,6 +31,7 @@ from app.store.client import client
 from app.store.clock import StoreClock
 from app.store.courtesy import courtesy
 from app.store.knowledge import BLOCK, SharedKnowledge
+from app.store.machines import SharedMachines
 from app.store.probes import SharedProbes
 from app.store.scripts import ENTER, LEAVE, RENEW
 
@@ -129,6 +130,7 @@ class SharedPlaces:
         self.probes = SharedProbes(
             balancer, self._replica, f"{tag}:probes", self._client, self._clock, failed
         )
+        self.machines = SharedMachines(self._replica, f"{tag}:machines", self._client, failed)
         balancer.witness = self.knowledge
         self._allowances = SharedAllowances(
             self._client.register_script(REPORT), [f"{tag}:keys", self._members], allowances
@@ -363,7 +365,9 @@ class SharedPlaces:
         while True:
             try:
                 async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(self._channel, self.probes.channel)
+                    await channel.subscribe(
+                        self._channel, self.probes.channel, self.machines.channel
+                    )
                     while True:
                         message = await channel.get_message(timeout=None)
                         if message is not None:
@@ -382,6 +386,8 @@ class SharedPlaces:
         try:
             if channel == self.probes.channel:
                 self.probes.hear(message)
+            elif channel == self.machines.channel:
+                self.machines.hear(message)
             else:
                 self._on_freed(*message.split("/", 3))
         except Exception:  # noqa: BLE001 - of another version, maybe: logged and counted

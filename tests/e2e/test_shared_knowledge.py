@@ -18,7 +18,7 @@ from tests.fakes.llama_cpp import AVAILABLE, llama_cpp, write_tiny_model
 from tests.fakes.model_host import ModelHost, complete, status
 from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
-from tests.fakes.sockets import Message, Visit, chat, get, post
+from tests.fakes.sockets import Message, Visit, bearer, chat, get, post
 from tests.fakes.valkey import PROGRAM, Valkey, valkey
 
 pytestmark = [
@@ -28,6 +28,7 @@ pytestmark = [
 real = pytest.mark.skipif(not AVAILABLE, reason="xllamacpp has no wheel for this machine")
 
 ADMIN = "the-key-of-the-administrator"
+TOKEN = "what-machines-show"
 
 
 @contextlib.asynccontextmanager
@@ -179,6 +180,47 @@ async def test_a_server_is_drained_at_all_replicas_and_at_those_that_start() -> 
             await until(b, "backends", lambda all_: all_[0]["draining"])
         async with balancing({"A": host}, valkey_url=store.url, **settings) as c:
             assert await c.backends("draining") == [True]
+
+
+def order(method: bytes, path: bytes, key: str, body: object = None) -> bytes:
+    written = b"" if body is None else json.dumps(body).encode()
+    return method + post(written, path, bearer(key))[4:]
+
+
+async def test_a_server_that_is_added_at_one_replica_is_known_to_all_and_to_those_that_start() -> (
+    None
+):
+    host, more = ModelHost(), ModelHost()
+    settings: dict[str, Any] = {"admin_key": ADMIN}
+    path = b"/llmhealth-servers/more"
+    async with valkey() as store, host.running(), more.running():
+        async with replicas(2, {"A": host}, store, **settings) as (a, b):
+            added = await a.ask(
+                order(b"PUT", path, ADMIN, {"addr": f"http://127.0.0.1:{more.port}"})
+            )
+            assert added.status == 201, added.body
+            await b.until(lambda: has_servers(b, ["A", "more"]))
+            async with balancing({"A": host}, valkey_url=store.url, **settings) as c:
+                assert await c.backends("name") == ["A", "more"]
+                await b.ask(order(b"DELETE", path, ADMIN))
+                for each in (a, c):
+                    await each.until(lambda r=each: has_servers(r, ["A"]))  # type: ignore[misc]
+
+
+async def test_a_machine_that_joins_one_replica_has_joined_all_and_leaves_all() -> None:
+    host = ModelHost()
+    settings: dict[str, Any] = {"join_token": TOKEN, "insecure": True}
+    async with valkey() as store, host.running():
+        servers = {"servers": {"pc": {"addr": f"http://127.0.0.1:{host.port}"}}}
+        async with replicas(2, {}, store, **settings) as (a, b):
+            await a.ask(order(b"PUT", b"/llmhealth-join/pc", TOKEN, servers))
+            await b.until(lambda: has_servers(b, ["pc"]))
+            await b.ask(order(b"DELETE", b"/llmhealth-join/pc", TOKEN))
+            await a.until(lambda: has_servers(a, []))
+
+
+async def has_servers(balancer: Running, names: list[str]) -> bool:
+    return await balancer.backends("name") == names
 
 
 async def test_how_long_a_model_takes_to_load_is_known_to_all() -> None:

@@ -41,8 +41,3 @@ def test_several_workers_need_a_store() -> None:
 def test_several_workers_need_as_many_ports() -> None:
     with pytest.raises(ValueError, match="which end at 65535"):
         Settings(servers={}, workers=2, valkey_url=URL, port=65534)  # type: ignore[arg-type]
-
-
-def test_machines_join_one_process() -> None:
-    with pytest.raises(ValueError, match="must be 1 where machines join"):
-        Settings(servers={}, workers=2, valkey_url=URL, join_token="x" * 40)  # type: ignore[arg-type]
