@@ -224,8 +224,8 @@ class SharedKnowledge:
 
     # What others do and learn
 
-    async def begin(self) -> None:
-        """Take in what there is to know."""
+    async def begin(self, replicas: Collection[str]) -> None:
+        """Take in what there is to know; `replicas` are there now."""
         added: Any = await self._telling.hgetall(self._added)
         for server, body in added.items():
             self.heard_of_server(server, orjson.loads(body))
@@ -234,6 +234,7 @@ class SharedKnowledge:
             self._balancer.hear_of_drain(server, on=True)
         while await self._take_in(None):
             pass
+        self.keep(replicas)
 
     async def close(self) -> None:
         """End the connection that waits for events."""
@@ -261,6 +262,9 @@ class SharedKnowledge:
             try:
                 await self._take_in(BLOCK)
             except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(REST)
+            except Exception:  # noqa: BLE001 - logged and counted
+                self._failed("store")
                 await asyncio.sleep(REST)
 
     async def _take_in(self, block: int | None) -> bool:

@@ -16,7 +16,7 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from typing import Any, Final, Literal
 
@@ -93,6 +93,8 @@ class SharedPlaces:
         self.timed: Callable[[float], None] = lambda _: None
         """Told how many seconds it took to take a place."""
         self._away_since = 0.0
+        self._known: Collection[str] = ()
+        """The replicas that there are."""
         self._is_new = True
         """Whether the store has not heard of us yet."""
         self._policy = away
@@ -235,7 +237,7 @@ class SharedPlaces:
         try:
             async with asyncio.timeout(BEAT):
                 if not self.away:
-                    await self.knowledge.begin()
+                    await self.knowledge.begin(self._known)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
 
@@ -287,7 +289,7 @@ class SharedPlaces:
             return
         self._failures = 0
         self._is_new = False
-        self.replicas = len(replicas)
+        self._known, self.replicas = replicas, len(replicas)
         self.knowledge.keep(replicas)
         self.probes.keep(replicas)
         if self.away:
