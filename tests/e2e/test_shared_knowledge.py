@@ -19,7 +19,7 @@ from tests.fakes.model_host import ModelHost, complete, status
 from tests.fakes.ports import free_port
 from tests.fakes.process import Running, balancing
 from tests.fakes.sockets import Message, Visit, bearer, chat, get, post
-from tests.fakes.valkey import PROGRAM, Valkey, valkey
+from tests.fakes.valkey import PROGRAM, Late, Valkey, valkey
 
 pytestmark = [
     pytest.mark.anyio,
@@ -239,6 +239,26 @@ async def test_how_long_a_model_takes_to_load_is_known_to_all() -> None:
             return bool(1 < told["servers"][0]["seconds"]["load"] < 3)
 
         await b.until(knows)
+
+
+async def test_neither_prompts_nor_keys_of_clients_go_to_the_store() -> None:
+    key, secret = "a-key-of-a-client-that-is-long", "the cat is under the sofa, "
+    keys = json.dumps({"alice": {"key": key, "requests_per_minute": 100}})
+    said = {"model": "m", "messages": [{"role": "user", "content": secret * 50}]}
+    ask = post(json.dumps(said).encode(), b"/v1/chat/completions", bearer(key))
+    host = ModelHost()
+    async with valkey() as store, Late(store).running() as way, host.running():
+        limited = {"A": host.limited(2)}
+        seen = json.dumps({"/llmhealth-snapshot": ["127.0.0.1"]})
+        settings = {"valkey_url": way.url, "api_keys": keys, "open_endpoints": seen}
+        async with balancing(limited, **settings) as balancer:  # type: ignore[arg-type]
+            for _ in range(3):
+                assert (await balancer.ask(ask)).status == 200
+            await balancer.until(lambda: way.seen.count(b'"ended"') >= 3)
+
+    assert b"alice" in way.seen
+    assert key.encode() not in way.seen
+    assert secret[:8].encode() not in way.seen
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

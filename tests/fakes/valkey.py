@@ -122,6 +122,8 @@ class Late:
 
     def __init__(self, store: Valkey) -> None:
         self.seconds = 0.0
+        self.seen = bytearray()
+        """All that went either way."""
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._store = store
@@ -148,6 +150,7 @@ class Late:
         try:
             while data := await reader.read(65536):
                 await asyncio.sleep(self.seconds)
+                self.seen += data
                 writer.write(data)
         finally:
             writer.close()

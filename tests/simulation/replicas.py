@@ -9,8 +9,8 @@ import argparse
 import functools
 import heapq
 import itertools
+import math
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +43,8 @@ PROBE: Final = 1.0
 POLL: Final = 0.05
 """Seconds until a request that waits looks again whether there is a place."""
 
-DELAYS: Final = (0.0, 0.005, 0.1, 1.0, 5.0, 20.0, None)
-"""Seconds until others hear; None: they never do."""
+DELAYS: Final = (0.0, 0.005, 0.1, 1.0, 5.0, 20.0, math.inf)
+"""Seconds until others hear."""
 
 HEAD = """
 | news after | cached, × the best | turned away, of 1,000 | waited, of 1,000 | first token, mean |
@@ -101,7 +101,7 @@ class Replica:
 class Simulation:
     """Plays all conversations to their ends, in no real time."""
 
-    def __init__(self, world: World, delay: float | None, seed: int) -> None:
+    def __init__(self, world: World, delay: float, seed: int) -> None:
         self.now = 0.0
         self.outcome = Outcome()
         self._world, self._delay = world, delay
@@ -225,7 +225,7 @@ class Simulation:
                 if replica is not teller:
                     hear(replica)
 
-        if self._delay is not None:
+        if self._delay < math.inf:
             self._after(self._delay, arrive)
 
     def _hear(self, replica: Replica, server: str, number: int, told: ToldPrompt) -> None:
@@ -243,10 +243,10 @@ class Simulation:
             replica.balancer.others_at(server, replica.others[server])
 
 
-def row(delay: float | None, outcome: Outcome) -> str:
+def row(delay: float, outcome: Outcome) -> str:
     """Write an outcome as a row of the table."""
     many = outcome.requests / 1000
-    news = "never" if delay is None else f"{delay:g} s"
+    news = f"{delay:g} s" if delay < math.inf else "never"
     return (
         f"| {news} | {outcome.known / outcome.possible:.3f} | {outcome.turned_away / many:.0f} "
         f"| {outcome.waited / many:.0f} | {outcome.first_tokens / outcome.requests:.2f} s |"
@@ -261,13 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--servers", type=int, default=World.servers)
     parser.add_argument("--replicas", type=int, default=World.replicas)
     parser.add_argument("--conversations", type=int, default=World.conversations)
+    parser.add_argument("--delays", type=float, nargs="+", default=DELAYS, metavar="SECONDS")
     asked = parser.parse_args(arguments)
     world = World(asked.servers, asked.replicas, conversations=asked.conversations)
     print(HEAD, flush=True)
-    for delay in DELAYS:
-        begun = time.monotonic()
+    for delay in asked.delays:
         print(row(delay, Simulation(world, delay, seed=1).run()), flush=True)
-        print(f"({time.monotonic() - begun:.0f} s)", flush=True)
     return 0
 
 
