@@ -112,6 +112,8 @@ class Runtime:
             self.places.machines.heard = self.roster.hear_of_machine
             self.roster.on_added = self.places.knowledge.added
             self.roster.on_said = self.places.machines.said
+            own, others = self.balancer.queued, self.places.knowledge.waiting_for
+            self.balancer.queued = lambda model: own(model) + others(model)
         self.prober = Prober(
             self.balancer.backends(),
             self.pools,
@@ -359,7 +361,7 @@ def _places(
         balancer,
         away=settings.on_store_failure,
         allowances=keys.limited,
-        waiting=lambda: len(queue),
+        waiting=queue.by_model,
         failed=logs.task_failed,
     )
 

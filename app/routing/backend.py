@@ -142,7 +142,7 @@ class Backend:
     @property
     def in_use(self) -> bool:
         """Whether anybody has work there, we or others, or it does not say so yet."""
-        return bool(self.ledger.total) or bool(self.ledger.foreign) or self.status != "idle"
+        return bool(self.ledger.total) or bool(self.ledger.elsewhere) or self.status != "idle"
 
     @property
     def tells_slots(self) -> bool:
@@ -320,6 +320,21 @@ class Backend:
         caches = self._prompt_caches.values()
         known = {slot.number for cache in caches for slot in cache.slots if slot.busy}
         self._elsewhere = self._elsewhere.union(set(slots) - known)
+
+    def heard_of_use(self, instance: str, now: float) -> None:
+        """Note that another replica has sent a request to an instance."""
+        self.sleep.used_at = max(self.sleep.used_at, now)
+        on = self.ledger.others_on
+        on[instance] = on.get(instance, 0) + 1
+        if self.self_report is not None and self.self_report.loaded is not None:
+            self.memory.used(instance, max(now, self.memory.used_at(instance)))
+
+    def heard_of_end(self, instance: str) -> None:
+        """Note that it has ended."""
+        on = self.ledger.others_on
+        on[instance] = on.get(instance, 0) - 1
+        if on[instance] <= 0:
+            del on[instance]
 
     def heard_of(self, slot: int) -> None:
         """Note that it is known who has a slot."""

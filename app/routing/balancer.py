@@ -642,6 +642,8 @@ class Balancer:
         if backend is None:
             return  # it was removed
         ledger = backend.ledger
+        if count > 0:
+            backend.sleep.used_at = self._clock()
         before = ledger.full
         ledger.others, ledger.share = max(0, count), share
         if before != ledger.full:

@@ -174,6 +174,8 @@ class Ledger:
         """Requests at the server that did not come through us, as far as it tells."""
         self.others = 0
         """Leases that other replicas have there."""
+        self.others_on: dict[str, int] = {}
+        """Those of them that are known to be at an instance."""
         self.share: int | None = None
         """How many leases we may have while nobody knows what other replicas do."""
         self.weight = weight
@@ -238,9 +240,10 @@ class Ledger:
         return self.total + ended
 
     def on(self, instance: str) -> int:
-        """Count the requests in flight at one instance."""
+        """Count the requests in flight at one instance, those of other replicas included."""
         leases = self._open.get(instance)
-        return len(leases) if leases else 0
+        count = len(leases) if leases else 0
+        return count + self.others_on.get(instance, 0) if self.others_on else count
 
     def by_instance(self) -> dict[str, int]:
         """Count the requests in flight at every instance that has any."""

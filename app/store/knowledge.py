@@ -88,12 +88,12 @@ class SharedKnowledge:
         self._clock = clock
         self._outbox = Outbox[Event](self._add, failed)
         self._prompts = 0
-        self._occupancies: OrderedDict[tuple[str, int], tuple[str, Occupancy]] = OrderedDict()
-        """Whose prompts are at work where, by the replica and its number for each."""
+        self._occupancies: OrderedDict[tuple[str, int], tuple[str, str, Occupancy]] = OrderedDict()
+        """Whose prompts are at work at which server and instance, by the replica and its number."""
         self._pins: OrderedDict[tuple[str, str, str], tuple[str, str, float]] = OrderedDict()
-        self._waiting: dict[str, int] = {}
-        """How many requests wait at other replicas."""
-        self._told_waiting = 0
+        self._waiting: dict[str, dict[str, int]] = {}
+        """How many requests wait at other replicas, for which models."""
+        self._told_waiting: dict[str, int] = {}
         self._turns: OrderedDict[int, float] = OrderedDict()
         """When clients had their last turns, by the hashes of their names."""
         self._loads: dict[tuple[str, str], float] = {}
@@ -183,13 +183,17 @@ class SharedKnowledge:
     @property
     def waiting(self) -> int:
         """How many requests wait at other replicas, as they told with their last heartbeats."""
-        return sum(self._waiting.values())
+        return sum(sum(models.values()) for models in self._waiting.values())
 
-    def tell_waiting(self, count: int) -> None:
-        """Tell how many requests wait here, if it is another number than before."""
-        if count != self._told_waiting:
-            self._told_waiting = count
-            self._tell("waiting", count=count)
+    def waiting_for(self, model: str) -> int:
+        """How many of them wait for a model."""
+        return sum(models.get(model, 0) for models in self._waiting.values())
+
+    def tell_waiting(self, models: Mapping[str, int]) -> None:
+        """Tell how many requests wait here for which models, where that has changed."""
+        if models != self._told_waiting:
+            self._told_waiting = dict(models)
+            self._tell("waiting", models=self._told_waiting)
 
     def added(self, server: str, body: Mapping[str, Any] | None) -> None:
         """Tell what an administrator has added, or removed."""
@@ -289,7 +293,7 @@ class SharedKnowledge:
             hear(replica, event, self._clock.here(event["at"]))
 
     def _hear_of_waiting(self, replica: str, event: Mapping[str, Any], _: float) -> None:
-        self._waiting[replica] = event["count"]
+        self._waiting[replica] = event["models"]
 
     def _hear_of_end(self, replica: str, event: Mapping[str, Any], _: float) -> None:
         self.end(replica, event["number"], worked=event["worked"])
@@ -324,14 +328,18 @@ class SharedKnowledge:
 
     def at_work(self, server: str) -> int:
         """Count the prompts of other replicas that are at work at a server."""
-        return sum(name == server for name, _ in self._occupancies.values())
+        return sum(name == server for name, *_ in self._occupancies.values())
 
     def end(self, replica: str, number: int, *, worked: bool) -> None:
         """Free the slot of a replica's prompt, if that is known and was not done before."""
-        _, occupancy = self._occupancies.pop((replica, number), ("", None))
-        if occupancy is not None:
-            occupancy.end(monotonic(), worked=worked)
-            self._balancer.on_room()
+        found = self._occupancies.pop((replica, number), None)
+        if found is None:
+            return
+        server, instance, occupancy = found
+        occupancy.end(monotonic(), worked=worked)
+        if server in self._balancer.fleet.servers:
+            self._balancer.backend(server).heard_of_end(instance)
+        self._balancer.on_room()
 
     def _hear_of_prompt(self, replica: str, event: Mapping[str, Any], at: float) -> None:
         if event["server"] not in self._balancer.fleet.servers:
@@ -346,9 +354,12 @@ class SharedKnowledge:
             Prompt.summed_up(event["prompt"]),
             at,
         )
-        occupancy = follow(self._balancer.backend(event["server"]), told)
+        backend = self._balancer.backend(event["server"])
+        occupancy = follow(backend, told)
         if occupancy is not None:
-            self._occupancies[replica, event["number"]] = event["server"], occupancy
+            backend.heard_of_use(told.instance, at)
+            here = event["server"], told.instance, occupancy
+            self._occupancies[replica, event["number"]] = here
             if len(self._occupancies) > MOST:
-                self._occupancies.popitem(last=False)
+                self.end(*next(iter(self._occupancies)), worked=True)
             self._balancer.others_are_at(event["server"], self.at_work(event["server"]))

@@ -69,8 +69,8 @@ class SharedPlaces:
 
     What a request needs of the store is one round trip, and never more than `PATIENCE`. While the
     store is away, each replica goes by what `away` says. `allowances` gives those of API keys that
-    have limits, by the keys' names; `waiting` counts the requests in our queue; `failed` is told of
-    a round that failed for a fault of ours.
+    have limits, by the keys' names; `waiting` counts the requests in our queue by their models;
+    `failed` is told of a round that failed for a fault of ours.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SharedPlaces:
         *,
         away: Away = "share",
         allowances: Callable[[], Mapping[str, Allowance]] = dict,
-        waiting: Callable[[], int] = lambda: 0,
+        waiting: Callable[[], Mapping[str, int]] = dict,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.replicas = 1

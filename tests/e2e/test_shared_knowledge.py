@@ -241,6 +241,25 @@ async def test_how_long_a_model_takes_to_load_is_known_to_all() -> None:
         await b.until(knows)
 
 
+async def test_a_model_that_another_replica_uses_is_not_unloaded_for_another() -> None:
+    host = SwapHost(0.3)
+    long = {"messages": [{"role": "user", "content": "well, " * 100}]}
+
+    async def use(balancer: Running, model: str, times: int) -> None:
+        for _ in range(times):
+            response = await balancer.ask(post(json.dumps({"model": model, **long}).encode()))
+            assert response.status == 200
+
+    async with valkey() as store, host.running(), replicas(2, {"A": host}, store) as (a, b):
+        await use(a, "a", 1)
+        using = asyncio.create_task(use(a, "a", 60))
+        await use(b, "b", 1)
+        await using
+
+    assert host.loads.count("b") == 1
+    assert host.loads.count("a") <= 2
+
+
 async def test_neither_prompts_nor_keys_of_clients_go_to_the_store() -> None:
     key, secret = "a-key-of-a-client-that-is-long", "the cat is under the sofa, "
     keys = json.dumps({"alice": {"key": key, "requests_per_minute": 100}})
