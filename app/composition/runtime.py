@@ -112,8 +112,7 @@ class Runtime:
             self.places.machines.heard = self.roster.hear_of_machine
             self.roster.on_added = self.places.knowledge.added
             self.roster.on_said = self.places.machines.said
-            own, others = self.balancer.queued, self.places.knowledge.waiting_for
-            self.balancer.queued = lambda model: own(model) + others(model)
+            self.balancer.queued_elsewhere = self.places.knowledge.waiting_for
         self.prober = Prober(
             self.balancer.backends(),
             self.pools,

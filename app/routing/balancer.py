@@ -166,6 +166,8 @@ class Balancer:
         self.on_introduced: Callable[[Backend], None] = lambda _: None
         self.on_wake: Callable[[Backend], None] = lambda _: None
         self.queued: Callable[[str], int] = lambda _: 0
+        self.queued_elsewhere: Callable[[str], int] = lambda _: 0
+        """Tells how many requests wait for a model at other replicas."""
         self.witness: Witness | None = None
         """Who tells other replicas, if there may be any."""
         self.ejections: Counter[tuple[str, Fault]] = Counter()
@@ -427,8 +429,11 @@ class Balancer:
         """Leave out who keeps what is in memory; see `ModelTurns`."""
         for backend in ready:
             if backend.memory.next or backend.must_load(ask.names, ask.context):
-                return self._model_turns.loadable(ask, ready, room, self.queued, now)
+                return self._model_turns.loadable(ask, ready, room, self._queued_anywhere, now)
         return room
+
+    def _queued_anywhere(self, model: str) -> int:
+        return self.queued(model) + self.queued_elsewhere(model)
 
     def _want(self, ask: Ask, now: float) -> None:
         """Note that a request waits for what caches hold of its prompt."""
