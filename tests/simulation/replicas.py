@@ -43,7 +43,7 @@ PROBE: Final = 1.0
 POLL: Final = 0.05
 """Seconds until a request that waits looks again whether there is a place."""
 
-DELAYS: Final = (0.0, 0.005, 0.1, 1.0, 5.0, 20.0, math.inf)
+DELAYS: Final = (0.0, 0.005, 0.1, 1.0, math.inf)
 """Seconds until others hear."""
 
 HEAD = """
