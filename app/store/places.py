@@ -150,6 +150,8 @@ class SharedPlaces:
             since_turn = monotonic() - self.knowledge.last_turn(lease.client)
             waited = min(waited, since_turn)
             await asyncio.sleep(courtesy(lease, waited, backend.service_seconds or 0.0))
+            if not lease.open:
+                return False  # its client has left meanwhile
         taken = ledger.limit is None or await self._take(lease, ledger, ledger.limit)
         if taken and lease.open:
             self.knowledge.placed(lease)

@@ -15,11 +15,11 @@ local leases = redis.call('ZRANGE', KEYS[1], 0, -1)
 local slot, free = string.match(ARGV[2], '#(.*)'), #leases < tonumber(ARGV[3])
 local told = {0, 0}
 for _, lease in ipairs(leases) do
-  local theirs = string.match(lease, '#(.*)')
-  if slot and theirs == slot then free = false end
   if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then
+    local theirs = string.match(lease, '#(.*)')
     told[2] = told[2] + 1
     if theirs then told[#told + 1] = theirs end
+    if slot and theirs == slot then free = false end
   end
 end
 if free then
@@ -31,8 +31,8 @@ return told
 """
 """Takes a place (1), or does not (0), and returns how many others have, and in which slots.
 
-It must be in a slot that nobody else has asked for, if it is in a certain one: that is the end of
-its name, from `#` on. A store that has forgotten everything cannot say (-1) until each replica has
+It must be in a slot that no other replica has asked for, if it is in a certain one: that is the
+end of its name, from `#` on. A store that has forgotten everything cannot say (-1) until each replica has
 renewed its leases. KEYS are the server's leases, and since when the store remembers; ARGV the
 replica, the lease, the limit, for how many milliseconds, and for how many it cannot say.
 """
