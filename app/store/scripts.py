@@ -32,9 +32,9 @@ return told
 """Takes a place (1), or does not (0), and returns how many others have, and in which slots.
 
 It must be in a slot that no other replica has asked for, if it is in a certain one: that is the
-end of its name, from `#` on. A store that has forgotten everything cannot say (-1) until each replica has
-renewed its leases. KEYS are the server's leases, and since when the store remembers; ARGV the
-replica, the lease, the limit, for how many milliseconds, and for how many it cannot say.
+end of its name, from `#` on. A store that has forgotten everything cannot say (-1) until each
+replica has renewed its leases. KEYS are the server's leases, and since when the store remembers;
+ARGV the replica, the lease, the limit, for how many milliseconds, and for how many it cannot say.
 """
 
 LEAVE: Final = """
