@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 LIMIT = 2
-Ask = Callable[[str, str], Awaitable[list[str]]]
+Ask = Callable[[str, str], Awaitable[list[int | str]]]
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ async def ask() -> AsyncIterator[Ask]:
         enter, renew = client.register_script(ENTER), client.register_script(RENEW)
         await renew(keys=["replicas", "begun"], args=["a/", 10_000, 1])
 
-        async def ask(replica: str, lease: str) -> list[str]:
-            args = [replica, replica + lease, LIMIT, 10_000, 2500]
-            found: list[str] = await enter(keys=["leases", "begun"], args=args)
+        async def ask(replica: str, lease: str) -> list[int | str]:
+            args: list[str | int] = [replica, replica + lease, LIMIT, 10_000, 2500]
+            found: list[int | str] = await enter(keys=["leases", "begun"], args=args)
             return found
 
         yield ask
