@@ -60,7 +60,8 @@ soak: .venv/tests-installed  ## deaths, races and leaving clients by the ten tho
 	BALANCER_STREAMS=1000 BALANCER_STREAM_SECONDS=600 $(BIN)/python -m pytest -s tests/e2e/test_long_run.py
 	BALANCER_DEATHS=480 BALANCER_RACES=20000 BALANCER_LEAVERS=20000 BALANCER_LATE_LEAVERS=600 \
 	  $(BIN)/python -m pytest tests/e2e/test_retries.py tests/e2e/test_leaving_clients.py \
-	  tests/e2e/test_timeouts.py tests/e2e/test_passive_health.py
+	  tests/e2e/test_timeouts.py tests/e2e/test_passive_health.py \
+	  tests/e2e/test_replicas.py tests/e2e/test_store_failures.py
 	BALANCER_MACHINE_SECONDS=120 $(BIN)/python -m pytest tests/e2e/test_joining_under_load.py
 	BALANCER_RACING=1000 $(BIN)/python -m pytest tests/e2e/test_api_keys.py -k limits_hold_exactly
 

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,29 +276,3 @@ async def test_neither_prompts_nor_keys_of_clients_go_to_the_store() -> None:
     assert b"alice" in way.seen
     assert key.encode() not in way.seen
     assert secret[:8].encode() not in way.seen
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-async def test_the_slot_of_a_replica_that_dies_is_free_again() -> None:
-    gate = asyncio.Event()
-
-    async def work(visit: Visit, message: Message) -> bytes | None:
-        await gate.wait()
-        return await complete(visit, message)
-
-    host = ModelHost(work)
-    said = {"model": "m", "messages": [{"role": "user", "content": "well, " * 100}]}
-    async with (
-        valkey() as store,
-        host.running(),
-        replicas(1, {"A": host.limited(2)}, store) as [survivor],
-    ):
-        with contextlib.suppress(AssertionError):  # it ends as it must not
-            async with balancing({"A": host.limited(2)}, valkey_url=store.url) as victim:
-                asking = asyncio.create_task(victim.ask(post(json.dumps(said).encode())))
-                await until(survivor, "backends", lambda all_: not nobody_works(all_))
-                victim.process.send_signal(signal.SIGKILL)
-                await victim.process.wait()
-        await asyncio.gather(asking, return_exceptions=True)
-        await until(survivor, "backends", nobody_works)
-        gate.set()
