@@ -611,9 +611,11 @@ class Balancer:
         backend.service_seconds = learnt["service_seconds"] or backend.service_seconds
         if learnt["characters"] is not None:
             self._note_characters(learnt["model"], learnt["characters"])
-        cache = backend.prompt_cache(learnt["instance"])
-        cache.shown = learnt["shown"]
-        cache.lost_from = math.inf if learnt["lost_from"] is None else learnt["lost_from"]
+        shown, lost_from = learnt["shown"], learnt["lost_from"]
+        if shown or lost_from is not None:  # else it knows nothing yet of the memory there
+            cache = backend.prompt_cache(learnt["instance"])
+            cache.shown = shown
+            cache.lost_from = math.inf if lost_from is None else lost_from
 
     def hear_of_pin(self, client: str, model: str, pin: Pin) -> None:
         """Take in where a client's request went that another replica had."""

@@ -109,6 +109,33 @@ def test_a_server_that_works_for_another_replica_is_back() -> None:
     assert b.backend("A").status == "idle"
 
 
+def learnt(**facts: object) -> dict[str, object]:
+    nothing = dict.fromkeys(("prefill", "service_seconds", "characters", "lost_from"))
+    return {"instance": "m", "model": "m", "shown": 0, **nothing, **facts}
+
+
+def test_what_another_replica_has_learnt_of_a_server_is_known() -> None:
+    b = balancer()
+    backend = b.backend("A")
+    follow(backend, told(TALK))  # its cache is followed from now on
+    b.hear_of_learnt("A", learnt(prefill=900.0, service_seconds=2.0, shown=5000, lost_from=9000.0))
+
+    assert (backend.prefill, backend.service_seconds) == (900.0, 2.0)
+    cache = backend.prompt_cache("m")
+    assert (cache.shown, cache.lost_from) == (5000, 9000.0)
+
+
+def test_a_replica_that_knows_nothing_yet_takes_no_knowledge_away() -> None:
+    b = balancer()
+    backend = b.backend("A")
+    follow(backend, told(TALK))
+    b.hear_of_learnt("A", learnt(prefill=900.0, service_seconds=2.0, shown=5000, lost_from=9000.0))
+    b.hear_of_learnt("A", learnt())
+
+    assert (backend.prefill, backend.service_seconds) == (900.0, 2.0)
+    assert backend.prompt_cache("m").shown == 5000
+
+
 def test_a_load_that_another_replica_has_measured_is_believed() -> None:
     memory = balancer().backend("A").memory
     memory.hear_of_load("m", 42.0)
