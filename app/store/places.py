@@ -44,6 +44,9 @@ BEAT: Final = 2.0
 DOUBT: Final = 2500
 """Milliseconds after which a store that had forgotten all leases knows those of each replica."""
 
+AT_ONCE: Final = 16
+"""Requests that ask the store at once, each over a connection: handshakes take longer than they."""
+
 PATIENCE: Final = 0.1
 """Seconds that a request waits for the store at the most."""
 
@@ -92,6 +95,7 @@ class SharedPlaces:
         """How often it failed."""
         self.timed: Callable[[float], None] = lambda _: None
         """Told how many seconds it took to take a place."""
+        self._few = asyncio.Semaphore(AT_ONCE)
         self._away_since = 0.0
         self._known: Collection[str] = ()
         """The replicas that there are."""
@@ -200,7 +204,7 @@ class SharedPlaces:
         keys, begun = [self._key + lease.server, self._begun], monotonic()
         args = [self._replica, lease.shared, limit, TTL, DOUBT]
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE), self._few:
                 taken, others, *slots = await self._enter(keys=keys, args=args)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
@@ -239,6 +243,7 @@ class SharedPlaces:
         try:
             async with asyncio.timeout(BEAT):
                 if not self.away:
+                    await asyncio.gather(*(self._client.ping() for _ in range(AT_ONCE)))
                     await self.knowledge.begin(self._known)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
