@@ -68,14 +68,14 @@ REPLICAS = Dashboard(
                 ),
                 Panel(
                     "In flight by server, of all balancers",
-                    "Together they are never more than its limit.",
+                    "Requests there, and those that just ask the store for a place there.",
                     {"{{server}}": f"sum by (server) ({metric('upstream_requests_in_flight')})"},
                     stacked=True,
                     width=8,
                 ),
                 Panel(
                     "Fullest server",
-                    "What all balancers have there, against its limit: never more than 100 %.",
+                    "What all balancers have or just ask for there, against its limit: above 100 % several want the same place, and one gets it.",
                     {
                         "{{server}}": f"topk(5, sum by (server) ({metric('upstream_requests_in_flight')}) / max by (server) ({metric('server_request_limit')} > 0))"
                     },
