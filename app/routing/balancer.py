@@ -657,11 +657,11 @@ class Balancer:
             self.version += 1
             self.on_room()
 
-    def others_are_at(self, server: str, count: int) -> None:
-        """Note that other replicas have so many leases at a server, or more."""
+    def count_known_others(self, server: str) -> None:
+        """Note that other replicas have at least the leases at a server that are known."""
         ledger = self._backends[server].ledger
-        if count > ledger.others:
-            self.others_at(server, count, ledger.share)
+        if ledger.known_others > ledger.others:
+            self.others_at(server, ledger.known_others, ledger.share)
 
     def pin_model(self, server: str, model: str, *, on: bool) -> None:
         """Have a model stay in a server's memory, or no longer."""

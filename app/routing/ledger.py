@@ -208,6 +208,11 @@ class Ledger:
         """Requests at the server that did not come through us, as far as anybody tells."""
         return max(self.foreign, self.others)
 
+    @property
+    def known_others(self) -> int:
+        """Leases of other replicas of which is known what they are for."""
+        return sum(self.others_on.values())
+
     def look_at_hour(self, now: float) -> None:
         """Forget what is longer ago than an hour; `now` is in seconds."""
         if self.hourly is None:

@@ -16,7 +16,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from redis.asyncio import Redis
@@ -29,8 +29,8 @@ from app.routing.prompt import Prompt
 from app.routing.prompt_cache import Occupancy
 from app.routing.text_hash import SECRET, hash_text
 from app.routing.told_prompts import ToldPrompt, follow
+from app.store.batcher import Batcher
 from app.store.clock import StoreClock
-from app.store.outbox import Outbox
 
 MOST: Final = 4096
 """Events that the store keeps, more or less: each has 4 KB at the most."""
@@ -51,6 +51,8 @@ REST: Final = 1.0
 """Seconds until a store is asked again that has failed."""
 
 Event = dict[str, Any]
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class SharedKnowledge:
@@ -86,7 +88,7 @@ class SharedKnowledge:
         self._read = "0"
         """The last event that was read."""
         self._clock = clock
-        self._outbox = Outbox[Event](self._add, failed)
+        self._batcher = Batcher[Event](self._add, failed)
         self._prompts = 0
         self._occupancies: OrderedDict[tuple[str, int], tuple[str, str, Occupancy]] = OrderedDict()
         """Whose prompts are at work at which server and instance, by the replica and its number."""
@@ -144,10 +146,7 @@ class SharedKnowledge:
         return self._turns.get(hash_text(client), -math.inf)
 
     def _note_turn(self, who: int, at: float) -> None:
-        self._turns[who] = at
-        self._turns.move_to_end(who)
-        if len(self._turns) > MOST_CLIENTS:
-            self._turns.popitem(last=False)
+        _remember(self._turns, who, at)
 
     def _ended(self, lease: Lease, number: int) -> None:
         """Tell that a prompt's request has ended, and what is known of its server by now."""
@@ -162,10 +161,7 @@ class SharedKnowledge:
         server, instance, told = self._pins.get(key, ("", "", 0.0))
         if (server, instance) == (pin.server, pin.instance) and now - told < AGAIN:
             return
-        self._pins[key] = pin.server, pin.instance, now
-        self._pins.move_to_end(key)
-        if len(self._pins) > MOST_CLIENTS:
-            self._pins.popitem(last=False)
+        _remember(self._pins, key, (pin.server, pin.instance, now))
         self._tell("pin", client=[*key], server=pin.server, instance=pin.instance)
 
     def ejected(self, server: str, fault: Fault, until: float) -> None:
@@ -210,7 +206,7 @@ class SharedKnowledge:
 
     def _tell(self, kind: str, **facts: object) -> None:
         self.told += 1
-        self._outbox.put({"kind": kind, "at": self._clock.there(monotonic()), **facts})
+        self._batcher.put({"kind": kind, "at": self._clock.there(monotonic()), **facts})
 
     async def _add(self, events: list[Event]) -> None:
         async with self._telling.pipeline(transaction=False) as pipeline:
@@ -326,10 +322,6 @@ class SharedKnowledge:
             self._loads[key] = seconds
             self._balancer.backend(key[0]).memory.hear_of_load(key[1], seconds)
 
-    def at_work(self, server: str) -> int:
-        """Count the prompts of other replicas that are at work at a server."""
-        return sum(name == server for name, *_ in self._occupancies.values())
-
     def end(self, replica: str, number: int, *, worked: bool) -> None:
         """Free the slot of a replica's prompt, if that is known and was not done before."""
         found = self._occupancies.pop((replica, number), None)
@@ -362,4 +354,12 @@ class SharedKnowledge:
             self._occupancies[replica, event["number"]] = here
             if len(self._occupancies) > MOST:
                 self.end(*next(iter(self._occupancies)), worked=True)
-            self._balancer.others_are_at(event["server"], self.at_work(event["server"]))
+            self._balancer.count_known_others(event["server"])
+
+
+def _remember(clients: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    """Remember something of a client, and forget who was heard of longest ago."""
+    clients[key] = value
+    clients.move_to_end(key)
+    if len(clients) > MOST_CLIENTS:
+        clients.popitem(last=False)

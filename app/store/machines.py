@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from app.store.outbox import Outbox
+from app.store.batcher import Batcher
 
 Said = dict[str, Any]
 
@@ -29,11 +29,11 @@ class SharedMachines:
         self.heard: Callable[[str, Mapping[str, Any] | None, str], None] = lambda *_: None
         self._replica = replica
         self._store = store
-        self._outbox = Outbox[Said](self._publish, failed)
+        self._batcher = Batcher[Said](self._publish, failed)
 
     def said(self, machine: str, body: Mapping[str, Any] | None, address: str) -> None:
         """Pass on what an agent has said to us."""
-        self._outbox.put({"machine": machine, "body": body, "address": address})
+        self._batcher.put({"machine": machine, "body": body, "address": address})
 
     def hear(self, message: str) -> None:
         """Take in what agents have said to another replica."""

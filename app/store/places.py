@@ -409,6 +409,6 @@ class SharedPlaces:
         self.knowledge.end(f"{replica}/", int(prompt), worked=worked == "1")
         if not self.away and server in self._balancer.fleet.servers:
             self._note_freed(server, 0)
-            others = self._balancer.backend(server).ledger.others
+            ledger = self._balancer.backend(server).ledger
             # A refusal may have told of it already.
-            self._balancer.others_at(server, max(others - 1, self.knowledge.at_work(server)))
+            self._balancer.others_at(server, max(ledger.others - 1, ledger.known_others))

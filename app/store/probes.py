@@ -20,8 +20,8 @@ from app.routing.balancer import Balancer
 from app.routing.health_window import Sample
 from app.routing.kind import Kind
 from app.routing.observations import HealthSeen, ModelsSeen, Observation, ProbeFailed, SelfReport
+from app.store.batcher import Batcher
 from app.store.clock import StoreClock
-from app.store.outbox import Outbox
 
 GoodNews = HealthSeen | ModelsSeen | SelfReport
 
@@ -52,7 +52,7 @@ class SharedProbes:
         self._failed = failed
         self._replicas: Collection[str] = ()
         self._heard: dict[tuple[str, str], float] = {}
-        self._outbox = Outbox[dict[str, Any]](self._publish, failed)
+        self._batcher = Batcher[dict[str, Any]](self._publish, failed)
 
     def keep(self, replicas: Collection[str]) -> None:
         """Take in which replicas there are."""
@@ -64,14 +64,14 @@ class SharedProbes:
         if len(self._replicas) < 2:
             return
         if isinstance(observation, ProbeFailed):
-            self._outbox.put({"what": DOUBT, "server": observation.server})
+            self._batcher.put({"what": DOUBT, "server": observation.server})
         elif isinstance(observation, GoodNews):
             told = asdict(observation) | {"what": type(observation).__name__}
             if isinstance(observation, HealthSeen):
                 told["sample"]["at"] = self._clock.there(observation.sample.at)
             elif isinstance(observation, SelfReport):
                 told["asked_at"] = self._clock.there(observation.asked_at)
-            self._outbox.put(told)
+            self._batcher.put(told)
 
     def has(self, server: str, what: type[GoodNews], seconds: float) -> bool:
         """Whether the replica whose turn it is has seen a server so lately."""

@@ -15,7 +15,7 @@ AT_ONCE: Final = 100
 Item = TypeVar("Item")
 
 
-class Outbox(Generic[Item]):
+class Batcher(Generic[Item]):
     """Sends what is put into it, without making anybody wait.
 
     What the store does not take is lost: the heartbeat says that it is away. `failed` is told of
