@@ -37,6 +37,11 @@ class Batcher(Generic[Item]):
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._send_all())
 
+    async def finish(self) -> None:
+        """Wait until what was put into it is sent, or lost."""
+        if self._task is not None:
+            await self._task
+
     async def _send_all(self) -> None:
         try:
             while self._waiting:

@@ -27,6 +27,7 @@ from app.keys.allowance import Allowance
 from app.routing.balancer import Balancer
 from app.routing.ledger import Lease, Ledger
 from app.store.allowances import REPORT, SharedAllowances
+from app.store.batcher import Batcher
 from app.store.client import client
 from app.store.clock import StoreClock
 from app.store.courtesy import courtesy
@@ -112,9 +113,8 @@ class SharedPlaces:
         """Our leases, by server and by their names there: whether they have their places."""
         self._freed: dict[str, float] = {}
         """When a place has become free at a server that was full."""
-        self._left: list[tuple[str, str, str]] = []
+        self._left = Batcher[tuple[str, str, str]](self._give_back, failed)
         """Leases that were released: their servers, their names there, and what others are told."""
-        self._leaving: asyncio.Task[None] | None = None
         tag = f"{{{prefix}}}"  # one slot of a cluster holds all, as a script must have it
         self._members, self._channel = f"{tag}:replicas", f"{tag}:freed"
         self._begun = f"{tag}:begun"
@@ -233,9 +233,7 @@ class SharedPlaces:
         self._held.get(lease.server, {}).pop(lease.shared, None)
         self._note_freed(lease.server, 1)
         told = f"{self._replica}{lease.told}/{int(lease.worked)}/{lease.server}"
-        self._left.append((lease.server, lease.shared, told))
-        if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._give_back())
+        self._left.put((lease.server, lease.shared, told))
 
     async def open(self) -> None:
         """Learn what there is to know before the first request, if the store responds."""
@@ -307,8 +305,7 @@ class SharedPlaces:
 
     async def close(self) -> None:
         """Give all places back that others might wait for, and leave."""
-        if self._leaving is not None:
-            await self._leaving
+        await self._left.finish()
         try:
             async with asyncio.timeout(PATIENCE * 5):
                 await self._client.zrem(self._members, self._replica)
@@ -352,22 +349,17 @@ class SharedPlaces:
         if policy != "noeviction":
             log.warning("store.evicts", policy=policy, advice="set maxmemory-policy noeviction")
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, left: list[tuple[str, str, str]]) -> None:
         """Give back the places of leases that were released lately."""
+        if self._failures >= FAILURES:
+            return  # with the next heartbeat that it hears, the store forgets them
+        keys = [self._key + server for server, *_ in left]
+        words = [word for _, *pair in left for word in pair]
         try:
-            while self._left:
-                left, self._left = self._left, []
-                if self._failures >= FAILURES:
-                    continue  # with the next heartbeat that it hears, the store forgets them
-                keys = [self._key + server for server, *_ in left]
-                words = [word for _, *pair in left for word in pair]
-                try:
-                    async with asyncio.timeout(PATIENCE * 5):
-                        await self._leave(keys=keys, args=[self._channel, *words])
-                except (RedisError, OSError, TimeoutError) as error:
-                    self._note_failure(error)
-        finally:
-            self._leaving = None
+            async with asyncio.timeout(PATIENCE * 5):
+                await self._leave(keys=keys, args=[self._channel, *words])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
 
     async def _listen(self) -> None:
         """Take in, until cancelled, which places others give back, and what their probes saw."""
